@@ -1,0 +1,116 @@
+"""What travels from the call to the kernel: `Spec`, `Problem`, `Plan`, `Operands`; and `Backend`."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+Array = Any
+Size = Any  # an int, None where the size is unknown, or a framework's symbolic size
+Shape = tuple[Size, ...]
+Reduction = Literal["none", "mean", "sum"]
+Check = Literal["auto"] | bool
+LabelKind = Literal["index", "dense"]
+Same = Callable[[Size, Size], bool | None]
+
+
+class Spec(NamedTuple):
+    """What the rules may know of one argument: everything but its values."""
+
+    library: str
+    shape: Shape | None  # None: the rank is unknown
+    dtype: str
+    on_host: bool = False  # Python or NumPy data beside logits that live elsewhere
+
+
+class Problem(NamedTuple):
+    """One call without its values. Hashable wherever all sizes are known."""
+
+    logits: Spec
+    labels: Spec
+    class_weight: Spec | None
+    sample_weight: Spec | None
+    axis: Any
+    ignore_index: Any
+    label_smoothing: Any
+    z_loss: Any
+    reduction: Any
+    normalizer: Spec | None
+    check: Any
+    same: Same
+
+
+class Plan(NamedTuple):
+    """Everything that shapes, dtypes and options decide about a call."""
+
+    axis: int
+    ndim: int
+    num_classes: Size
+    label_kind: LabelKind
+    labels_keep_axis: bool  # index labels arrive with the class axis at size 1
+    labels_dtype: str
+    ignore_index: int | None  # None: no label can have the value
+    below: bool  # can an index label be negative?
+    above: bool  # can an index label reach the number of classes?
+    class_weight: bool
+    sample_weight: Literal["none", "mask", "weight"]
+    label_smoothing: float
+    z_loss: float
+    reduction: Reduction
+    normalizer: bool
+    check: Check
+    compute_dtype: str
+    logits_dtype: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether the total mass is a number of examples."""
+        return not self.class_weight and self.sample_weight != "weight"
+
+
+class Operands(NamedTuple):
+    """The arrays of a call, all of the logits' library and on their device."""
+
+    logits: Array
+    labels: Array
+    class_weight: Array | None
+    sample_weight: Array | None
+    normalizer: Array | None
+    clean: bool = False  # index labels were read: none is dropped, none out of range
+
+
+class Backend(Protocol):
+    """What a module of `_backends` offers. A module is the backend; it holds no state."""
+
+    NAME: str
+
+    def owns(self, value: object) -> bool:
+        """Whether `value` is an array of this library."""
+
+    def refusal(self, array: Array) -> str | None:
+        """Why an array of this library cannot be used (sparse, ragged, ...), if so."""
+
+    def spec(self, array: Array) -> Spec:
+        """Shape and dtype of an array of this library."""
+
+    def same_size(self, a: Size, b: Size) -> bool | None:
+        """Whether two sizes are equal; None where that is unknown. Must add no guard."""
+
+    def combinable(self, logits: Array, other: Array) -> str | None:
+        """Why `other` cannot be combined with `logits` as they are placed, or None."""
+
+    def readable(self, array: Array) -> Any | None:
+        """The values as a NumPy array if reading them waits for no accelerator, else None."""
+
+    def readable_at_cost(self, array: Array) -> Any | None:
+        """The values as a NumPy array, whatever it costs; None where none exist yet."""
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        """A NumPy array moved to the library and device of `logits`."""
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        """The loss."""
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        """The loss and the gradient of its sum with respect to the logits."""
+
+    def kernel(self, plan: Plan) -> str:
+        """The name of the kernel that serves a plan, for people."""

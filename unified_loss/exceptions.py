@@ -1,0 +1,81 @@
+"""What the library raises and warns: one family, rooted in `LossInputError`.
+
+No class here overrides ``__init__``: AutoGraph keeps an exception's type only if its ``__init__``
+is the built-in one. Details are attributes, set by `with_details`, and survive pickling.
+"""
+
+from typing import Any, Self
+
+
+class LossInputError(ValueError):
+    """The arguments of a loss do not fit together; every error of the library derives from it."""
+
+    def with_details(self, **details: Any) -> Self:
+        """Set `details` as attributes and return the error, ready to raise."""
+        self.__dict__.update(details)
+        return self
+
+
+class ShapeError(LossInputError):
+    """Shapes do not fit.
+
+    Attributes
+    ----------
+    logits_shape, labels_shape : tuple
+        The shapes as the caller passed them.
+    axis : int or None
+        The axis of the logits that was taken as the class axis, None if none could be.
+    cause : str or None
+        A short tag of what went wrong.
+    fixes : tuple of Fix
+        What would make the call valid.
+    """
+
+    logits_shape: tuple[Any, ...] | None = None
+    labels_shape: tuple[Any, ...] | None = None
+    axis: int | None = None
+    cause: str | None = None
+    fixes: tuple[Any, ...] = ()
+
+
+class AmbiguousAxisError(ShapeError):
+    """More than one axis of the logits could hold the classes; `axis=` decides."""
+
+
+class DTypeError(LossInputError, TypeError):
+    """An array has a data type that cannot play its role."""
+
+
+class BackendError(LossInputError, TypeError):
+    """An array is of a library, kind or device that cannot be combined with the logits."""
+
+
+class OptionError(LossInputError):
+    """An option has a value outside its range."""
+
+
+class LabelError(LossInputError):
+    """Label values are not class ids, or not probabilities.
+
+    Attributes
+    ----------
+    count : int
+        How many labels are wrong.
+    first : tuple of int
+        The position of the first one.
+    smallest, largest
+        The smallest and the largest value among all labels that were checked.
+    """
+
+    count: int | None = None
+    first: tuple[int, ...] | None = None
+    smallest: Any = None
+    largest: Any = None
+
+
+class LossInputWarning(UserWarning):
+    """The inputs are legal, and probably not what was meant."""
+
+
+class SingleClassWarning(LossInputWarning):
+    """The class axis has size 1, so the loss is always 0: a binary loss is meant."""

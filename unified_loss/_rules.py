@@ -1,0 +1,282 @@
+"""The rules of the contract that shapes, dtypes and options decide: pure functions, no arrays.
+
+Each function returns a decision or raises; `_plan` calls them in order.
+"""
+
+import math
+import operator
+from typing import Any
+
+from unified_loss import _messages as messages
+from unified_loss._types import LabelKind, Problem, Same, Shape, Size, Spec
+from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
+
+FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
+SIGNED = {f"int{bits}": bits for bits in (8, 16, 32, 64)}
+UNSIGNED = {f"uint{bits}": bits for bits in (8, 16, 32, 64)}
+INTEGER = frozenset(SIGNED) | frozenset(UNSIGNED)
+REAL = FLOATING | INTEGER
+DEFAULT_IGNORE_INDEX = -100
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def same_size(a: Size, b: Size) -> bool | None:
+    """Whether two sizes are equal, None where one is unknown."""
+    if a is None or b is None:
+        return None
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return True if a == b else None  # symbolic: equal to itself, perhaps to others
+
+
+def same_shape(a: Shape, b: Shape, same: Same) -> bool | None:
+    """Whether two shapes are equal: True if provably, False if provably not, None otherwise."""
+    if len(a) != len(b):
+        return False
+    verdict: bool | None = True
+    for one, other in zip(a, b, strict=True):
+        equal = same(one, other)
+        if equal is False:
+            return False
+        if equal is None:
+            verdict = None
+    return verdict
+
+
+def without(shape: Shape, axis: int) -> Shape:
+    """`shape` without one axis."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def kept(shape: Shape, axis: int) -> Shape:
+    """`shape` with size 1 at one axis."""
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+def fits_as_index(logits: Shape, labels: Shape, axis: int, same: Same) -> bool | None:
+    """Whether labels of this shape can be index labels for classes along `axis`."""
+    if len(labels) == len(logits):
+        return same_shape(labels, kept(logits, axis), same)
+    return same_shape(labels, without(logits, axis), same)
+
+
+def logits_dtypes(problem: Problem) -> tuple[str, str]:
+    """R1, R20: the dtype of the logits and the one to compute in."""
+    dtype = problem.logits.dtype
+    if dtype not in FLOATING:
+        raise DTypeError(messages.logits_not_floating(problem, swapped=_look_swapped(problem)))
+    return dtype, "float64" if dtype == "float64" else "float32"
+
+
+def _look_swapped(problem: Problem) -> bool:
+    logits, labels = problem.logits, problem.labels
+    return (
+        logits.dtype in INTEGER
+        and labels.dtype in FLOATING
+        and logits.shape is not None
+        and labels.shape is not None
+        and len(labels.shape) == len(logits.shape) + 1
+    )
+
+
+def class_axis(problem: Problem) -> int:
+    """R3: the class axis of the logits, counted from the front (from the back if rankless)."""
+    shape = problem.logits.shape
+    axis = problem.axis
+    if axis is not None:
+        if is_array(axis) or not hasattr(axis, "__index__"):
+            raise OptionError(messages.axis_not_an_integer(axis))
+        axis = operator.index(axis)
+    if shape is None:
+        if axis is None:
+            raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown(problem))
+        return axis
+    ndim = len(shape)
+    if ndim == 0:
+        raise _shape_error(ShapeError, problem, messages.no_class_axis(problem))
+    if axis is not None:
+        if not -ndim <= axis < ndim:
+            raise _shape_error(ShapeError, problem, messages.axis_out_of_range(problem, axis))
+        return axis % ndim
+    return ndim - 1 if ndim <= 2 else _inferred_axis(problem)
+
+
+def _inferred_axis(problem: Problem) -> int:
+    logits, labels, same = problem.logits.shape, problem.labels.shape, problem.same
+    candidates = (1, len(logits) - 1)
+    if labels is None:
+        raise _shape_error(AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates))
+    verdicts = {axis: fits_as_index(logits, labels, axis, same) for axis in candidates}
+    dense = same_shape(labels, logits, same)
+    provable = [axis for axis in candidates if verdicts[axis] is True]
+    possible = [axis for axis in candidates if verdicts[axis] is not False]
+    if dense is True:
+        provable = list(candidates)
+    elif dense is None:
+        possible = list(candidates)
+    for readings in (provable, possible):
+        if len(readings) == 1:
+            return readings[0]
+        if readings:
+            raise _shape_error(
+                AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
+            )
+    raise _shape_error(ShapeError, problem, messages.no_axis_fits(problem, candidates))
+
+
+def num_classes(problem: Problem, axis: int) -> Size:
+    """R9: the number of classes; there must be one."""
+    if problem.logits.shape is None:
+        return None
+    size = problem.logits.shape[axis]
+    if isinstance(size, int) and size == 0:
+        raise _shape_error(ShapeError, problem, messages.no_classes(problem, axis), axis)
+    return size
+
+
+def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool]:
+    """R4, R5: index or dense labels, and whether index labels keep the class axis."""
+    logits, labels, dtype = problem.logits.shape, problem.labels.shape, problem.labels.dtype
+    if dtype not in REAL and dtype != "bool":
+        raise DTypeError(messages.labels_not_numbers(problem))
+    integer = dtype in INTEGER
+    if labels is None or logits is None:
+        keeps = labels is not None and logits is not None and len(labels) == len(logits)
+        return ("index", keeps) if integer else ("dense", False)
+    as_dense = same_shape(labels, logits, problem.same)
+    as_index = fits_as_index(logits, labels, axis, problem.same)
+    if as_index is True and integer:
+        return "index", len(labels) == len(logits)
+    if as_dense is True:
+        return "dense", False
+    if as_index is None and as_dense is None:
+        if integer:
+            raise _shape_error(
+                AmbiguousAxisError, problem, messages.unknown_label_kind(problem, axis), axis
+            )
+        return "dense", False
+    if as_dense is None:
+        return "dense", False
+    if as_index is not False:
+        if not integer:
+            raise DTypeError(messages.index_labels_not_integer(problem, axis))
+        return "index", len(labels) == len(logits)
+    raise _shape_error(ShapeError, problem, messages.labels_do_not_fit(problem, axis), axis)
+
+
+def class_weight(problem: Problem, axis: int) -> bool:
+    """R7: class weights have shape (C,)."""
+    spec = problem.class_weight
+    if spec is None:
+        return False
+    if spec.dtype not in REAL:
+        raise DTypeError(messages.weight_dtype("class_weight", spec, "a real number dtype"))
+    classes = None if problem.logits.shape is None else problem.logits.shape[axis]
+    if spec.shape is not None and same_shape(spec.shape, (classes,), problem.same) is False:
+        raise _shape_error(ShapeError, problem, messages.class_weight_shape(problem, axis), axis)
+    return True
+
+
+def sample_weight(problem: Problem, axis: int) -> str:
+    """R7: sample weights have the batch shape, or its first axis alone."""
+    spec = problem.sample_weight
+    if spec is None:
+        return "none"
+    if spec.dtype not in REAL and spec.dtype != "bool":
+        raise DTypeError(messages.weight_dtype("sample_weight", spec, "a real or boolean dtype"))
+    if problem.logits.shape is not None and spec.shape is not None:
+        batch = without(problem.logits.shape, axis)
+        if all(
+            same_shape(spec.shape, fit, problem.same) is False for fit in (batch, batch[:1])
+        ):
+            raise _shape_error(
+                ShapeError, problem, messages.sample_weight_shape(problem, axis), axis
+            )
+    return "mask" if spec.dtype == "bool" else "weight"
+
+
+def label_smoothing(value: Any) -> float:
+    """R8: a finite number in [0, 1]."""
+    return _number("label_smoothing", value, 0.0, 1.0, "a number in [0, 1]")
+
+
+def z_loss(value: Any) -> float:
+    """R8: a finite number, not negative."""
+    return _number("z_loss", value, 0.0, math.inf, "a finite number >= 0")
+
+
+def _number(name: str, value: Any, low: float, high: float, wanted: str) -> float:
+    if is_array(value) or isinstance(value, str | complex):
+        raise OptionError(messages.option(name, value, wanted))
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise OptionError(messages.option(name, value, wanted)) from None
+    if not (math.isfinite(number) and low <= number <= high):
+        raise OptionError(messages.option(name, value, wanted))
+    return number
+
+
+def reduction(problem: Problem) -> str:
+    """R8, R14: one of three names; a normalizer goes with "mean" alone."""
+    value = problem.reduction
+    if not (isinstance(value, str) and value in REDUCTIONS):
+        raise OptionError(messages.option("reduction", value, '"none", "mean" or "sum"'))
+    spec = problem.normalizer
+    if spec is not None:
+        if value != "mean":
+            raise OptionError(messages.normalizer_without_mean(value))
+        if spec.dtype not in REAL or spec.shape not in {(), None}:
+            raise OptionError(messages.normalizer_not_scalar(spec))
+    return value
+
+
+def check(value: Any) -> Any:
+    """R8: whether label values may be looked at."""
+    if isinstance(value, bool) or (isinstance(value, str) and value == "auto"):
+        return value
+    raise OptionError(messages.option("check", value, '"auto", True or False'))
+
+
+def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
+    """R6, R8: the label value that drops an example; None where no label can have it."""
+    value = problem.ignore_index
+    if value is None:
+        return None
+    if is_array(value) or not hasattr(value, "__index__"):
+        raise OptionError(messages.option("ignore_index", value, "an integer or None"))
+    value = operator.index(value)
+    if kind == "dense":
+        if value != DEFAULT_IGNORE_INDEX:
+            raise OptionError(messages.ignore_index_with_dense_labels(problem, value))
+        return None
+    low, high = integer_range(problem.labels.dtype)
+    return value if low <= value <= high else None
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    """The smallest and the largest value of an integer dtype."""
+    if dtype in UNSIGNED:
+        return 0, 2 ** UNSIGNED[dtype] - 1
+    return -(2 ** (SIGNED[dtype] - 1)), 2 ** (SIGNED[dtype] - 1) - 1
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of any library; NumPy's scalars are numbers."""
+    is_numpy_scalar = hasattr(value, "newbyteorder") and not hasattr(value, "__setitem__")
+    return hasattr(value, "shape") and not is_numpy_scalar
+
+
+def _shape_error(
+    error: type[ShapeError], problem: Problem, text: str, axis: int | None = None
+) -> ShapeError:
+    if axis is None and isinstance(problem.axis, int):
+        axis = problem.axis
+    return error(text).with_details(
+        logits_shape=problem.logits.shape, labels_shape=problem.labels.shape, axis=axis
+    )
+
+
+def spec_of_number() -> Spec:
+    """The spec of a Python number."""
+    return Spec("python", (), "float64", on_host=True)

@@ -174,7 +174,7 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
 def index_labels_not_integer(problem: Problem, axis: int) -> str:
     """R4."""
     labels = problem.labels
-    library = {"host": "numpy"}.get(labels.library, labels.library)
+    library = {"python": "numpy"}.get(labels.library, labels.library)
     cast = {
         "torch": "labels.long()",
         "tensorflow": "tf.cast(labels, tf.int64)",
@@ -293,3 +293,19 @@ def usual_meaning(low: int, high: int, classes: int, ignore_index: int | None) -
     if high == 255:
         return "255 usually marks void pixels (pass ignore_index=255) or raw grey values."
     return f"label {high} needs at least {high + 1} classes, but the logits have {classes}."
+
+
+def bad_probabilities(count: int, of: int, first: tuple[int, ...]) -> str:
+    """R17."""
+    return (
+        f"dense labels must be finite and non-negative, but {count} of {of} entries are not, "
+        f"the first at {first}." + hint("pass probabilities, not log-probabilities or logits.")
+    )
+
+
+def rows_do_not_sum_to_one(count: int, of: int, first: float) -> str:
+    """R17."""
+    return (
+        f"{count} of {of} label rows do not sum to 1 (the first sums to {first:g}); "
+        "the loss is -sum(t log p) of the rows as they are."
+    )

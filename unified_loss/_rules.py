@@ -8,7 +8,7 @@ import operator
 from typing import Any
 
 from unified_loss import _messages as messages
-from unified_loss._types import LabelKind, Problem, Same, Shape, Size, Spec
+from unified_loss._types import LabelKind, Problem, Same, Shape, Size
 from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -134,15 +134,14 @@ def num_classes(problem: Problem, axis: int) -> Size:
     return size
 
 
-def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool]:
+def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     """R4, R5: index or dense labels, and whether index labels keep the class axis."""
     logits, labels, dtype = problem.logits.shape, problem.labels.shape, problem.labels.dtype
     if dtype not in REAL and dtype != "bool":
         raise DTypeError(messages.labels_not_numbers(problem))
     integer = dtype in INTEGER
     if labels is None or logits is None:
-        keeps = labels is not None and logits is not None and len(labels) == len(logits)
-        return ("index", keeps) if integer else ("dense", False)
+        return ("index", None) if integer else ("dense", False)
     as_dense = same_shape(labels, logits, problem.same)
     as_index = fits_as_index(logits, labels, axis, problem.same)
     if as_index is True and integer:
@@ -197,24 +196,29 @@ def sample_weight(problem: Problem, axis: int) -> str:
 
 def label_smoothing(value: Any) -> float:
     """R8: a finite number in [0, 1]."""
-    return _number("label_smoothing", value, 0.0, 1.0, "a number in [0, 1]")
+    return _number_within("label_smoothing", value, 0.0, 1.0, "a number in [0, 1]")
 
 
 def z_loss(value: Any) -> float:
     """R8: a finite number, not negative."""
-    return _number("z_loss", value, 0.0, math.inf, "a finite number >= 0")
+    return _number_within("z_loss", value, 0.0, math.inf, "a finite number >= 0")
 
 
-def _number(name: str, value: Any, low: float, high: float, wanted: str) -> float:
+def number(name: str, value: Any, wanted: str) -> float:
+    """R8: a Python or NumPy number as a float."""
     if is_array(value) or isinstance(value, str | complex):
         raise OptionError(messages.option(name, value, wanted))
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         raise OptionError(messages.option(name, value, wanted)) from None
-    if not (math.isfinite(number) and low <= number <= high):
+
+
+def _number_within(name: str, value: Any, low: float, high: float, wanted: str) -> float:
+    result = number(name, value, wanted)
+    if not (math.isfinite(result) and low <= result <= high):
         raise OptionError(messages.option(name, value, wanted))
-    return number
+    return result
 
 
 def reduction(problem: Problem) -> str:
@@ -276,7 +280,3 @@ def _shape_error(
         logits_shape=problem.logits.shape, labels_shape=problem.labels.shape, axis=axis
     )
 
-
-def spec_of_number() -> Spec:
-    """The spec of a Python number."""
-    return Spec("python", (), "float64", on_host=True)

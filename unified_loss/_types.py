@@ -18,7 +18,6 @@ class Spec(NamedTuple):
     library: str
     shape: Shape | None  # None: the rank is unknown
     dtype: str
-    on_host: bool = False  # Python or NumPy data beside logits that live elsewhere
 
 
 class Problem(NamedTuple):
@@ -28,24 +27,25 @@ class Problem(NamedTuple):
     labels: Spec
     class_weight: Spec | None
     sample_weight: Spec | None
+    normalizer: Spec | None
     axis: Any
     ignore_index: Any
     label_smoothing: Any
     z_loss: Any
     reduction: Any
-    normalizer: Spec | None
     check: Any
+    option_types: tuple[type, ...]  # 1, 1.0 and True are equal keys, and not equal options
     same: Same
 
 
 class Plan(NamedTuple):
     """Everything that shapes, dtypes and options decide about a call."""
 
-    axis: int
-    ndim: int
+    axis: int  # counted from the front; from the back or the front where the rank is unknown
+    ndim: int | None
     num_classes: Size
     label_kind: LabelKind
-    labels_keep_axis: bool  # index labels arrive with the class axis at size 1
+    labels_keep_axis: bool | None  # index labels have the class axis at size 1; None: unknown
     labels_dtype: str
     ignore_index: int | None  # None: no label can have the value
     below: bool  # can an index label be negative?
@@ -67,14 +67,13 @@ class Plan(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The arrays of a call, all of the logits' library and on their device."""
+    """The arrays of a call, all of the logits' library and where the logits are."""
 
     logits: Array
     labels: Array
     class_weight: Array | None
     sample_weight: Array | None
     normalizer: Array | None
-    clean: bool = False  # index labels were read: none is dropped, none out of range
 
 
 class Backend(Protocol):
@@ -88,6 +87,9 @@ class Backend(Protocol):
     def refusal(self, array: Array) -> str | None:
         """Why an array of this library cannot be used (sparse, ragged, ...), if so."""
 
+    def is_tracing(self) -> bool:
+        """Whether the call is being traced by a compiler that must not see the plan cache."""
+
     def spec(self, array: Array) -> Spec:
         """Shape and dtype of an array of this library."""
 
@@ -97,11 +99,17 @@ class Backend(Protocol):
     def combinable(self, logits: Array, other: Array) -> str | None:
         """Why `other` cannot be combined with `logits` as they are placed, or None."""
 
-    def readable(self, array: Array) -> Any | None:
-        """The values as a NumPy array if reading them waits for no accelerator, else None."""
+    def convert(self, name: str) -> str:
+        """Code that converts the argument `name` to this library, from any other."""
 
-    def readable_at_cost(self, array: Array) -> Any | None:
-        """The values as a NumPy array, whatever it costs; None where none exist yet."""
+    def move(self, name: str) -> str:
+        """Code that moves the argument `name` to where the logits are."""
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        """The values as a NumPy array, None where none exist yet.
+
+        Without `wait`, None also where reading them would wait for an accelerator.
+        """
 
     def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
         """A NumPy array moved to the library and device of `logits`."""
@@ -112,5 +120,5 @@ class Backend(Protocol):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         """The loss and the gradient of its sum with respect to the logits."""
 
-    def kernel(self, plan: Plan) -> str:
-        """The name of the kernel that serves a plan, for people."""
+    def kernel(self, plan: Plan, operands: Operands) -> str:
+        """The name of the kernel that serves a call, for people."""

@@ -1,0 +1,1 @@
+"""One module per backend; `unified_loss._dispatch` loads each when its first array arrives."""

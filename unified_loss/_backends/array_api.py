@@ -1,0 +1,246 @@
+"""Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
+
+import math
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from unified_loss import _host as host
+from unified_loss import _rules as rules
+from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._types import Array, Operands, Plan, Size, Spec
+
+NAME = "array-api"
+
+# Libraries whose arrays are on the host, computed: their labels can be read without waiting.
+HOST_LIBRARIES = frozenset({"array_api_strict"})
+LAZY_LIBRARIES = frozenset({"dask", "mlx"})
+
+
+class ArrayOps:
+    """`Ops` on an array-API namespace."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return self.xp.astype(x, like.dtype, copy=False)
+
+    def cast_size(self, size: Any, dtype: str) -> Any:
+        return size if isinstance(size, int) else self.cast(size, dtype)
+
+    def as_index(self, x: Array) -> Array:
+        return self.cast(x, "int64")
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        return self.xp.where(condition, a, b)
+
+    def exp(self, x: Array) -> Array:
+        return self.xp.exp(x)
+
+    def isfinite(self, x: Array) -> Array:
+        return self.xp.isfinite(x)
+
+    def max(self, x: Array, axis: int) -> Array:
+        return self.xp.max(x, axis=axis, keepdims=True)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return self.xp.sum(x, axis=axis, keepdims=True)
+
+    def any(self, x: Array, axis: int) -> Array:
+        return self.xp.any(x, axis=axis, keepdims=True)
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        return self.xp.log(self.sum(self.xp.exp(f), axis))
+
+    def total(self, x: Array) -> Array:
+        return self.xp.sum(x)
+
+    def count(self, x: Array, dtype: str) -> Array:
+        return self.cast(self.xp.sum(self.cast(x, "int64")), dtype)
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        return math.prod(rules.without(logits.shape, axis))
+
+    def size(self, x: Array, axis: int) -> Any:
+        return x.shape[axis]
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x
+
+    def expand(self, x: Array, axis: int) -> Array:
+        return self.xp.expand_dims(x, axis=axis)
+
+    def squeeze(self, x: Array, axis: int) -> Array:
+        return self.xp.squeeze(x, axis=axis)
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        shape = tuple(-1 if i == axis else 1 for i in range(like.ndim))
+        return self.xp.reshape(vector, shape)
+
+    def extend(self, weights: Array, like: Array) -> Array:
+        for _ in range(like.ndim - 1 - weights.ndim):
+            weights = self.xp.expand_dims(weights, axis=-1)
+        return weights
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return self.xp.take_along_axis(x, ids, axis=axis)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        return self.xp.reshape(self.xp.take(weights, self.xp.reshape(ids, (-1,))), ids.shape)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        """The class ids laid along the class axis."""
+        return self.along(self.xp.arange(like.shape[axis]), like, axis)
+
+    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
+        dtype = "float64" if like.dtype == self.xp.float64 else "float32"
+        return self.cast(ids == self.classes(like, axis), dtype)
+
+
+class DaskOps(ArrayOps):
+    """Dask gathers nothing along an axis, and its sizes can be unknown (NaN)."""
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return self.sum(self.xp.where(ids == self.classes(x, axis), x, 0.0), axis)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        flat = self.xp.expand_dims(ids, axis=-1)
+        hit = flat == self.classes(weights, 0)
+        return self.xp.sum(self.xp.where(hit, weights, 0.0), axis=-1)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        if math.isnan(like.shape[axis]):
+            ones = self.xp.ones_like(like, dtype=self.xp.int64)
+            return self.xp.cumulative_sum(ones, axis=axis) - 1
+        chunks = like.chunks[axis]
+        return self.along(self.xp.arange(like.shape[axis], chunks=(chunks,)), like, axis)
+
+    def size(self, x: Array, axis: int) -> Any:
+        if not math.isnan(x.shape[axis]):
+            return x.shape[axis]
+        rows = tuple(slice(None) if i == axis else slice(0, 1) for i in range(x.ndim))
+        return self.xp.sum(self.xp.ones_like(x[rows], dtype=self.xp.int64))
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        count = super().examples(logits, axis, dtype)
+        if isinstance(count, int):
+            return count
+        one = tuple(slice(0, 1) if i == axis else slice(None) for i in range(logits.ndim))
+        return self.cast(self.xp.sum(self.xp.ones_like(logits[one], dtype=self.xp.int64)), dtype)
+
+
+class MlxOps(ArrayOps):
+    """MLX differentiates, and names its boolean dtype differently."""
+
+    def stop_gradient(self, x: Array) -> Array:
+        return self.xp.stop_gradient(x)
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.astype(getattr(self.xp, dtype))
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return x.astype(like.dtype)
+
+
+OPS = {"dask": DaskOps, "mlx": MlxOps}
+
+
+@cache
+def _ops(xp: ModuleType) -> ArrayOps:
+    return OPS.get(_library(xp.__name__), ArrayOps)(xp)
+
+
+def _library(module: str) -> str:
+    return module.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def owns(value: object) -> bool:
+    return hasattr(value, "__array_namespace__") or array_api_compat.is_array_api_obj(value)
+
+
+def refusal(array: Array) -> str | None:
+    if type(getattr(array, "_meta", None)).__name__ == "MaskedArray":
+        return "its chunks are masked, and the mask would be lost"
+    return None
+
+
+def is_tracing() -> bool:
+    return False
+
+
+def spec(array: Array) -> Spec:
+    dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
+    shape = tuple(None if size is None or size != size else size for size in array.shape)  # noqa: PLR0124
+    return Spec(_library(type(array).__module__), shape, dtype)
+
+
+def same_size(a: Size, b: Size) -> bool | None:
+    return rules.same_size(a, b)
+
+
+def combinable(logits: Array, other: Array) -> str | None:
+    if type(logits).__module__.partition(".")[0] != type(other).__module__.partition(".")[0]:
+        return f"they are of {type(other).__module__}, the logits of {type(logits).__module__}"
+    here, there = (getattr(array, "device", None) for array in (logits, other))
+    return None if here == there else f"it is on {there}, the logits on {here}"
+
+
+def convert(name: str) -> str:
+    return f"xp.asarray({name}) with the logits' namespace xp"
+
+
+def move(name: str) -> str:
+    return f"xp.asarray({name}, device=logits.device) with the logits' namespace xp"
+
+
+def read(array: Array, *, wait: bool) -> Any | None:
+    library = _library(type(array).__module__)
+    if library in HOST_LIBRARIES:
+        return np.asarray(array)
+    if not wait or library == "dask":  # a lazy graph has no values yet
+        return None
+    if library == "mlx":
+        return np.asarray(array.astype(sys.modules["mlx.core"].float32)) if (
+            str(array.dtype).endswith("bfloat16")
+        ) else np.asarray(array)
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def from_host(values: Any, logits: Array, dtype: str) -> Array:
+    xp = _namespace(logits)
+    values = host.cast(values, dtype)
+    if isinstance(_ops(xp), DaskOps):
+        return xp.asarray(values, chunks=_chunks(values.shape, logits))
+    if isinstance(_ops(xp), MlxOps):
+        return xp.array(values)
+    return xp.asarray(values, device=array_api_compat.device(logits))
+
+
+def _chunks(shape: tuple[int, ...], logits: Array) -> Any:
+    return logits.chunks if len(shape) == logits.ndim and shape == logits.shape else "auto"
+
+
+def loss(plan: Plan, operands: Operands) -> Array:
+    with np.errstate(all="ignore"):
+        return loss_of(_ops(_namespace(operands.logits)), plan, operands)
+
+
+def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    with np.errstate(all="ignore"):
+        return loss_and_gradient_of(_ops(_namespace(operands.logits)), plan, operands)
+
+
+def kernel(plan: Plan, operands: Operands) -> str:
+    return "row statistics (array API)"
+
+
+def _namespace(array: Array) -> Any:
+    return array_api_compat.array_namespace(array)

@@ -1,0 +1,227 @@
+"""TensorFlow."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from unified_loss import _host as host
+from unified_loss import _rules as rules
+from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._types import Array, Operands, Plan, Size, Spec
+
+NAME = "tensorflow"
+
+_COMPOSITE = {
+    tf.RaggedTensor: "a ragged tensor has rows of different lengths; pad it (.to_tensor()), and "
+    "mask the padding",
+    tf.SparseTensor: "convert it with tf.sparse.to_dense if that is meant",
+    tf.IndexedSlices: "convert it with tf.convert_to_tensor if that is meant",
+}
+
+
+class TensorflowOps:
+    """`Ops` on TensorFlow, where sizes and even ranks can be unknown until the graph runs."""
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return tf.cast(x, dtype)
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return tf.cast(x, like.dtype)
+
+    def cast_size(self, size: Any, dtype: str) -> Any:
+        return size if isinstance(size, int) else tf.cast(size, dtype)
+
+    def as_index(self, x: Array) -> Array:
+        return x
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        dtype = b.dtype if tf.is_tensor(b) else a.dtype
+        return tf.where(condition, tf.cast(a, dtype), tf.cast(b, dtype))
+
+    def exp(self, x: Array) -> Array:
+        return tf.exp(x)
+
+    def isfinite(self, x: Array) -> Array:
+        return tf.math.is_finite(x)
+
+    def max(self, x: Array, axis: int) -> Array:
+        # XLA's maximum on CPU passes over NaN.
+        nan = tf.reduce_any(tf.math.is_nan(x), axis, keepdims=True)
+        return self.where(nan, math.nan, tf.reduce_max(x, axis, keepdims=True))
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return tf.reduce_sum(x, axis, keepdims=True)
+
+    def any(self, x: Array, axis: int) -> Array:
+        return tf.reduce_any(x, axis, keepdims=True)
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        return tf.math.log(tf.reduce_sum(tf.exp(f), axis, keepdims=True))
+
+    def total(self, x: Array) -> Array:
+        return tf.reduce_sum(x)
+
+    def count(self, x: Array, dtype: str) -> Array:
+        return tf.cast(tf.math.count_nonzero(x), dtype)
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        if logits.shape.is_fully_defined():
+            return logits.shape.num_elements() // logits.shape[axis]
+        return tf.cast(tf.size(logits, tf.int64) // tf.cast(self.size(logits, axis), tf.int64), dtype)
+
+    def size(self, x: Array, axis: int) -> Any:
+        size = x.shape[axis] if x.shape.rank is not None else None
+        return tf.shape(x, tf.int64)[axis] if size is None else size
+
+    def stop_gradient(self, x: Array) -> Array:
+        return tf.stop_gradient(x)
+
+    def expand(self, x: Array, axis: int) -> Array:
+        return tf.expand_dims(x, axis)
+
+    def squeeze(self, x: Array, axis: int) -> Array:
+        return tf.squeeze(x, axis)
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        if like.shape.rank is not None:
+            return tf.reshape(vector, [-1 if i == axis else 1 for i in range(like.shape.rank)])
+        rank = tf.rank(like)
+        here = tf.range(rank) == axis % rank
+        return tf.reshape(vector, tf.where(here, -1, 1))
+
+    def extend(self, weights: Array, like: Array) -> Array:
+        missing = tf.rank(like) - 1 - tf.rank(weights)
+        return tf.reshape(weights, tf.concat([tf.shape(weights), tf.ones([missing], tf.int32)], 0))
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return self.sum(self.where(self._hit(ids, x, axis), x, 0.0), axis)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        return tf.gather(weights, ids)
+
+    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
+        return tf.cast(self._hit(ids, like, axis), like.dtype)
+
+    def _hit(self, ids: Array, like: Array, axis: int) -> Array:
+        classes = tf.range(tf.cast(self.size(like, axis), ids.dtype))
+        return ids == self.along(classes, like, axis)
+
+
+OPS = TensorflowOps()
+
+
+def owns(value: object) -> bool:
+    return isinstance(value, (tf.Tensor, tf.Variable, *_COMPOSITE))
+
+
+def refusal(array: Array) -> str | None:
+    for kind, reason in _COMPOSITE.items():
+        if isinstance(array, kind):
+            return reason
+    return None
+
+
+def is_tracing() -> bool:
+    return False
+
+
+def spec(array: Array) -> Spec:
+    shape = array.shape
+    return Spec(NAME, None if shape.rank is None else tuple(shape), array.dtype.name)
+
+
+def same_size(a: Size, b: Size) -> bool | None:
+    return rules.same_size(a, b)
+
+
+def combinable(logits: Array, other: Array) -> str | None:
+    return None
+
+
+def convert(name: str) -> str:
+    return f"tf.convert_to_tensor({name})"
+
+
+def move(name: str) -> str:
+    return f"tf.identity({name}) under tf.device(logits.device)"
+
+
+def read(array: Array, *, wait: bool) -> Any | None:
+    if not hasattr(array, "numpy") or not (tf.executing_eagerly()):
+        return None
+    if not wait and "CPU" not in array.device:
+        return None
+    return array.numpy()
+
+
+def from_host(values: Any, logits: Array, dtype: str) -> Array:
+    return tf.constant(host.cast(values, dtype))
+
+
+def loss(plan: Plan, operands: Operands) -> Array:
+    return loss_of(OPS, *_prepared(plan, operands))
+
+
+def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    return loss_and_gradient_of(OPS, *_prepared(plan, operands))
+
+
+def kernel(plan: Plan, operands: Operands) -> str:
+    return "row statistics (TensorFlow)"
+
+
+def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
+    """Variables read, labels in int64 (TensorFlow has few kernels for the others), and shapes
+    that were unknown while tracing checked when the graph runs."""
+    logits, labels, class_weight, sample_weight, normalizer = (
+        None if part is None else tf.convert_to_tensor(part) for part in operands
+    )
+    below, ignore_index, keeps = plan.below, plan.ignore_index, plan.labels_keep_axis
+    if plan.label_kind == "index":
+        labels = tf.cast(labels, tf.int64)
+        if plan.labels_dtype == "uint64":  # from 2**63 on they become negative
+            below = True
+            if ignore_index is not None and ignore_index >= 2**63:
+                ignore_index -= 2**64
+    if not all(part is None or part.shape.is_fully_defined() for part in operands):
+        whole = tf.shape(logits)
+        axis = plan.axis % tf.rank(logits)
+        batch = tf.concat([whole[:axis], whole[axis + 1 :]], 0)
+        if plan.label_kind == "dense":
+            labels = _with_shape(labels, whole, "labels")
+        else:
+            kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
+            if keeps is None:
+                keeps = True
+                fits = tf.cond(
+                    tf.rank(labels) == tf.rank(logits), lambda: kept, lambda: batch
+                )
+                labels = tf.reshape(_with_shape(labels, fits, "labels"), kept)
+            else:
+                labels = _with_shape(labels, kept if keeps else batch, "labels")
+        if class_weight is not None:
+            class_weight = _with_shape(class_weight, whole[axis : axis + 1], "class_weight")
+        if sample_weight is not None:
+            first = tf.cond(
+                tf.rank(sample_weight) == 1, lambda: batch[:1], lambda: batch
+            )
+            sample_weight = _with_shape(sample_weight, first, "sample_weight")
+    plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
+    return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
+
+
+def _with_shape(array: Array, wanted: Array, name: str) -> Array:
+    """`array`, whose shape must be `wanted` when the graph runs.
+
+    XLA drops assertions, but refuses the negative size that a mismatch gives the reshape.
+    """
+    shape = tf.shape(array)
+    same_rank = tf.size(shape) == tf.size(wanted)
+    fits = tf.cond(same_rank, lambda: tf.reduce_all(shape == wanted), lambda: False)
+    text = f"ShapeError: {name} must have the shape that the logits ask for (wanted, passed):"
+    check = tf.debugging.Assert(fits, [text, wanted, shape])
+    with tf.control_dependencies([] if check is None else [check]):
+        result = tf.reshape(array, tf.where(fits, wanted, -2))
+    result.set_shape(array.shape)
+    return result

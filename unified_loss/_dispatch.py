@@ -1,0 +1,93 @@
+"""Which backend an array belongs to, by the library that its class comes from.
+
+A backend loads when its first array arrives. Its line in `LOADERS` names the package that its
+arrays come from and imports the module; a library with an array-API namespace needs no line.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from unified_loss._types import Backend
+from unified_loss.exceptions import BackendError
+
+
+def _numpy() -> Backend:
+    from unified_loss._backends import numpy as backend
+
+    return backend
+
+
+def _torch() -> Backend:
+    from unified_loss._backends import torch as backend
+
+    return backend
+
+
+def _jax() -> Backend:
+    from unified_loss._backends import jax as backend
+
+    return backend
+
+
+def _tensorflow() -> Backend:
+    from unified_loss._backends import tensorflow as backend
+
+    return backend
+
+
+def _array_api() -> Backend:
+    from unified_loss._backends import array_api as backend
+
+    return backend
+
+
+LOADERS: dict[str, Callable[[], Backend]] = {
+    "numpy": _numpy,
+    "torch": _torch,
+    "jax": _jax,
+    "tensorflow": _tensorflow,
+}
+ARRAY_API_LIBRARIES = ("array_api_strict", "cupy", "dask", "mlx")
+
+_ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
+_BY_TYPE: dict[type, Backend] = {}
+
+
+def backend_of(logits: Any) -> Backend:
+    """The backend of the logits; `BackendError` if there is none."""
+    kind = type(logits)
+    backend = _BY_TYPE.get(kind)
+    if backend is None:
+        backend = _find(logits)
+        if backend is None:
+            raise BackendError(_unknown(logits))
+        _BY_TYPE[kind] = backend
+    return backend
+
+
+def _find(value: Any) -> Backend | None:
+    for base in type(value).__mro__:
+        package = base.__module__.partition(".")[0]
+        load = LOADERS.get(_ALIASES.get(package, package))
+        if load is not None:
+            backend = load()
+            if backend.owns(value):
+                return backend
+    backend = _array_api()
+    return backend if backend.owns(value) else None
+
+
+def _unknown(value: Any) -> str:
+    libraries = (*LOADERS, *ARRAY_API_LIBRARIES)
+    installed = [library for library in libraries if importlib.util.find_spec(library)]
+    kind = type(value)
+    text = (
+        "logits must be an array of a supported library, but are "
+        f"{kind.__module__}.{kind.__qualname__}.\n"
+        f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
+        f"  installed: {', '.join(installed)}"
+    )
+    if isinstance(value, list | tuple | int | float):
+        return text + "\n  hint: np.asarray(logits)"
+    return text

@@ -1,0 +1,136 @@
+"""Host data beside the logits, and label values that can be read: NumPy on a few small arrays."""
+
+from collections.abc import Callable
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unified_loss import _messages as messages
+from unified_loss._types import Plan
+from unified_loss.exceptions import BackendError, LabelError
+
+DROPPED, OUT_OF_RANGE = -1, -2  # codes of `encoded`; no class has them
+_INT32_MAX = 2**31 - 1
+
+HostArray = npt.NDArray[Any]
+
+
+def is_host_data(value: Any) -> bool:
+    """Whether a value is Python or NumPy data: numbers, (nested) sequences of them, arrays."""
+    if isinstance(value, list | tuple | range):
+        return all(is_host_data(item) for item in value)
+    return isinstance(value, np.ndarray | np.generic | Number)
+
+
+def refusal(value: Any) -> str | None:
+    """Why NumPy data cannot be used, if so."""
+    if isinstance(value, np.ma.MaskedArray):
+        return "its mask would be lost; pass the data, and the mask as sample_weight=~array.mask"
+    return None
+
+
+def as_numpy(value: Any, name: str) -> HostArray:
+    """Host data as a NumPy array; integers stay integers, whatever their size."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise BackendError(
+            messages.refused(name, "a nested list", "its rows have different lengths")
+        ) from None
+    if array.size == 0 and array.dtype == np.float64:  # an empty list has no dtype of its own
+        return array.astype(np.int64)
+    if array.dtype.kind in "fO":  # integers beyond 64 bits become floats or objects
+        exact = np.asarray(value, dtype=object)
+        if all(isinstance(item, int | np.integer) for item in exact.flat):
+            return exact
+    return array
+
+
+def dtype_name(array: HostArray) -> str:
+    """The dtype's name; integers beyond 64 bits, in object arrays, count as int64."""
+    if array.dtype == object and all(isinstance(item, int) for item in array.flat):
+        return "int64"
+    return array.dtype.name
+
+
+def cast(values: HostArray, dtype: str) -> HostArray:
+    """Host data in a dtype that every library can take."""
+    return np.ascontiguousarray(values.astype(dtype, copy=False)).reshape(values.shape)
+
+
+def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> HostArray:
+    """Index labels as int32 class ids, with `DROPPED` and `OUT_OF_RANGE` for the others."""
+    high = min(num_classes - 1, _INT32_MAX) if isinstance(num_classes, int) else _INT32_MAX
+    codes = np.where((labels < 0) | (labels > high), OUT_OF_RANGE, labels).astype(np.int32)
+    if ignore_index is not None:
+        codes = np.where(np.asarray(labels == ignore_index, bool), DROPPED, codes)
+    return codes.astype(np.int32)
+
+
+def check_index_labels(
+    plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]
+) -> None:
+    """R17: raise `LabelError` for labels out of range that are not dropped.
+
+    `weight_drops` is called only if there are any: it returns where the sample weight is zero,
+    shaped to broadcast against the labels, or None if that cannot be known for free.
+    """
+    classes, ignore_index = plan.num_classes, plan.ignore_index
+    if labels.size == 0 or not isinstance(classes, int):
+        return
+    low, high = labels.min(), labels.max()
+    if low >= 0 and high < classes:
+        return
+    if plan.labels_keep_axis:
+        labels = np.squeeze(labels, plan.axis)
+    kept = np.ones(labels.shape, bool)
+    if ignore_index is not None:
+        kept = np.asarray(labels != ignore_index, bool)
+    bad = kept & np.asarray((labels < 0) | (labels >= classes), bool)
+    if not bad.any():
+        return
+    drops = weight_drops()
+    if drops is None:
+        return
+    bad &= np.logical_not(drops)
+    if not bad.any():
+        return
+    first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
+    low, high, count = int(labels[kept].min()), int(labels[kept].max()), int(bad.sum())
+    usual = messages.usual_meaning(low, high, classes, ignore_index)
+    raise LabelError(
+        messages.bad_labels(count, labels.size, first, low, high, classes, usual)
+    ).with_details(count=count, first=first, smallest=low, largest=high)
+
+
+def check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> str | None:
+    """R17 under ``check=True``: rows must be finite and non-negative, and should sum to 1.
+
+    Returns the text of a warning, or None.
+    """
+    values = np.moveaxis(labels.astype(np.float64), plan.axis, -1)
+    kept = np.ones(values.shape[:-1], bool)
+    if dropped is not None:
+        kept &= np.logical_not(dropped)
+    bad = ~(np.isfinite(values) & (values >= 0)) & kept[..., None]
+    if bad.any():
+        bad = np.moveaxis(bad, -1, plan.axis)
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        count = int(bad.sum())
+        raise LabelError(messages.bad_probabilities(count, labels.size, first)).with_details(
+            count=count, first=first, smallest=float(values.min()), largest=float(values.max())
+        )
+    sums = values.sum(-1)
+    off = kept & (np.abs(sums - 1) > values.shape[-1] * _epsilon(plan.labels_dtype))
+    if not off.any():
+        return None
+    return messages.rows_do_not_sum_to_one(int(off.sum()), sums.size, float(sums[off][0]))
+
+
+def _epsilon(dtype: str) -> float:
+    bits = {"float16": 10, "bfloat16": 7, "float64": 52}.get(dtype, 23)
+    return 2.0**-bits

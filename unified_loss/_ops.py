@@ -1,0 +1,78 @@
+"""The few array functions that the arithmetic of `_statistics` needs; one object per library."""
+
+from typing import Any, Protocol
+
+from unified_loss._types import Array
+
+
+class Ops(Protocol):
+    """Reductions and gathers along an axis keep it at size 1."""
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        """`x` as an array of `dtype`."""
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        """`x` as an array of the dtype of `like`."""
+
+    def cast_size(self, size: Any, dtype: str) -> Any:
+        """A size as a number to compute with."""
+
+    def as_index(self, x: Array) -> Array:
+        """Class ids in the integer dtype that gathers take."""
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        """Choose between two operands, one of which may be a Python scalar."""
+
+    def exp(self, x: Array) -> Array:
+        """Exponential."""
+
+    def isfinite(self, x: Array) -> Array:
+        """Whether neither infinite nor NaN."""
+
+    def max(self, x: Array, axis: int) -> Array:
+        """Maximum over an axis; NaN where the row holds one."""
+
+    def sum(self, x: Array, axis: int) -> Array:
+        """Sum over an axis."""
+
+    def any(self, x: Array, axis: int) -> Array:
+        """Whether any entry along an axis is true."""
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        """Logarithm of the sum of exponentials of entries whose maximum is 0."""
+
+    def total(self, x: Array) -> Array:
+        """Sum of all entries, as a 0-d array."""
+
+    def count(self, x: Array, dtype: str) -> Array:
+        """Number of true entries, counted in integers, as a 0-d array of `dtype`."""
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        """Number of rows along `axis`: an int, or a 0-d array of `dtype` where it is unknown."""
+
+    def size(self, x: Array, axis: int) -> Any:
+        """Size of an axis: an int, a symbolic size or a 0-d integer array."""
+
+    def stop_gradient(self, x: Array) -> Array:
+        """`x` as a constant to autodiff."""
+
+    def expand(self, x: Array, axis: int) -> Array:
+        """Insert an axis of size 1 where the class axis belongs."""
+
+    def squeeze(self, x: Array, axis: int) -> Array:
+        """Remove an axis of size 1."""
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        """A vector laid along one axis of the rank of `like`."""
+
+    def extend(self, weights: Array, like: Array) -> Array:
+        """Weights of the first batch axes, extended to the right by axes of size 1."""
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        """The entry of `x` at `ids` along `axis`."""
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        """The weight of each class id."""
+
+    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
+        """1 where a class of `like` is the one of `ids`, else 0, in the compute dtype."""

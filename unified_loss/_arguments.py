@@ -52,17 +52,13 @@ def prepare(
         _optional(backend, logits, sample_weight, "sample_weight"),
         _optional(backend, logits, _number(normalizer), "normalizer"),
     )
-    problem = Problem(
-        backend.spec(logits),
-        *(None if argument is None else argument.spec for argument in arguments),
-        *options,
-        option_types=tuple(map(type, options)),
-        same=backend.same_size,
-    )
+    specs = [None if argument is None else argument.spec for argument in arguments]
+    types = tuple(map(type, options))
+    problem = Problem._make((backend.spec(logits), *specs, *options, types, backend.same_size))
     plan = make_plan(problem) if backend.is_tracing() else plan_for(problem)
     if plan.num_classes == 1 and isinstance(plan.num_classes, int):
-        warnings.warn(messages.single_class(problem), SingleClassWarning, stacklevel=3)
-    return _checked(backend, plan, logits, *arguments)
+        warnings.warn(messages.single_class(problem), SingleClassWarning, stacklevel=4)
+    return _looked_at(backend, plan, logits, *arguments)
 
 
 def _argument(backend: Backend, logits: Array, value: Any, name: str) -> _Argument:
@@ -98,7 +94,7 @@ def _number(normalizer: Any) -> Any:
     return rules.number("normalizer", normalizer, "a positive number")
 
 
-def _checked(
+def _looked_at(
     backend: Backend,
     plan: Plan,
     logits: Array,
@@ -109,67 +105,72 @@ def _checked(
 ) -> Call:
     """Look at the values that may be looked at, and bring the arguments to the logits."""
 
-    def values(argument: _Argument | None) -> Any:
-        """R17: values that can be read for free, or that ``check=True`` asks to wait for."""
-        if argument is None or argument.on_host:
-            return None if argument is None else argument.value
-        return backend.read(argument.value, wait=plan.check is True)
-
     def bring(argument: _Argument | None, dtype: str) -> Array:
         if argument is None or not argument.on_host:
             return None if argument is None else argument.value
         return backend.from_host(argument.value, logits, dtype)
 
-    def weight_drops() -> Any:
-        """Where the sample weight drops the example; None if that cannot be known."""
-        if sample_weight is None:
-            return False
-        weights = values(sample_weight)
-        if weights is None:
-            return None
-        return (weights == 0).reshape(weights.shape + (1,) * (plan.ndim - 1 - weights.ndim))
-
     _check_normalizer(backend, normalizer)
-    dtype = plan.compute_dtype
+    if plan.check is not False:
+        _check_labels(backend, plan, labels, sample_weight)
+    dtype = labels_dtype = plan.compute_dtype
     if plan.label_kind == "index":
-        if plan.check is not False:
-            read = values(labels)
-            if read is not None:
-                host.check_index_labels(plan, read, weight_drops)
+        labels_dtype = "int32"
         if labels.on_host:
             codes = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
             labels = labels._replace(value=codes)
             plan = plan._replace(
-                labels_dtype="int32", ignore_index=host.DROPPED, below=True, above=False
+                labels_dtype=labels_dtype, ignore_index=host.DROPPED, below=True, above=False
             )
-        brought = bring(labels, "int32")
-    else:
-        if plan.check is True:
-            read = values(labels)
-            text = None if read is None else host.check_dense_labels(plan, read, weight_drops())
-            if text is not None:
-                warnings.warn(text, LossInputWarning, stacklevel=4)
-        brought = bring(labels, dtype)
-    return Call(
-        backend,
-        plan,
-        Operands(
-            logits,
-            brought,
-            bring(class_weight, dtype),
-            bring(sample_weight, "bool" if plan.sample_weight == "mask" else dtype),
-            bring(normalizer, dtype),
-        ),
+    operands = Operands(
+        logits,
+        bring(labels, labels_dtype),
+        bring(class_weight, dtype),
+        bring(sample_weight, "bool" if plan.sample_weight == "mask" else dtype),
+        bring(normalizer, dtype),
     )
+    return Call(backend, plan, operands)
 
 
 def _check_normalizer(backend: Backend, normalizer: _Argument | None) -> None:
     """R8: refuse a normalizer <= 0 where it can be read for free."""
-    if normalizer is None:
-        return
-    value = normalizer.value if normalizer.on_host else backend.read(normalizer.value, wait=False)
+    value = _values(backend, normalizer, wait=False)
     if value is not None and not float(value) > 0:
         raise OptionError(messages.option("normalizer", float(value), "a number > 0"))
+
+
+def _check_labels(
+    backend: Backend, plan: Plan, labels: _Argument, sample_weight: _Argument | None
+) -> None:
+    """R17: look at label values where that is free, or asked for."""
+    wait = plan.check is True
+    values = None
+    if wait or plan.label_kind == "index":
+        values = _values(backend, labels, wait=wait)
+    if values is None:
+        return
+
+    def weight_drops() -> Any:
+        """Where the sample weight drops the example; None if that cannot be known."""
+        weights = _values(backend, sample_weight, wait=wait)
+        if weights is None:
+            return None if sample_weight is not None else False
+        missing = values.ndim - plan.labels_have_axis - weights.ndim
+        return (weights == 0).reshape(weights.shape + (1,) * missing)
+
+    if plan.label_kind == "index":
+        host.check_index_labels(plan, values, weight_drops)
+        return
+    text = host.check_dense_labels(plan, values, weight_drops())
+    if text is not None:
+        warnings.warn(text, LossInputWarning, stacklevel=6)
+
+
+def _values(backend: Backend, argument: _Argument | None, *, wait: bool) -> Any:
+    """The values of an argument as a NumPy array, if they can be read."""
+    if argument is None:
+        return None
+    return argument.value if argument.on_host else backend.read(argument.value, wait=wait)
 
 
 def _kind(value: Any) -> str:

@@ -1,13 +1,15 @@
 """The public functions: signatures, docstrings, and the way of a call."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from unified_loss._arguments import prepare
-from unified_loss._types import Array
+if TYPE_CHECKING:
+    from unified_loss._arguments import Call
+
+ArrayT = TypeVar("ArrayT")
 
 
 def cross_entropy(
-    logits: Array,
+    logits: ArrayT,
     labels: Any,
     *,
     axis: int | None = None,
@@ -16,17 +18,129 @@ def cross_entropy(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     normalizer: Any = None,
-    check: Any = "auto",
-) -> Array:
+    check: Literal["auto"] | bool = "auto",
+) -> ArrayT:
+    r"""Softmax cross-entropy between logits and labels, in nats.
+
+    For one example with logits :math:`x` and class id :math:`y`, the loss is
+    :math:`\log\sum_c e^{x_c} - x_y`. In general, with a label row :math:`t` (one-hot for a class
+    id), class weights :math:`w` and label smoothing :math:`\varepsilon`,
+
+    .. math::
+        \ell = -\sum_c w_c \, t'_c \log p_c, \qquad
+        p = \mathrm{softmax}(x), \qquad
+        t' = (1 - \varepsilon)\, t + \frac{\varepsilon}{C} \sum_c t_c .
+
+    It means the same on every backend, and runs where the logits are.
+
+    Parameters
+    ----------
+    logits : array, shape (..., C), floating
+        Unnormalised log-probabilities of C classes along `axis`: an array of NumPy, PyTorch,
+        JAX, TensorFlow or any library with an array-API namespace. float16 and bfloat16 are
+        computed in float32.
+    labels : array, shape (...) integer, or shape (..., C) boolean, integer or floating
+        *Index labels*: class ids in [0, C), of any integer dtype, in the shape of the logits
+        without the class axis, or with that axis at size 1. *Dense labels*: a row for each
+        example (one-hot, multi-hot or probabilities), in the shape of the logits. The shape
+        decides which, then the dtype, never the values. Nothing is broadcast. Like the other
+        arguments, an array of the logits' library, or Python or NumPy data.
+    axis : int, optional
+        The class axis of the logits. By default the only axis of 1-D logits, the last of 2-D
+        ones, and above that axis 1 or the last, whichever the labels' shape allows; if it allows
+        both, the call is refused.
+    class_weight : array, shape (C,), real, optional
+        A weight for each class.
+    sample_weight : array, shape (...) or (N,), real or boolean, optional
+        A weight for each example, or for each entry of the first batch axis. Boolean: a mask,
+        False drops the example.
+    ignore_index : int or None, default -100
+        Examples with this class id are dropped. None: there is no such id.
+    label_smoothing : float in [0, 1], default 0
+        The share :math:`\varepsilon` of each label row that is spread over all C classes.
+    z_loss : float >= 0, default 0
+        Adds this factor times the squared logarithm of the softmax's denominator.
+    reduction : {"none", "mean", "sum"}, default "mean"
+        "mean" divides the sum by the total *mass*: the sum of the sample weights (1 each if there
+        are none), times the example's class weight :math:`\sum_c w_c t_c` if there are class
+        weights, over all examples that are not dropped.
+    normalizer : float or 0-d array > 0, optional
+        What "mean" divides by instead: the number of tokens in a global batch, for example.
+    check : {"auto", True, False}, default "auto"
+        Whether to look at label values. "auto": where that does not wait for an accelerator.
+        True: everywhere values exist, and at dense labels too. False: nowhere.
+
+    Returns
+    -------
+    array, shape (...) if `reduction` is "none", else ()
+        Of the logits' library and on their device; float32 for half-precision logits, else of
+        their dtype.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not fit together; `AmbiguousAxisError` if the class axis is not certain.
+    DTypeError
+        If logits are not floating, index labels not integer, or weights not real.
+    BackendError
+        If an argument is of a library, kind or device that the logits cannot be combined with.
+    OptionError
+        If an option is out of its range.
+    LabelError
+        If class ids are out of range and not dropped, where `check` lets them be seen.
+
+    Warns
+    -----
+    SingleClassWarning
+        If there is one class only, so that the loss is always 0.
+    LossInputWarning
+        Under ``check=True``, if dense label rows do not sum to 1.
+
+    See Also
+    --------
+    cross_entropy_with_grad : The gradient as well, also without autodiff.
+
+    Notes
+    -----
+    Where class ids cannot be seen (under a tracing compiler, on an accelerator, in a lazy array),
+    the loss and the gradient of an example with a wrong one are NaN.
+
+    A dropped example (`ignore_index`, sample weight 0 or False, nothing but zero class weights)
+    costs exactly 0, and so does its gradient, whatever its logits hold. The mean over no example
+    is 0. A probability of 0 times a logit of -inf is 0.
+
+    `torch.nn.functional.cross_entropy` averages weighted dense labels over the number of
+    examples; here index and one-hot labels mean the same.
+
+    References
+    ----------
+    .. [1] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016,
+       section 7 (label smoothing).
+    .. [2] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022, section 5
+       (z-loss).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from unified_loss import cross_entropy
+    >>> logits = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    >>> print(f"{cross_entropy(logits, np.array([0, 0])):.4f}")
+    1.4076
+    >>> print(cross_entropy(logits, np.array([0, -100]), reduction="none").round(4))
+    [0.4076 0.    ]
+    >>> print(f"{cross_entropy(logits, np.array([[1, 0, 0], [0.5, 0, 0.5]])):.4f}")
+    0.9076
+    """
     options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    call = prepare(logits, labels, class_weight, sample_weight, normalizer, options)
-    return call.backend.loss(call.plan, call.operands)
+    call = _prepare(logits, labels, class_weight, sample_weight, normalizer, options)
+    loss: ArrayT = call.backend.loss(call.plan, call.operands)
+    return loss
 
 
 def cross_entropy_with_grad(
-    logits: Array,
+    logits: ArrayT,
     labels: Any,
     *,
     axis: int | None = None,
@@ -35,30 +149,69 @@ def cross_entropy_with_grad(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["none", "mean", "sum"] = "mean",
     normalizer: Any = None,
-    check: Any = "auto",
-) -> tuple[Array, Array]:
+    check: Literal["auto"] | bool = "auto",
+) -> tuple[ArrayT, ArrayT]:
+    r"""Softmax cross-entropy, in nats, and its gradient with respect to the logits.
+
+    The gradient of one example is
+    :math:`(\sum_c w_c t'_c)\, p - w \odot t'` in the notation of `cross_entropy`, in closed form:
+    no autodiff is needed, so NumPy has it as well.
+
+    Parameters
+    ----------
+    logits, labels
+        As in `cross_entropy`.
+    axis, class_weight, sample_weight, ignore_index, label_smoothing
+        As in `cross_entropy`.
+    z_loss, reduction, normalizer, check
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    loss : array, shape (...) if `reduction` is "none", else ()
+        What `cross_entropy` returns.
+    gradient : array, shape of `logits`
+        Of the logits' library, device and dtype. With ``reduction="none"``, the gradient of the
+        summed losses.
+
+    Raises
+    ------
+    LossInputError
+        As in `cross_entropy`.
+
+    See Also
+    --------
+    cross_entropy : The loss alone, and all about the arguments.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from unified_loss import cross_entropy_with_grad
+    >>> loss, gradient = cross_entropy_with_grad(np.zeros((1, 4)), np.array([2]))
+    >>> print(gradient)
+    [[ 0.25  0.25 -0.75  0.25]]
+    """
     options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    call = prepare(logits, labels, class_weight, sample_weight, normalizer, options)
-    return call.backend.loss_and_gradient(call.plan, call.operands)
+    call = _prepare(logits, labels, class_weight, sample_weight, normalizer, options)
+    pair: tuple[ArrayT, ArrayT] = call.backend.loss_and_gradient(call.plan, call.operands)
+    return pair
 
 
-def kernel_of(
-    logits: Array,
-    labels: Any,
-    *,
-    axis: int | None = None,
-    class_weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    normalizer: Any = None,
-    check: Any = "auto",
-) -> str:
+def kernel_of(logits: Any, labels: Any, **options: Any) -> str:
     """The name of the kernel that serves a call of `cross_entropy`."""
-    options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    call = prepare(logits, labels, class_weight, sample_weight, normalizer, options)
+    arguments = {**_DEFAULTS, **options}
+    arrays = (arguments.pop(name) for name in ("class_weight", "sample_weight", "normalizer"))
+    call = _prepare(logits, labels, *arrays, tuple(arguments.values()))
     return call.backend.kernel(call.plan, call.operands)
+
+
+def _prepare(*arguments: Any) -> "Call":
+    # Imported by the first call, since it imports NumPy.
+    from unified_loss._arguments import prepare
+
+    return prepare(*arguments)
+
+
+_DEFAULTS: dict[str, Any] = cross_entropy.__kwdefaults__ or {}

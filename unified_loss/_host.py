@@ -71,9 +71,7 @@ def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> Ho
     return codes.astype(np.int32)
 
 
-def check_index_labels(
-    plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]
-) -> None:
+def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> None:
     """R17: raise `LabelError` for labels out of range that are not dropped.
 
     `weight_drops` is called only if there are any: it returns where the sample weight is zero,

@@ -95,7 +95,8 @@ def no_axis_fits(problem: Problem, candidates: Iterable[int]) -> str:
     """R5."""
     logits = problem.logits.shape
     wanted = " or ".join(
-        f"{shown(_without(logits, axis))} (classes on {_axis(problem, axis)})" for axis in candidates
+        f"{shown(_without(logits, axis))} (classes on {_axis(problem, axis)})"
+        for axis in candidates
     )
     return (
         f"labels must have shape {wanted}, the shape of logits {shown(logits)} without the class "
@@ -147,9 +148,8 @@ def _nearest(problem: Problem, axis: int | None) -> str:
 
 def no_classes(problem: Problem, axis: int) -> str:
     """R9."""
-    return (
-        f"logits must have at least one class, but the class axis {axis} has size 0."
-        + facts(problem)
+    return f"logits must have at least one class, but the class axis {axis} has size 0." + facts(
+        problem
     )
 
 
@@ -270,8 +270,9 @@ def refused(name: str, kind: str, reason: str) -> str:
     return f"{name} must be a dense array, but is {kind}: {reason}."
 
 
-def bad_labels(count: int, of: int, first: tuple[int, ...], low: int, high: int, classes: int,
-               usual: str) -> str:
+def bad_labels(
+    count: int, of: int, first: tuple[int, ...], low: int, high: int, classes: int, usual: str
+) -> str:
     """R17."""
     where = "" if not first else f", the first at {first if len(first) > 1 else first[0]}"
     return (

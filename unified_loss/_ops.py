@@ -20,6 +20,9 @@ class Ops(Protocol):
     def as_index(self, x: Array) -> Array:
         """Class ids in the integer dtype that gathers take."""
 
+    def equals(self, labels: Array, value: int) -> Array:
+        """Where integers equal a value that their dtype can hold."""
+
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         """Choose between two operands, one of which may be a Python scalar."""
 

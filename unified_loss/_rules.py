@@ -3,12 +3,12 @@
 Each function returns a decision or raises; `_plan` calls them in order.
 """
 
-import math
 import operator
-from typing import Any
+import sys
+from typing import Any, cast
 
 from unified_loss import _messages as messages
-from unified_loss._types import LabelKind, Problem, Same, Shape, Size
+from unified_loss._types import LabelKind, Problem, Reduction, Same, Shape, Size, Weighting
 from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -90,14 +90,14 @@ def class_axis(problem: Problem) -> int:
     if shape is None:
         if axis is None:
             raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown(problem))
-        return axis
+        return int(axis)
     ndim = len(shape)
     if ndim == 0:
         raise _shape_error(ShapeError, problem, messages.no_class_axis(problem))
     if axis is not None:
         if not -ndim <= axis < ndim:
             raise _shape_error(ShapeError, problem, messages.axis_out_of_range(problem, axis))
-        return axis % ndim
+        return int(axis) % ndim
     return ndim - 1 if ndim <= 2 else _inferred_axis(problem)
 
 
@@ -105,7 +105,9 @@ def _inferred_axis(problem: Problem) -> int:
     logits, labels, same = problem.logits.shape, problem.labels.shape, problem.same
     candidates = (1, len(logits) - 1)
     if labels is None:
-        raise _shape_error(AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates))
+        raise _shape_error(
+            AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
+        )
     verdicts = {axis: fits_as_index(logits, labels, axis, same) for axis in candidates}
     dense = same_shape(labels, logits, same)
     provable = [axis for axis in candidates if verdicts[axis] is True]
@@ -144,22 +146,21 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
         return ("index", None) if integer else ("dense", False)
     as_dense = same_shape(labels, logits, problem.same)
     as_index = fits_as_index(logits, labels, axis, problem.same)
-    if as_index is True and integer:
-        return "index", len(labels) == len(logits)
+    keeps_axis = len(labels) == len(logits)
+    if integer and as_index is True:
+        return "index", keeps_axis
     if as_dense is True:
         return "dense", False
-    if as_index is None and as_dense is None:
-        if integer:
-            raise _shape_error(
-                AmbiguousAxisError, problem, messages.unknown_label_kind(problem, axis), axis
-            )
-        return "dense", False
+    if integer and as_index is None and as_dense is None:
+        raise _shape_error(
+            AmbiguousAxisError, problem, messages.unknown_label_kind(problem, axis), axis
+        )
     if as_dense is None:
         return "dense", False
-    if as_index is not False:
-        if not integer:
-            raise DTypeError(messages.index_labels_not_integer(problem, axis))
-        return "index", len(labels) == len(logits)
+    if integer and as_index is None:
+        return "index", keeps_axis
+    if as_index is not False and not keeps_axis:
+        raise DTypeError(messages.index_labels_not_integer(problem, axis))
     raise _shape_error(ShapeError, problem, messages.labels_do_not_fit(problem, axis), axis)
 
 
@@ -176,7 +177,7 @@ def class_weight(problem: Problem, axis: int) -> bool:
     return True
 
 
-def sample_weight(problem: Problem, axis: int) -> str:
+def sample_weight(problem: Problem, axis: int) -> Weighting:
     """R7: sample weights have the batch shape, or its first axis alone."""
     spec = problem.sample_weight
     if spec is None:
@@ -185,9 +186,7 @@ def sample_weight(problem: Problem, axis: int) -> str:
         raise DTypeError(messages.weight_dtype("sample_weight", spec, "a real or boolean dtype"))
     if problem.logits.shape is not None and spec.shape is not None:
         batch = without(problem.logits.shape, axis)
-        if all(
-            same_shape(spec.shape, fit, problem.same) is False for fit in (batch, batch[:1])
-        ):
+        if all(same_shape(spec.shape, fit, problem.same) is False for fit in (batch, batch[:1])):
             raise _shape_error(
                 ShapeError, problem, messages.sample_weight_shape(problem, axis), axis
             )
@@ -201,7 +200,7 @@ def label_smoothing(value: Any) -> float:
 
 def z_loss(value: Any) -> float:
     """R8: a finite number, not negative."""
-    return _number_within("z_loss", value, 0.0, math.inf, "a finite number >= 0")
+    return _number_within("z_loss", value, 0.0, sys.float_info.max, "a finite number >= 0")
 
 
 def number(name: str, value: Any, wanted: str) -> float:
@@ -216,12 +215,12 @@ def number(name: str, value: Any, wanted: str) -> float:
 
 def _number_within(name: str, value: Any, low: float, high: float, wanted: str) -> float:
     result = number(name, value, wanted)
-    if not (math.isfinite(result) and low <= result <= high):
+    if not low <= result <= high:  # also where it is NaN
         raise OptionError(messages.option(name, value, wanted))
     return result
 
 
-def reduction(problem: Problem) -> str:
+def reduction(problem: Problem) -> Reduction:
     """R8, R14: one of three names; a normalizer goes with "mean" alone."""
     value = problem.reduction
     if not (isinstance(value, str) and value in REDUCTIONS):
@@ -232,7 +231,7 @@ def reduction(problem: Problem) -> str:
             raise OptionError(messages.normalizer_without_mean(value))
         if spec.dtype not in REAL or spec.shape not in {(), None}:
             raise OptionError(messages.normalizer_not_scalar(spec))
-    return value
+    return cast("Reduction", value)
 
 
 def check(value: Any) -> Any:
@@ -267,16 +266,18 @@ def integer_range(dtype: str) -> tuple[int, int]:
 
 def is_array(value: Any) -> bool:
     """Whether a value is an array of any library; NumPy's scalars are numbers."""
-    is_numpy_scalar = hasattr(value, "newbyteorder") and not hasattr(value, "__setitem__")
+    if isinstance(value, int | float | str | None):  # also the symbolic ones of torch.compile
+        return False
+    is_numpy_scalar = type(value).__module__ == "numpy" and not hasattr(value, "__setitem__")
     return hasattr(value, "shape") and not is_numpy_scalar
 
 
 def _shape_error(
-    error: type[ShapeError], problem: Problem, text: str, axis: int | None = None
+    kind: type[ShapeError], problem: Problem, text: str, axis: int | None = None
 ) -> ShapeError:
     if axis is None and isinstance(problem.axis, int):
         axis = problem.axis
-    return error(text).with_details(
+    error: ShapeError = kind(text)
+    return error.with_details(
         logits_shape=problem.logits.shape, labels_shape=problem.labels.shape, axis=axis
     )
-

@@ -191,7 +191,7 @@ def _index_rows(
     labels = operands.labels
     if not plan.labels_keep_axis:
         labels = ops.expand(labels, plan.axis)
-    ignored = None if plan.ignore_index is None else labels == plan.ignore_index
+    ignored = None if plan.ignore_index is None else ops.equals(labels, plan.ignore_index)
     poisoned = labels < 0 if plan.below else None
     if plan.above:
         poisoned = _either(poisoned, labels >= classes)
@@ -221,6 +221,7 @@ def _index_rows(
     else:
         t = 1.0
     if poisoned is not None:
+        m = ops.cast(~poisoned, dtype) if isinstance(m, float) else m
         m = ops.where(poisoned, NAN, m)
     return Rows(classes, ids, None, w, s, m, t, dropped, mass)
 

@@ -1,4 +1,4 @@
-"""What travels from the call to the kernel: `Spec`, `Problem`, `Plan`, `Operands`; and `Backend`."""
+"""What travels from the call to the kernel, from `Spec` to `Operands`; and `Backend`."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
@@ -9,6 +9,7 @@ Shape = tuple[Size, ...]
 Reduction = Literal["none", "mean", "sum"]
 Check = Literal["auto"] | bool
 LabelKind = Literal["index", "dense"]
+Weighting = Literal["none", "mask", "weight"]
 Same = Callable[[Size, Size], bool | None]
 
 
@@ -16,7 +17,7 @@ class Spec(NamedTuple):
     """What the rules may know of one argument: everything but its values."""
 
     library: str
-    shape: Shape | None  # None: the rank is unknown
+    shape: Any  # a Shape; None: the rank is unknown
     dtype: str
 
 
@@ -25,9 +26,9 @@ class Problem(NamedTuple):
 
     logits: Spec
     labels: Spec
-    class_weight: Spec | None
-    sample_weight: Spec | None
-    normalizer: Spec | None
+    class_weight: Any  # a Spec or None, like the two below
+    sample_weight: Any
+    normalizer: Any
     axis: Any
     ignore_index: Any
     label_smoothing: Any
@@ -51,7 +52,7 @@ class Plan(NamedTuple):
     below: bool  # can an index label be negative?
     above: bool  # can an index label reach the number of classes?
     class_weight: bool
-    sample_weight: Literal["none", "mask", "weight"]
+    sample_weight: Weighting
     label_smoothing: float
     z_loss: float
     reduction: Reduction
@@ -59,6 +60,11 @@ class Plan(NamedTuple):
     check: Check
     compute_dtype: str
     logits_dtype: str
+
+    @property
+    def labels_have_axis(self) -> bool:
+        """Whether the labels have the class axis, whatever its size."""
+        return self.label_kind == "dense" or bool(self.labels_keep_axis)
 
     @property
     def counts(self) -> bool:

@@ -1,7 +1,7 @@
 """What the library raises and warns: one family, rooted in `LossInputError`.
 
-No class here overrides ``__init__``: AutoGraph keeps an exception's type only if its ``__init__``
-is the built-in one. Details are attributes, set by `with_details`, and survive pickling.
+AutoGraph keeps an exception's type only if its ``__init__`` is that of `Exception`, which
+`ValueError` overrides. So details are attributes, set by `with_details`; they survive pickling.
 """
 
 from typing import Any, Self
@@ -9,6 +9,8 @@ from typing import Any, Self
 
 class LossInputError(ValueError):
     """The arguments of a loss do not fit together; every error of the library derives from it."""
+
+    __init__ = Exception.__init__
 
     def with_details(self, **details: Any) -> Self:
         """Set `details` as attributes and return the error, ready to raise."""

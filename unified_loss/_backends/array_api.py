@@ -1,7 +1,6 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
 import math
-import sys
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -16,16 +15,22 @@ from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "array-api"
 
-# Libraries whose arrays are on the host, computed: their labels can be read without waiting.
-HOST_LIBRARIES = frozenset({"array_api_strict"})
-LAZY_LIBRARIES = frozenset({"dask", "mlx"})
-
 
 class ArrayOps:
-    """`Ops` on an array-API namespace."""
+    """`Ops` on an array-API namespace, and the way between it and NumPy."""
+
+    reads_freely = False  # are values on the host, so that reading them waits for nothing?
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
+
+    def to_numpy(self, array: Array) -> Any | None:
+        """The values, None where there are none yet."""
+        return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def from_numpy(self, values: Any, like: Array) -> Array:
+        """An array beside `like`."""
+        return self.xp.asarray(values, device=array_api_compat.device(like))
 
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
@@ -38,6 +43,9 @@ class ArrayOps:
 
     def as_index(self, x: Array) -> Array:
         return self.cast(x, "int64")
+
+    def equals(self, labels: Array, value: int) -> Array:
+        return labels == value
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return self.xp.where(condition, a, b)
@@ -105,8 +113,20 @@ class ArrayOps:
         return self.cast(ids == self.classes(like, axis), dtype)
 
 
+class StrictOps(ArrayOps):
+    """The reference implementation of the standard is NumPy inside."""
+
+    reads_freely = True
+
+
 class DaskOps(ArrayOps):
     """Dask gathers nothing along an axis, and its sizes can be unknown (NaN)."""
+
+    def to_numpy(self, array: Array) -> None:
+        """Nothing is computed here (R23)."""
+
+    def from_numpy(self, values: Any, like: Array) -> Array:
+        return self.xp.asarray(values)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return self.sum(self.xp.where(ids == self.classes(x, axis), x, 0.0), axis)
@@ -138,7 +158,18 @@ class DaskOps(ArrayOps):
 
 
 class MlxOps(ArrayOps):
-    """MLX differentiates, and names its boolean dtype differently."""
+    """MLX differentiates, and takes no Python integer beyond 63 bits."""
+
+    def to_numpy(self, array: Array) -> Any:
+        is_bfloat16 = array.dtype == self.xp.bfloat16
+        return np.asarray(array.astype(self.xp.float32) if is_bfloat16 else array)
+
+    def from_numpy(self, values: Any, like: Array) -> Array:
+        return self.xp.array(values)
+
+    def equals(self, labels: Array, value: int) -> Array:
+        name = str(labels.dtype).rpartition(".")[2]
+        return labels == self.xp.array(np.asarray(value, name))
 
     def stop_gradient(self, x: Array) -> Array:
         return self.xp.stop_gradient(x)
@@ -150,19 +181,25 @@ class MlxOps(ArrayOps):
         return x.astype(like.dtype)
 
 
-OPS = {"dask": DaskOps, "mlx": MlxOps}
+OPS = {"array_api_strict": StrictOps, "dask": DaskOps, "mlx": MlxOps}
 
 
 @cache
-def _ops(xp: ModuleType) -> ArrayOps:
-    return OPS.get(_library(xp.__name__), ArrayOps)(xp)
+def _ops_of(kind: type, xp: ModuleType) -> ArrayOps:
+    return OPS.get(_library(kind), ArrayOps)(xp)
 
 
-def _library(module: str) -> str:
-    return module.removeprefix("array_api_compat.").partition(".")[0]
+def _ops(array: Array) -> ArrayOps:
+    return _ops_of(type(array), array_api_compat.array_namespace(array))
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def owns(value: object) -> bool:
+    if isinstance(value, np.ndarray | np.generic):
+        return False  # host data beside the logits
     return hasattr(value, "__array_namespace__") or array_api_compat.is_array_api_obj(value)
 
 
@@ -178,8 +215,9 @@ def is_tracing() -> bool:
 
 def spec(array: Array) -> Spec:
     dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
-    shape = tuple(None if size is None or size != size else size for size in array.shape)  # noqa: PLR0124
-    return Spec(_library(type(array).__module__), shape, dtype)
+    # Dask's unknown sizes are NaN, the standard's are None.
+    shape = tuple(size if isinstance(size, int) else None for size in array.shape)
+    return Spec(_library(type(array)), shape, dtype)
 
 
 def same_size(a: Size, b: Size) -> bool | None:
@@ -187,8 +225,9 @@ def same_size(a: Size, b: Size) -> bool | None:
 
 
 def combinable(logits: Array, other: Array) -> str | None:
-    if type(logits).__module__.partition(".")[0] != type(other).__module__.partition(".")[0]:
-        return f"they are of {type(other).__module__}, the logits of {type(logits).__module__}"
+    here, there = _library(type(logits)), _library(type(other))
+    if here != there:
+        return f"it is of {there}, the logits of {here}"
     here, there = (getattr(array, "device", None) for array in (logits, other))
     return None if here == there else f"it is on {there}, the logits on {here}"
 
@@ -202,45 +241,23 @@ def move(name: str) -> str:
 
 
 def read(array: Array, *, wait: bool) -> Any | None:
-    library = _library(type(array).__module__)
-    if library in HOST_LIBRARIES:
-        return np.asarray(array)
-    if not wait or library == "dask":  # a lazy graph has no values yet
-        return None
-    if library == "mlx":
-        return np.asarray(array.astype(sys.modules["mlx.core"].float32)) if (
-            str(array.dtype).endswith("bfloat16")
-        ) else np.asarray(array)
-    return array.get() if hasattr(array, "get") else np.asarray(array)
+    ops = _ops(array)
+    return ops.to_numpy(array) if wait or ops.reads_freely else None
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    xp = _namespace(logits)
-    values = host.cast(values, dtype)
-    if isinstance(_ops(xp), DaskOps):
-        return xp.asarray(values, chunks=_chunks(values.shape, logits))
-    if isinstance(_ops(xp), MlxOps):
-        return xp.array(values)
-    return xp.asarray(values, device=array_api_compat.device(logits))
-
-
-def _chunks(shape: tuple[int, ...], logits: Array) -> Any:
-    return logits.chunks if len(shape) == logits.ndim and shape == logits.shape else "auto"
+    return _ops(logits).from_numpy(host.cast(values, dtype), logits)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
     with np.errstate(all="ignore"):
-        return loss_of(_ops(_namespace(operands.logits)), plan, operands)
+        return loss_of(_ops(operands.logits), plan, operands)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     with np.errstate(all="ignore"):
-        return loss_and_gradient_of(_ops(_namespace(operands.logits)), plan, operands)
+        return loss_and_gradient_of(_ops(operands.logits), plan, operands)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
     return "row statistics (array API)"
-
-
-def _namespace(array: Array) -> Any:
-    return array_api_compat.array_namespace(array)

@@ -30,8 +30,11 @@ def _log_sum_exp_jvp(axis: int, primals: Any, tangents: Any) -> Any:
 
 
 class JaxOps(ArrayOps):
-    """`Ops` on JAX. A fused comparison with an iota serves for gathers: it shards, and scatters
-    nothing in the gradient."""
+    """`Ops` on JAX.
+
+    A comparison with an iota, which fuses, serves for gathers: it shards, and its gradient
+    scatters nothing.
+    """
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype)
@@ -44,6 +47,9 @@ class JaxOps(ArrayOps):
 
     def as_index(self, x: Array) -> Array:
         return x if x.dtype.itemsize >= 4 else x.astype("int32")
+
+    def equals(self, labels: Array, value: int) -> Array:
+        return labels == np.asarray(value, labels.dtype)  # a Python integer would be an int32
 
     def log_sum_exp(self, f: Array, axis: int) -> Array:
         return log_sum_exp(f, axis)

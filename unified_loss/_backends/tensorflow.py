@@ -35,6 +35,9 @@ class TensorflowOps:
     def as_index(self, x: Array) -> Array:
         return x
 
+    def equals(self, labels: Array, value: int) -> Array:
+        return labels == value
+
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         dtype = b.dtype if tf.is_tensor(b) else a.dtype
         return tf.where(condition, tf.cast(a, dtype), tf.cast(b, dtype))
@@ -68,7 +71,8 @@ class TensorflowOps:
     def examples(self, logits: Array, axis: int, dtype: str) -> Any:
         if logits.shape.is_fully_defined():
             return logits.shape.num_elements() // logits.shape[axis]
-        return tf.cast(tf.size(logits, tf.int64) // tf.cast(self.size(logits, axis), tf.int64), dtype)
+        classes = tf.cast(self.size(logits, axis), tf.int64)
+        return tf.cast(tf.size(logits, tf.int64) // classes, dtype)
 
     def size(self, x: Array, axis: int) -> Any:
         size = x.shape[axis] if x.shape.rank is not None else None
@@ -172,8 +176,10 @@ def kernel(plan: Plan, operands: Operands) -> str:
 
 
 def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
-    """Variables read, labels in int64 (TensorFlow has few kernels for the others), and shapes
-    that were unknown while tracing checked when the graph runs."""
+    """Variables read, labels in int64, shapes that tracing does not know checked in the graph.
+
+    TensorFlow has few kernels for other integers.
+    """
     logits, labels, class_weight, sample_weight, normalizer = (
         None if part is None else tf.convert_to_tensor(part) for part in operands
     )
@@ -188,40 +194,40 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
         whole = tf.shape(logits)
         axis = plan.axis % tf.rank(logits)
         batch = tf.concat([whole[:axis], whole[axis + 1 :]], 0)
+        kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
         if plan.label_kind == "dense":
-            labels = _with_shape(labels, whole, "labels")
+            labels = _of_shape(labels, "labels", whole)
+        elif keeps is None:
+            labels = tf.reshape(_of_shape(labels, "labels", batch, kept), kept)
+            keeps = True
         else:
-            kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
-            if keeps is None:
-                keeps = True
-                fits = tf.cond(
-                    tf.rank(labels) == tf.rank(logits), lambda: kept, lambda: batch
-                )
-                labels = tf.reshape(_with_shape(labels, fits, "labels"), kept)
-            else:
-                labels = _with_shape(labels, kept if keeps else batch, "labels")
+            labels = _of_shape(labels, "labels", kept if keeps else batch)
         if class_weight is not None:
-            class_weight = _with_shape(class_weight, whole[axis : axis + 1], "class_weight")
+            class_weight = _of_shape(class_weight, "class_weight", whole[axis : axis + 1])
         if sample_weight is not None:
-            first = tf.cond(
-                tf.rank(sample_weight) == 1, lambda: batch[:1], lambda: batch
-            )
-            sample_weight = _with_shape(sample_weight, first, "sample_weight")
+            sample_weight = _of_shape(sample_weight, "sample_weight", batch, batch[:1])
     plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
     return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
 
 
-def _with_shape(array: Array, wanted: Array, name: str) -> Array:
-    """`array`, whose shape must be `wanted` when the graph runs.
+def _of_shape(array: Array, name: str, *allowed: Array) -> Array:
+    """`array`, whose shape must be one of those allowed when the graph runs.
 
-    XLA drops assertions, but refuses the negative size that a mismatch gives the reshape.
+    XLA drops assertions, but refuses the negative sizes that a mismatch gives the reshape.
     """
     shape = tf.shape(array)
-    same_rank = tf.size(shape) == tf.size(wanted)
-    fits = tf.cond(same_rank, lambda: tf.reduce_all(shape == wanted), lambda: False)
+    fits = tf.reduce_any([_equal(shape, wanted) for wanted in allowed])
     text = f"ShapeError: {name} must have the shape that the logits ask for (wanted, passed):"
-    check = tf.debugging.Assert(fits, [text, wanted, shape])
-    with tf.control_dependencies([] if check is None else [check]):
-        result = tf.reshape(array, tf.where(fits, wanted, -2))
+    check = tf.debugging.Assert(fits, [text, allowed[0], shape])
+    with tf.control_dependencies([check]):
+        padded = tf.where(fits, tf.concat([shape, [1]], 0), -2)
+    result = tf.squeeze(tf.reshape(array, padded), -1)
     result.set_shape(array.shape)
     return result
+
+
+def _equal(a: Array, b: Array) -> Array:
+    """Whether two shapes are equal, whatever their ranks."""
+    rank = tf.maximum(tf.size(a), tf.size(b))
+    a, b = (tf.concat([x, tf.fill([rank - tf.size(x)], -1)], 0) for x in (a, b))
+    return tf.reduce_all(a == b)

@@ -35,6 +35,9 @@ class TorchOps:
     def as_index(self, x: Array) -> Array:
         return x.to(torch.int64)
 
+    def equals(self, labels: Array, value: int) -> Array:
+        return labels == value
+
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         return torch.where(condition, a, b)
 

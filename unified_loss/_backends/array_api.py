@@ -1,8 +1,6 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
 import math
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import array_api_compat
@@ -184,13 +182,8 @@ class MlxOps(ArrayOps):
 OPS = {"array_api_strict": StrictOps, "dask": DaskOps, "mlx": MlxOps}
 
 
-@cache
-def _ops_of(kind: type, xp: ModuleType) -> ArrayOps:
-    return OPS.get(_library(kind), ArrayOps)(xp)
-
-
 def _ops(array: Array) -> ArrayOps:
-    return _ops_of(type(array), array_api_compat.array_namespace(array))
+    return OPS.get(_library(type(array)), ArrayOps)(array_api_compat.array_namespace(array))
 
 
 def _library(kind: type) -> str:
@@ -228,8 +221,8 @@ def combinable(logits: Array, other: Array) -> str | None:
     here, there = _library(type(logits)), _library(type(other))
     if here != there:
         return f"it is of {there}, the logits of {here}"
-    here, there = (getattr(array, "device", None) for array in (logits, other))
-    return None if here == there else f"it is on {there}, the logits on {here}"
+    device, others = (getattr(array, "device", None) for array in (logits, other))
+    return None if device == others else f"it is on {others}, the logits on {device}"
 
 
 def convert(name: str) -> str:

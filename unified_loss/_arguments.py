@@ -111,12 +111,13 @@ def _looked_at(
         return backend.from_host(argument.value, logits, dtype)
 
     _check_normalizer(backend, normalizer)
-    if plan.check is not False:
-        _check_labels(backend, plan, labels, sample_weight)
+    is_clean = plan.check is not False and _check_labels(backend, plan, labels, sample_weight)
     dtype = labels_dtype = plan.compute_dtype
     if plan.label_kind == "index":
         labels_dtype = "int32"
-        if labels.on_host:
+        if is_clean:
+            plan = plan._replace(ignore_index=None, below=False, above=False)
+        elif labels.on_host:
             codes = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
             labels = labels._replace(value=codes)
             plan = plan._replace(
@@ -141,14 +142,17 @@ def _check_normalizer(backend: Backend, normalizer: _Argument | None) -> None:
 
 def _check_labels(
     backend: Backend, plan: Plan, labels: _Argument, sample_weight: _Argument | None
-) -> None:
-    """R17: look at label values where that is free, or asked for."""
+) -> bool:
+    """R17: look at label values where that is free, or asked for.
+
+    Returns whether all labels were seen to be class ids that drop nothing.
+    """
     wait = plan.check is True
     values = None
     if wait or plan.label_kind == "index":
         values = _values(backend, labels, wait=wait)
     if values is None:
-        return
+        return False
 
     def weight_drops() -> Any:
         """Where the sample weight drops the example; None if that cannot be known."""
@@ -159,11 +163,11 @@ def _check_labels(
         return (weights == 0).reshape(weights.shape + (1,) * missing)
 
     if plan.label_kind == "index":
-        host.check_index_labels(plan, values, weight_drops)
-        return
+        return host.check_index_labels(plan, values, weight_drops)
     text = host.check_dense_labels(plan, values, weight_drops())
     if text is not None:
         warnings.warn(text, LossInputWarning, stacklevel=6)
+    return False
 
 
 def _values(backend: Backend, argument: _Argument | None, *, wait: bool) -> Any:

@@ -71,32 +71,31 @@ def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> Ho
     return codes.astype(np.int32)
 
 
-def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> None:
+def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> bool:
     """R17: raise `LabelError` for labels out of range that are not dropped.
 
-    `weight_drops` is called only if there are any: it returns where the sample weight is zero,
+    Returns whether every label is a class id, and none is `ignore_index`. `weight_drops` is called only if there are any: it returns where the sample weight is zero,
     shaped to broadcast against the labels, or None if that cannot be known for free.
     """
     classes, ignore_index = plan.num_classes, plan.ignore_index
     if labels.size == 0 or not isinstance(classes, int):
-        return
+        return labels.size == 0
     low, high = labels.min(), labels.max()
     if low >= 0 and high < classes:
-        return
+        absent = ignore_index is None or not low <= ignore_index <= high
+        return absent or not bool(np.any(labels == ignore_index))
     if plan.labels_keep_axis:
         labels = np.squeeze(labels, plan.axis)
     kept = np.ones(labels.shape, bool)
     if ignore_index is not None:
         kept = np.asarray(labels != ignore_index, bool)
     bad = kept & np.asarray((labels < 0) | (labels >= classes), bool)
-    if not bad.any():
-        return
-    drops = weight_drops()
+    drops = weight_drops() if bad.any() else None
     if drops is None:
-        return
+        return False
     bad &= np.logical_not(drops)
     if not bad.any():
-        return
+        return False
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
     low, high, count = int(labels[kept].min()), int(labels[kept].max()), int(bad.sum())
     usual = messages.usual_meaning(low, high, classes, ignore_index)

@@ -1,17 +1,39 @@
 """The words of every error. Pure text: what was expected, what was passed, what would fit."""
 
-from collections.abc import Iterable
+import reprlib
+from numbers import Number
 from typing import Any
 
-from unified_loss._types import Problem, Shape, Spec
+from unified_loss._types import Problem, Shape, Size, Spec
 
 
 def shown(shape: Shape | None) -> str:
     """A shape as people write it; unknown sizes are question marks."""
     if shape is None:
         return "(unknown rank)"
-    sizes = ["?" if size is None else str(size) for size in shape]
+    sizes = [shown_size(size) for size in shape]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+
+
+def shown_size(size: Size) -> str:
+    """A size as people write it; `str` breaks the graph of torch.compile where it is symbolic."""
+    return "?" if size is None else f"{size}"
+
+
+def shown_value(value: Any) -> str:
+    """The value of an option, cut short; of an array the kind alone."""
+    if value is None or isinstance(value, bool | float | str):
+        return repr(value)
+    if hasattr(value, "shape") and not isinstance(value, Number):
+        return f"a {type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, int):
+        return _shown_integer(value)
+    return reprlib.repr(value)
+
+
+def _shown_integer(value: int) -> str:
+    """An integer; Python refuses to print very long ones."""
+    return str(value) if value.bit_length() < 128 else f"an integer of {value.bit_length()} bits"
 
 
 def described(spec: Spec) -> str:
@@ -22,7 +44,7 @@ def described(spec: Spec) -> str:
 
 def facts(problem: Problem) -> str:
     """The line of what was passed."""
-    axis = "not given" if problem.axis is None else repr(problem.axis)
+    axis = "not given" if problem.axis is None else shown_value(problem.axis)
     return (
         f"\n  logits: {described(problem.logits)}   labels: {described(problem.labels)}"
         f"   axis: {axis}"
@@ -39,8 +61,11 @@ def _without(shape: Shape, axis: int) -> Shape:
 
 
 def _axis(problem: Problem, axis: int) -> str:
-    size = problem.logits.shape[axis]
-    return f"axis {axis} (size {'?' if size is None else size})"
+    return f"axis {axis} (size {shown_size(problem.logits.shape[axis])})"
+
+
+def _are(name: str) -> str:
+    return "are" if name in {"logits", "labels"} else "is"
 
 
 def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
@@ -53,7 +78,7 @@ def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
 
 def axis_not_an_integer(axis: Any) -> str:
     """R3."""
-    return f"axis must be one integer or None, but is {axis!r}."
+    return f"axis must be one integer or None, but is {shown_value(axis)}."
 
 
 def axis_out_of_range(problem: Problem, axis: int) -> str:
@@ -61,7 +86,7 @@ def axis_out_of_range(problem: Problem, axis: int) -> str:
     ndim = len(problem.logits.shape)
     return (
         f"axis must be in [{-ndim}, {ndim - 1}] for logits of shape {shown(problem.logits.shape)}, "
-        f"but is {axis}." + facts(problem)
+        f"but is {_shown_integer(axis)}." + facts(problem)
     )
 
 
@@ -79,7 +104,7 @@ def rank_unknown(problem: Problem) -> str:
     )
 
 
-def ambiguous_axis(problem: Problem, candidates: Iterable[int]) -> str:
+def ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> str:
     """R3."""
     first, last = candidates
     return (
@@ -91,18 +116,18 @@ def ambiguous_axis(problem: Problem, candidates: Iterable[int]) -> str:
     )
 
 
-def no_axis_fits(problem: Problem, candidates: Iterable[int]) -> str:
+def no_axis_fits(problem: Problem, candidates: tuple[int, ...]) -> str:
     """R5."""
     logits = problem.logits.shape
-    wanted = " or ".join(
-        f"{shown(_without(logits, axis))} (classes on {_axis(problem, axis)})"
+    wanted = ", ".join(
+        f"{shown(_without(logits, axis))} with the classes on {_axis(problem, axis)}"
         for axis in candidates
     )
     return (
-        f"labels must have shape {wanted}, the shape of logits {shown(logits)} without the class "
-        f"axis, but have shape {shown(problem.labels.shape)}."
+        f"labels must have shape {wanted}, or the whole shape {shown(logits)} of the logits, "
+        f"but have shape {shown(problem.labels.shape)}."
         + facts(problem)
-        + _nearest(problem, None)
+        + _nearest(problem, candidates)
     )
 
 
@@ -112,38 +137,57 @@ def labels_do_not_fit(problem: Problem, axis: int) -> str:
     return (
         f"labels must have shape {shown(_without(logits, axis))}, the shape of logits "
         f"{shown(logits)} without the class {_axis(problem, axis)}, or the logits' whole shape, "
-        f"but have shape {shown(labels)}." + facts(problem) + _nearest(problem, axis)
+        f"but have shape {shown(labels)}." + facts(problem) + _nearest(problem, (axis,))
     )
 
 
-def _nearest(problem: Problem, axis: int | None) -> str:
-    """The nearest thing that would fit."""
+def _nearest(problem: Problem, axes: tuple[int, ...]) -> str:
+    """What is nearest to a fit, if the classes are on one of these axes."""
     logits, labels = problem.logits.shape, problem.labels.shape
-    for other in range(len(logits)):
-        if other != axis and _without(logits, other) == labels:
-            return hint(f"with axis={other} these shapes fit.")
-    ones_dropped = tuple(size for size in labels if size != 1)
-    if axis is None:
-        axis = 1 if len(logits) > 1 else 0
-    batch = _without(logits, axis)
-    if ones_dropped == tuple(size for size in batch if size != 1) and labels != batch:
-        return hint(f"reshape the labels to {shown(batch)}: they differ in axes of size 1 alone.")
-    if len(labels) == len(logits):
-        wrong = [i for i, (a, b) in enumerate(zip(logits, labels, strict=True)) if a != b]
-        if len(wrong) == 1:
-            i = wrong[0]
+    are_ids = "int" in problem.labels.dtype
+    others = [axis for axis in range(len(logits)) if axis not in axes]
+    fitting = [axis for axis in others if not _unequal(problem, _without(logits, axis))]
+    if are_ids and fitting:
+        return hint(f"with axis={fitting[0]} these shapes fit.")
+    batches = [_without(logits, axis) for axis in axes]
+    for wanted in [logits, *batches] if are_ids else [logits]:
+        if [size for size in wanted if size != 1] == [size for size in labels if size != 1]:
             return hint(
-                f"axis {i} disagrees: logits have {logits[i]} there, labels {labels[i]}"
-                + (", the number of classes." if i == axis else ".")
+                f"reshape the labels to {shown(wanted)}: they differ in axes of size 1 alone."
             )
+    whole = _unequal(problem, logits)
+    if len(labels) == len(logits) and len(whole) == 1:
+        (i,) = whole
+        classes = ", the number of classes" if i in axes else ""
+        return hint(
+            f"axis {i} disagrees: logits have {shown_size(logits[i])} there{classes}, "
+            f"labels {shown_size(labels[i])}."
+        )
+    if not are_ids:
+        return hint(
+            f"{problem.labels.dtype} labels are one number per class and need the shape "
+            f"{shown(logits)}; class ids are integers."
+        )
+    differences = [_unequal(problem, batch) for batch in batches]
+    counts = [len(wrong) for wrong in differences]
+    nearest = counts.index(min(counts))
+    batch, wrong = batches[nearest], differences[nearest]
     if len(labels) == len(batch):
-        wrong = [i for i, (a, b) in enumerate(zip(batch, labels, strict=True)) if a != b]
-        named = ", ".join(f"{batch[i]} examples against {labels[i]} labels" for i in wrong)
-        return hint(f"axis {', '.join(map(str, wrong))} of the batch disagrees: {named}.")
-    return hint(
-        f"logits {shown(logits)} hold a batch of shape {shown(batch)}: "
-        "give one class id for each of its examples."
-    )
+        named = ", ".join(
+            f"axis {i} ({shown_size(batch[i])} examples, {shown_size(labels[i])} labels)"
+            for i in wrong
+        )
+        return hint(f"the batch {shown(batch)} disagrees on {named}.")
+    return hint(f"give one class id for each example of the batch {shown(batch)}.")
+
+
+def _unequal(problem: Problem, wanted: Shape) -> tuple[int, ...]:
+    """The axes on which the labels provably differ from a shape; all if the ranks do."""
+    labels = problem.labels.shape
+    if len(labels) != len(wanted):
+        return tuple(range(len(labels) + len(wanted)))
+    pairs = enumerate(zip(wanted, labels, strict=True))
+    return tuple(i for i, (a, b) in pairs if problem.same(a, b) is False)
 
 
 def no_classes(problem: Problem, axis: int) -> str:
@@ -174,13 +218,15 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
 def index_labels_not_integer(problem: Problem, axis: int) -> str:
     """R4."""
     labels = problem.labels
-    library = {"python": "numpy"}.get(labels.library, labels.library)
     cast = {
+        "numpy": "np.asarray(labels, np.int64)",
+        "python": "np.asarray(labels, np.int64)",
         "torch": "labels.long()",
         "tensorflow": "tf.cast(labels, tf.int64)",
         "jax": "labels.astype(jnp.int32)",
         "dask": 'labels.astype("int64")',
-    }.get(library, "labels.astype(np.int64)" if library == "numpy" else "an integer dtype")
+        "mlx": "labels.astype(mx.int32)",
+    }.get(labels.library, "xp.astype(labels, xp.int64)")
     return (
         f"labels of shape {shown(labels.shape)}, without the class {_axis(problem, axis)}, must be "
         f"integer class ids, but are {labels.dtype}."
@@ -199,9 +245,9 @@ def weight_dtype(name: str, spec: Spec, wanted: str) -> str:
 
 def class_weight_shape(problem: Problem, axis: int) -> str:
     """R7."""
-    size = problem.logits.shape[axis]
+    wanted = shown((problem.logits.shape[axis],))
     return (
-        f"class_weight must have shape ({size},), one weight per class of {_axis(problem, axis)}, "
+        f"class_weight must have shape {wanted}, one weight per class of {_axis(problem, axis)}, "
         f"but has shape {shown(problem.class_weight.shape)}." + facts(problem)
     )
 
@@ -220,8 +266,7 @@ def sample_weight_shape(problem: Problem, axis: int) -> str:
 
 def option(name: str, value: Any, wanted: str) -> str:
     """R8."""
-    text = repr(value) if not hasattr(value, "shape") else f"an array ({type(value).__name__})"
-    return f"{name} must be {wanted}, but is {text}."
+    return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 
 def normalizer_without_mean(reduction: str) -> str:
@@ -237,7 +282,7 @@ def normalizer_not_scalar(spec: Spec) -> str:
 def ignore_index_with_dense_labels(problem: Problem, value: int) -> str:
     """R8."""
     return (
-        f"ignore_index applies to index labels, but is {value} with dense labels "
+        f"ignore_index applies to index labels, but is {_shown_integer(value)} with dense labels "
         f"of shape {shown(problem.labels.shape)}."
         + facts(problem)
         + hint("drop examples with sample_weight=, a boolean mask of the batch shape.")
@@ -254,9 +299,14 @@ def single_class(problem: Problem) -> str:
 
 def foreign(name: str, library: str, kind: str, fix: str) -> str:
     """R2."""
+    kind = kind.removeprefix("builtins.")
+    if kind in {"list", "tuple"}:
+        kind += ", which holds something else"
+    elif "." not in kind:
+        fix = "give numbers, lists of numbers or an array."
     return (
-        f"{name} must be a {library} array like the logits, or host data (numbers, lists, NumPy "
-        f"arrays), but is {kind}." + hint(fix)
+        f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
+        f"arrays), but {_are(name)} of type {kind}." + hint(fix)
     )
 
 
@@ -267,17 +317,17 @@ def cannot_combine(name: str, reason: str, fix: str) -> str:
 
 def refused(name: str, kind: str, reason: str) -> str:
     """R2."""
-    return f"{name} must be a dense array, but is {kind}: {reason}."
+    return f"{name} must be an ordinary dense array, but {_are(name)} of type {kind}: {reason}."
 
 
 def bad_labels(
     count: int, of: int, first: tuple[int, ...], low: int, high: int, classes: int, usual: str
 ) -> str:
     """R17."""
-    where = "" if not first else f", the first at {first if len(first) > 1 else first[0]}"
+    where = f", the first at position {first if len(first) > 1 else first[0]}" if first else ""
     return (
-        f"labels must be class ids in [0, {classes}), but {count} of {of} are not{where}; "
-        f"they range from {low} to {high}." + hint(usual)
+        f"labels must be class ids in [0, {classes}), but {count} of {of} are not{where}; they "
+        f"range from {_shown_integer(low)} to {_shown_integer(high)}." + hint(usual)
     )
 
 
@@ -288,12 +338,12 @@ def usual_meaning(low: int, high: int, classes: int, ignore_index: int | None) -
     if low < 0:
         return f"negative ids are no classes; ignore_index is {ignore_index}."
     if low >= 1 and high == classes:
-        return "as 0 never occurs, the labels look one-based: subtract 1."
+        return "0 never occurs, so the labels look one-based: subtract 1."
     if high == classes:
         return f"label {high} needs {high + 1} classes: the last layer is one unit short."
     if high == 255:
         return "255 usually marks void pixels (pass ignore_index=255) or raw grey values."
-    return f"label {high} needs at least {high + 1} classes, but the logits have {classes}."
+    return f"the largest label needs more classes than the {classes} of the logits."
 
 
 def bad_probabilities(count: int, of: int, first: tuple[int, ...]) -> str:

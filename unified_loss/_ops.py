@@ -68,8 +68,8 @@ class Ops(Protocol):
     def along(self, vector: Array, like: Array, axis: int) -> Array:
         """A vector laid along one axis of the rank of `like`."""
 
-    def extend(self, weights: Array, like: Array) -> Array:
-        """Weights of the first batch axes, extended to the right by axes of size 1."""
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
+        """Weights of the batch or of its first axis for every row of `like` along `axis`."""
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         """The entry of `x` at `ids` along `axis`."""

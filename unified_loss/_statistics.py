@@ -178,7 +178,7 @@ def examples(ops: Ops, plan: Plan, operands: Operands) -> tuple[Rows, Array | No
         w = ops.along(w, operands.logits, plan.axis)
     if plan.sample_weight != "none":
         s = ops.cast(operands.sample_weight, plan.compute_dtype)
-        s = ops.expand(ops.extend(s, operands.logits), plan.axis)
+        s = ops.extend(s, operands.logits, plan.axis)
     read = _index_rows if plan.label_kind == "index" else _dense_rows
     rows = read(ops, plan, operands, classes, w, s)
     return (rows, None) if plan.reduction != "mean" else _denominator(ops, plan, operands, rows)

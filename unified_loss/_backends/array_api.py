@@ -91,10 +91,16 @@ class ArrayOps:
         shape = tuple(-1 if i == axis else 1 for i in range(like.ndim))
         return self.xp.reshape(vector, shape)
 
-    def extend(self, weights: Array, like: Array) -> Array:
-        for _ in range(like.ndim - 1 - weights.ndim):
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
+        missing = like.ndim - 1 - weights.ndim
+        for _ in range(missing):
             weights = self.xp.expand_dims(weights, axis=-1)
-        return weights
+        weights = self.expand(weights, axis)
+        return self.repeat(weights, like, axis) if missing else weights
+
+    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
+        """Weights repeated along the other axes of `like`."""
+        return self.xp.broadcast_to(weights, rules.kept(like.shape, axis))
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return self.xp.take_along_axis(x, ids, axis=axis)
@@ -133,6 +139,10 @@ class DaskOps(ArrayOps):
         flat = self.xp.expand_dims(ids, axis=-1)
         hit = flat == self.classes(weights, 0)
         return self.xp.sum(self.xp.where(hit, weights, 0.0), axis=-1)
+
+    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
+        one = tuple(slice(0, 1) if i == axis else slice(None) for i in range(like.ndim))
+        return weights * self.xp.ones_like(like[one], dtype=weights.dtype)
 
     def classes(self, like: Array, axis: int) -> Array:
         if math.isnan(like.shape[axis]):

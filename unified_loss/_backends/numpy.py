@@ -1,17 +1,26 @@
 """NumPy."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unified_loss import _blocks as blocks
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 
 NAME = "numpy"
+
+
+# Logits of a block. With few classes, a block is turned so that the reductions run over
+# contiguous rows of many examples; with many, it stays in the second-level cache.
+FEW_CLASSES = 64
+BLOCK_OF_FEW = 2**15
+BLOCK = 2**17
 
 
 class NumpyOps(ArrayOps):
@@ -25,6 +34,15 @@ class NumpyOps(ArrayOps):
 
     def total(self, x: Array) -> Array:
         return x.sum(dtype=np.float64).astype(x.dtype)
+
+    def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
+        return np.empty(shape, like.dtype if dtype == like.dtype.name else dtype)
+
+    def broadcast(self, x: Array, shape: Shape) -> Array:
+        return np.broadcast_to(x, shape)
+
+    def arranged(self, x: Array, *, turned: bool) -> Array:
+        return np.ascontiguousarray(x.swapaxes(0, 2)) if turned else x
 
 
 OPS = NumpyOps(np)
@@ -67,23 +85,47 @@ def read(array: Array, *, wait: bool) -> npt.NDArray[Any]:
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    return values.astype(dtype, copy=False)
+    # Class ids may keep their integer dtype.
+    return values if dtype == "int32" else values.astype(dtype, copy=False)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    with np.errstate(all="ignore"):
-        return loss_of(OPS, plan, _plain(operands))
+    return _evaluate(plan, operands, with_gradient=False)[0]
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    with np.errstate(all="ignore"):
-        return loss_and_gradient_of(OPS, plan, _plain(operands))
+    return _evaluate(plan, operands, with_gradient=True)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
-    return "row statistics (NumPy)"
+    if operands.logits.size <= BLOCK_OF_FEW:
+        return "row statistics"
+    return (
+        "row statistics in turned blocks"
+        if _is_turned(plan, operands)
+        else ("row statistics in blocks")
+    )
 
 
-def _plain(operands: Operands) -> Operands:
-    """Without subclasses, whose operators could mean something else."""
-    return operands._replace(logits=np.asarray(operands.logits))
+def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
+    # Subclasses have operators that could mean something else.
+    operands = operands._replace(logits=np.asarray(operands.logits))
+    with np.errstate(all="ignore"):
+        if operands.logits.size <= BLOCK_OF_FEW:
+            if with_gradient:
+                return loss_and_gradient_of(OPS, plan, operands)
+            return loss_of(OPS, plan, operands), None
+        turned = _is_turned(plan, operands)
+        return blocks.evaluate(
+            OPS, plan, operands, size=BLOCK_OF_FEW if turned else BLOCK, turned=turned,
+            with_gradient=with_gradient, for_each=_one_by_one,
+        )  # fmt: skip
+
+
+def _is_turned(plan: Plan, operands: Operands) -> bool:
+    return plan.num_classes < FEW_CLASSES and plan.axis == operands.logits.ndim - 1
+
+
+def _one_by_one(fill: Callable[[blocks.Cut], None], cuts: Iterable[blocks.Cut]) -> None:
+    for cut in cuts:
+        fill(cut)

@@ -94,9 +94,13 @@ class TensorflowOps:
         here = tf.range(rank) == axis % rank
         return tf.reshape(vector, tf.where(here, -1, 1))
 
-    def extend(self, weights: Array, like: Array) -> Array:
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
         missing = tf.rank(like) - 1 - tf.rank(weights)
-        return tf.reshape(weights, tf.concat([tf.shape(weights), tf.ones([missing], tf.int32)], 0))
+        shape = tf.concat([tf.shape(weights), tf.ones([missing], tf.int32)], 0)
+        weights = tf.expand_dims(tf.reshape(weights, shape), axis)
+        whole = tf.shape(like)
+        here = tf.range(tf.rank(like)) == axis % tf.rank(like)
+        return tf.broadcast_to(weights, tf.where(here, 1, whole))
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return self.sum(self.where(self._hit(ids, x, axis), x, 0.0), axis)

@@ -83,8 +83,10 @@ class TorchOps:
     def along(self, vector: Array, like: Array, axis: int) -> Array:
         return vector.reshape([-1 if i == axis else 1 for i in range(like.ndim)])
 
-    def extend(self, weights: Array, like: Array) -> Array:
-        return weights.reshape(weights.shape + (1,) * (like.ndim - 1 - weights.ndim))
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
+        missing = like.ndim - 1 - weights.ndim
+        weights = weights.reshape(weights.shape + (1,) * missing).unsqueeze(axis)
+        return weights.expand(rules.kept(like.shape, axis)) if missing else weights
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return torch.gather(x, axis, ids)

@@ -1,0 +1,26 @@
+"""The Python examples of README, docs and docstrings are tests."""
+
+from importlib.util import find_spec
+
+from sybil import Sybil
+from sybil.document import PythonDocStringDocument
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.rest import DocTestParser
+
+
+def missing(library):
+    """Whether an example has to be skipped because its library is not installed."""
+    return find_spec(library) is None
+
+
+pages = Sybil(
+    parsers=[PythonCodeBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md"],
+    setup=lambda namespace: namespace.update(missing=missing),
+)
+docstrings = Sybil(
+    parsers=[DocTestParser()],
+    patterns=["unified_loss/*.py"],
+    document_types={".py": PythonDocStringDocument},
+)
+pytest_collect_file = (pages + docstrings).pytest()

@@ -317,7 +317,7 @@ def cannot_combine(name: str, reason: str, fix: str) -> str:
 
 def refused(name: str, kind: str, reason: str) -> str:
     """R2."""
-    return f"{name} must be an ordinary dense array, but {_are(name)} of type {kind}: {reason}."
+    return f"{name} must be an ordinary dense array, not {kind}: {reason}."
 
 
 def bad_labels(

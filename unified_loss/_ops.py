@@ -77,5 +77,5 @@ class Ops(Protocol):
     def pick_class(self, weights: Array, ids: Array) -> Array:
         """The weight of each class id."""
 
-    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
-        """1 where a class of `like` is the one of `ids`, else 0, in the compute dtype."""
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        """`x`, which the caller made and gives away, less `b` at `ids` along `axis`."""

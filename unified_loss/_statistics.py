@@ -139,8 +139,10 @@ def gradient(
         a = a + 2 * z * (m + l)
     slope = a * ops.exp(x - m - l)
     if p is not None:
-        target = ops.one_hot(rows.ids, x, plan.axis) if rows.k is None else rows.k
-        slope = slope - b * target
+        if rows.k is None:
+            slope = ops.subtract_at(slope, rows.ids, b, plan.axis)
+        else:
+            slope = slope - b * rows.k
     if q is not None:
         slope = slope - (c if rows.w is None else c * rows.w)
     if denominator is not None:

@@ -112,9 +112,8 @@ class ArrayOps:
         """The class ids laid along the class axis."""
         return self.along(self.xp.arange(like.shape[axis]), like, axis)
 
-    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
-        dtype = "float64" if like.dtype == self.xp.float64 else "float32"
-        return self.cast(ids == self.classes(like, axis), dtype)
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        return self.xp.where(ids == self.classes(x, axis), x - b, x)
 
 
 class StrictOps(ArrayOps):

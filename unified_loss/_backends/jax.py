@@ -70,8 +70,8 @@ class JaxOps(ArrayOps):
     def pick_class(self, weights: Array, ids: Array) -> Array:
         return weights[ids]
 
-    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
-        return self._hit(ids, like, axis).astype(like.dtype)
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        return jnp.where(self._hit(ids, x, axis), x - b, x)
 
     def _hit(self, ids: Array, like: Array, axis: int) -> Array:
         return ids == jax.lax.broadcasted_iota(ids.dtype, like.shape, axis)

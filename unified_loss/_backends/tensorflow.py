@@ -108,8 +108,8 @@ class TensorflowOps:
     def pick_class(self, weights: Array, ids: Array) -> Array:
         return tf.gather(weights, ids)
 
-    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
-        return tf.cast(self._hit(ids, like, axis), like.dtype)
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        return self.where(self._hit(ids, x, axis), x - b, x)
 
     def _hit(self, ids: Array, like: Array, axis: int) -> Array:
         classes = tf.range(tf.cast(self.size(like, axis), ids.dtype))

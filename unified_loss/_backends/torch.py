@@ -94,9 +94,9 @@ class TorchOps:
     def pick_class(self, weights: Array, ids: Array) -> Array:
         return weights[ids]
 
-    def one_hot(self, ids: Array, like: Array, axis: int) -> Array:
-        classes = torch.arange(like.shape[axis], device=like.device)
-        return (ids == self.along(classes, like, axis)).to(like.dtype)
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        classes = torch.arange(x.shape[axis], device=x.device)
+        return torch.where(ids == self.along(classes, x, axis), x - b, x)
 
 
 OPS = TorchOps()

@@ -1,16 +1,18 @@
 """The way of a call: everything checked, and every argument brought to the logits."""
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._dispatch import backend_of
-from unified_loss._plan import make_plan, plan_for
+from unified_loss._plan import plan_for
 from unified_loss._types import Array, Backend, Operands, Plan, Problem, Spec
 from unified_loss.exceptions import (
     BackendError,
+    LabelError,
+    LossInputError,
     LossInputWarning,
     OptionError,
     SingleClassWarning,
@@ -34,6 +36,7 @@ class _Argument(NamedTuple):
 
 
 def prepare(
+    backend: Backend,
     logits: Array,
     labels: Any,
     class_weight: Any,
@@ -42,7 +45,6 @@ def prepare(
     options: tuple[Any, ...],
 ) -> Call:
     """Check everything that can be checked (R26), and bring all arrays to the logits (R2)."""
-    backend = backend_of(logits)
     reason = backend.refusal(logits)
     if reason is not None:
         raise BackendError(messages.refused("logits", _kind(logits), reason))
@@ -55,10 +57,18 @@ def prepare(
     specs = [None if argument is None else argument.spec for argument in arguments]
     types = tuple(map(type, options))
     problem = Problem._make((backend.spec(logits), *specs, *options, types, backend.same_size))
-    plan = make_plan(problem) if backend.is_tracing() else plan_for(problem)
-    if plan.num_classes == 1 and isinstance(plan.num_classes, int):
-        warnings.warn(messages.single_class(problem), SingleClassWarning, stacklevel=4)
-    return _looked_at(backend, plan, logits, *arguments)
+    try:
+        plan = plan_for(problem)
+        if plan.num_classes == 1 and isinstance(plan.num_classes, int):
+            warnings.warn(messages.single_class(problem), SingleClassWarning, stacklevel=4)
+        call = _looked_at(backend, plan, logits, *arguments)
+    except LossInputError as error:
+        _diagnose(error, backend, problem, logits, arguments[0])
+        raise
+    if plan.check is True:
+        for suspicion in _suspicions(backend, plan, problem, logits, *arguments):
+            warnings.warn(suspicion, stacklevel=4)
+    return call
 
 
 def _argument(backend: Backend, logits: Array, value: Any, name: str) -> _Argument:
@@ -74,7 +84,7 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str) -> _Argume
             return _Argument(value, backend.spec(value), on_host=False)
     if not host.is_host_data(value):
         fix = f"convert it first: {backend.convert(name)}"
-        raise BackendError(messages.foreign(name, backend.NAME, _kind(value), fix))
+        raise BackendError(messages.foreign(name, backend.spec(logits).library, _kind(value), fix))
     reason = host.refusal(value)
     if reason is not None:
         raise BackendError(messages.refused(name, _kind(value), reason))
@@ -91,7 +101,10 @@ def _number(normalizer: Any) -> Any:
     """A normalizer that is no array, as a float."""
     if normalizer is None or rules.is_array(normalizer):
         return normalizer
-    return rules.number("normalizer", normalizer, "a positive number")
+    number = rules.number("normalizer", normalizer, "a number > 0")
+    if not number > 0:
+        raise OptionError(messages.option("normalizer", number, "a number > 0"))
+    return number
 
 
 def _looked_at(
@@ -155,19 +168,69 @@ def _check_labels(
         return False
 
     def weight_drops() -> Any:
-        """Where the sample weight drops the example; None if that cannot be known."""
-        weights = _values(backend, sample_weight, wait=wait)
-        if weights is None:
-            return None if sample_weight is not None else False
-        missing = values.ndim - plan.labels_have_axis - weights.ndim
-        return (weights == 0).reshape(weights.shape + (1,) * missing)
+        return _weight_drops(backend, plan, values, sample_weight)
 
     if plan.label_kind == "index":
         return host.check_index_labels(plan, values, weight_drops)
-    text = host.check_dense_labels(plan, values, weight_drops())
-    if text is not None:
-        warnings.warn(text, LossInputWarning, stacklevel=6)
+    drops = weight_drops()
+    if drops is not None:
+        host.check_dense_labels(plan, values, drops)
     return False
+
+
+def _weight_drops(
+    backend: Backend, plan: Plan, labels: Array, sample_weight: _Argument | None
+) -> Any:
+    """Where the sample weight drops the example; None if that cannot be known."""
+    weights = _values(backend, sample_weight, wait=plan.check is True)
+    if weights is None:
+        return None if sample_weight is not None else False
+    missing = labels.ndim - plan.labels_have_axis - weights.ndim
+    return (weights == 0).reshape(weights.shape + (1,) * missing)
+
+
+def _diagnose(
+    error: LossInputError, backend: Backend, problem: Problem, logits: Array, labels: _Argument
+) -> None:
+    """Add to an error what the call, and labels that may be read (R17), tell of its cause."""
+    from unified_loss._diagnosis import extend, values_of
+
+    values = None
+    if problem.check is not False:
+        values = _values(backend, labels, wait=problem.check is True)
+    if values is not None:
+        within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
+        values = values_of(values, problem.ignore_index, within)
+    extend(error, problem, values, (logits, labels.value))
+
+
+def _suspicions(
+    backend: Backend,
+    plan: Plan,
+    problem: Problem,
+    logits: Array,
+    labels: _Argument,
+    class_weight: _Argument | None,  # noqa: ARG001 (the arguments of `prepare`)
+    sample_weight: _Argument | None,
+    normalizer: _Argument | None,  # noqa: ARG001
+) -> Iterator[LossInputWarning]:
+    """Under ``check=True``: what is legal, and probably not meant."""
+    stages: list[Any] = []
+    scores, values = backend.read(logits, wait=True), _values(backend, labels, wait=True)
+    if scores is not None and host.is_softmax_output(plan, scores):
+        stages.append("softmax")
+    if values is not None and plan.label_kind == "index" and host.all_ignored(plan, values):
+        stages.append("ignored")
+    if values is not None and plan.label_kind == "dense":
+        drops = _weight_drops(backend, plan, values, sample_weight)
+        if drops is not None and not host.sums_to_one(plan, values, drops):
+            stages.append("rows")
+    if stages:
+        from unified_loss._diagnosis import suspicion, values_of
+
+        seen = None if values is None else values_of(values)
+        for stage in stages:
+            yield suspicion(stage, problem, plan.axis, seen)
 
 
 def _values(backend: Backend, argument: _Argument | None, *, wait: bool) -> Any:

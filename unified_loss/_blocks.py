@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from unified_loss._ops import Ops
+from unified_loss._ops import KernelOps
 from unified_loss._statistics import (
     Rows,
     Statistics,
@@ -24,7 +24,7 @@ Cut = tuple[slice, slice, slice]
 ForEach = Callable[[Callable[[Cut], None], Iterable[Cut]], None]
 
 
-class BlockOps(Ops, Protocol):
+class BlockOps(KernelOps, Protocol):
     """What blocks need beside the arithmetic."""
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:

@@ -1,9 +1,8 @@
 """The public functions: signatures, docstrings, and the way of a call."""
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from unified_loss._arguments import Call
+from unified_loss._dispatch import backend_of
 
 ArrayT = TypeVar("ArrayT")
 
@@ -16,8 +15,8 @@ def cross_entropy(
     class_weight: Any = None,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: float = 0,
+    z_loss: float = 0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
@@ -134,8 +133,7 @@ def cross_entropy(
     0.9076
     """
     options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    call = _prepare(logits, labels, class_weight, sample_weight, normalizer, options)
-    loss: ArrayT = call.backend.loss(call.plan, call.operands)
+    loss: ArrayT = _run("loss", logits, labels, class_weight, sample_weight, normalizer, options)
     return loss
 
 
@@ -147,8 +145,8 @@ def cross_entropy_with_grad(
     class_weight: Any = None,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    label_smoothing: float = 0,
+    z_loss: float = 0,
     reduction: Literal["none", "mean", "sum"] = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
@@ -194,8 +192,8 @@ def cross_entropy_with_grad(
     [[ 0.25  0.25 -0.75  0.25]]
     """
     options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    call = _prepare(logits, labels, class_weight, sample_weight, normalizer, options)
-    pair: tuple[ArrayT, ArrayT] = call.backend.loss_and_gradient(call.plan, call.operands)
+    arguments = (logits, labels, class_weight, sample_weight, normalizer, options)
+    pair: tuple[ArrayT, ArrayT] = _run("loss_and_gradient", *arguments)
     return pair
 
 
@@ -203,15 +201,25 @@ def kernel_of(logits: Any, labels: Any, **options: Any) -> str:
     """The name of the kernel that serves a call of `cross_entropy`."""
     arguments = {**_DEFAULTS, **options}
     arrays = (arguments.pop(name) for name in ("class_weight", "sample_weight", "normalizer"))
-    call = _prepare(logits, labels, *arrays, tuple(arguments.values()))
-    return call.backend.kernel(call.plan, call.operands)
+    kernel: str = _run("kernel", logits, labels, *arrays, tuple(arguments.values()))
+    return kernel
 
 
-def _prepare(*arguments: Any) -> "Call":
+def _run(kernel: str, logits: Any, *arguments: Any) -> Any:
     # Imported by the first call, since it imports NumPy.
     from unified_loss._arguments import prepare
 
-    return prepare(*arguments)
+    backend = backend_of(logits)
+    in_graph = backend.in_graph()
+    if in_graph is not None:
+        return in_graph(kernel, logits, *arguments)
+    call = prepare(backend, logits, *arguments)
+    return getattr(backend, kernel)(call.plan, call.operands)
 
+
+# TensorFlow's AutoGraph converts every function that a traced one calls, which takes seconds, and
+# wraps its errors, unless the function has this mark of `tf.autograph.experimental.do_not_convert`.
+for _function in (cross_entropy, cross_entropy_with_grad):
+    _function.__dict__["autograph_info__"] = {}
 
 _DEFAULTS: dict[str, Any] = cross_entropy.__kwdefaults__ or {}

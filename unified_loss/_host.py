@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _messages as messages
+from unified_loss._rules import UNBOUNDED
 from unified_loss._types import Plan
 from unified_loss.exceptions import BackendError, LabelError
 
 DROPPED, OUT_OF_RANGE = -1, -2  # codes of `encoded`; no class has them
 _INT32_MAX = 2**31 - 1
 
+_HOST_TYPES = (np.ndarray, np.generic, Number)
 HostArray = npt.NDArray[Any]
 
 
@@ -21,7 +23,7 @@ def is_host_data(value: Any) -> bool:
     """Whether a value is Python or NumPy data: numbers, (nested) sequences of them, arrays."""
     if isinstance(value, list | tuple | range):
         return all(is_host_data(item) for item in value)
-    return isinstance(value, np.ndarray | np.generic | Number)
+    return isinstance(value, _HOST_TYPES)
 
 
 def refusal(value: Any) -> str | None:
@@ -51,9 +53,9 @@ def as_numpy(value: Any, name: str) -> HostArray:
 
 
 def dtype_name(array: HostArray) -> str:
-    """The dtype's name; integers beyond 64 bits, in object arrays, count as int64."""
-    if array.dtype == object and all(isinstance(item, int) for item in array.flat):
-        return "int64"
+    """The dtype's name; an object array of integers alone is of their own, unbounded dtype."""
+    if array.dtype == object and all(isinstance(item, int | np.integer) for item in array.flat):
+        return UNBOUNDED
     return array.dtype.name
 
 
@@ -74,8 +76,9 @@ def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> Ho
 def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> bool:
     """R17: raise `LabelError` for labels out of range that are not dropped.
 
-    Returns whether every label is a class id, and none is `ignore_index`. `weight_drops` is called only if there are any: it returns where the sample weight is zero,
-    shaped to broadcast against the labels, or None if that cannot be known for free.
+    Returns whether every label is a class id, and none is `ignore_index`. `weight_drops` is called
+    only if some are out of range: it returns where the sample weight is zero, shaped to broadcast
+    against the labels, or None if that cannot be known for free.
     """
     classes, ignore_index = plan.num_classes, plan.ignore_index
     if labels.size == 0 or not isinstance(classes, int):
@@ -93,26 +96,20 @@ def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[],
     drops = weight_drops() if bad.any() else None
     if drops is None:
         return False
-    bad &= np.logical_not(drops)
+    kept &= np.logical_not(drops)
+    bad &= kept
     if not bad.any():
         return False
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
     low, high, count = int(labels[kept].min()), int(labels[kept].max()), int(bad.sum())
-    usual = messages.usual_meaning(low, high, classes, ignore_index)
     raise LabelError(
-        messages.bad_labels(count, labels.size, first, low, high, classes, usual)
+        messages.bad_labels(count, labels.size, first, low, high, classes)
     ).with_details(count=count, first=first, smallest=low, largest=high)
 
 
-def check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> str | None:
-    """R17 under ``check=True``: rows must be finite and non-negative, and should sum to 1.
-
-    Returns the text of a warning, or None.
-    """
-    values = np.moveaxis(labels.astype(np.float64), plan.axis, -1)
-    kept = np.ones(values.shape[:-1], bool)
-    if dropped is not None:
-        kept &= np.logical_not(dropped)
+def check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> None:
+    """R17 under ``check=True``: rows must be finite and non-negative."""
+    values, kept = _rows(plan, labels, dropped)
     bad = ~(np.isfinite(values) & (values >= 0)) & kept[..., None]
     if bad.any():
         bad = np.moveaxis(bad, -1, plan.axis)
@@ -121,11 +118,36 @@ def check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> str | Non
         raise LabelError(messages.bad_probabilities(count, labels.size, first)).with_details(
             count=count, first=first, smallest=float(values.min()), largest=float(values.max())
         )
-    sums = values.sum(-1)
-    off = kept & (np.abs(sums - 1) > values.shape[-1] * _epsilon(plan.labels_dtype))
-    if not off.any():
-        return None
-    return messages.rows_do_not_sum_to_one(int(off.sum()), sums.size, float(sums[off][0]))
+
+
+def sums_to_one(plan: Plan, labels: HostArray, dropped: Any) -> bool:
+    """R17: whether dense label rows sum to 1."""
+    values, kept = _rows(plan, labels, dropped)
+    error = np.abs(values.sum(-1) - 1)
+    return not bool(np.any(kept & (error > values.shape[-1] * _epsilon(plan.labels_dtype))))
+
+
+def is_softmax_output(plan: Plan, logits: HostArray) -> bool:
+    """Whether logits look like probabilities: in [0, 1], not all 0 or 1, with rows of sum 1."""
+    if logits.size == 0 or logits.shape[plan.axis] == 1:
+        return False
+    if logits.min() < 0 or not logits.max() <= 1:
+        return False
+    errors = np.abs(logits.sum(plan.axis, dtype=np.float64) - 1)
+    limit = max(logits.shape[plan.axis] * _epsilon(plan.logits_dtype), 1e-6)
+    return bool(np.all(errors <= limit) and np.any((logits > 0) & (logits < 1)))
+
+
+def all_ignored(plan: Plan, labels: HostArray) -> bool:
+    """Whether there are labels, and every one is `ignore_index`."""
+    ignored = plan.ignore_index is not None and labels.size > 0
+    return ignored and bool(np.all(labels == plan.ignore_index))
+
+
+def _rows(plan: Plan, labels: HostArray, dropped: Any) -> tuple[HostArray, HostArray]:
+    """Dense labels with the class axis last, and which rows are not dropped."""
+    values = np.moveaxis(labels.astype(np.float64), plan.axis, -1)
+    return values, np.ones(values.shape[:-1], bool) & np.logical_not(dropped)
 
 
 def _epsilon(dtype: str) -> float:

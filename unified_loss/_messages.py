@@ -27,11 +27,11 @@ def shown_value(value: Any) -> str:
     if hasattr(value, "shape") and not isinstance(value, Number):
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, int):
-        return _shown_integer(value)
+        return shown_integer(value)
     return reprlib.repr(value)
 
 
-def _shown_integer(value: int) -> str:
+def shown_integer(value: int) -> str:
     """An integer; Python refuses to print very long ones."""
     return str(value) if value.bit_length() < 128 else f"an integer of {value.bit_length()} bits"
 
@@ -40,15 +40,6 @@ def described(spec: Spec) -> str:
     """Library, dtype and shape, as in ``torch float32[8, 10]``."""
     inner = "..." if spec.shape is None else shown(spec.shape).strip("(),")
     return f"{spec.library} {spec.dtype}[{inner}]"
-
-
-def facts(problem: Problem) -> str:
-    """The line of what was passed."""
-    axis = "not given" if problem.axis is None else shown_value(problem.axis)
-    return (
-        f"\n  logits: {described(problem.logits)}   labels: {described(problem.labels)}"
-        f"   axis: {axis}"
-    )
 
 
 def hint(text: str) -> str:
@@ -68,12 +59,9 @@ def _are(name: str) -> str:
     return "are" if name in {"logits", "labels"} else "is"
 
 
-def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
+def logits_not_floating(problem: Problem) -> str:
     """R1."""
-    text = f"logits must be floating, but are {problem.logits.dtype}." + facts(problem)
-    if swapped:
-        return text + hint("the arguments look swapped: the order is (logits, labels).")
-    return text + hint("pass unnormalised scores, one per class, not class ids or predictions.")
+    return f"logits must be floating, but are {problem.logits.dtype}."
 
 
 def axis_not_an_integer(axis: Any) -> str:
@@ -86,22 +74,18 @@ def axis_out_of_range(problem: Problem, axis: int) -> str:
     ndim = len(problem.logits.shape)
     return (
         f"axis must be in [{-ndim}, {ndim - 1}] for logits of shape {shown(problem.logits.shape)}, "
-        f"but is {_shown_integer(axis)}." + facts(problem)
+        f"but is {shown_integer(axis)}."
     )
 
 
-def no_class_axis(problem: Problem) -> str:
+def no_class_axis() -> str:
     """R3."""
-    return "logits must have a class axis, but have shape ()." + facts(problem)
+    return "logits must have a class axis, but have shape ()."
 
 
-def rank_unknown(problem: Problem) -> str:
+def rank_unknown() -> str:
     """R3."""
-    return (
-        "the class axis cannot be inferred from logits of unknown rank."
-        + facts(problem)
-        + hint("pass axis=, for example axis=-1.")
-    )
+    return "the class axis cannot be inferred from logits of unknown rank: pass axis=."
 
 
 def ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> str:
@@ -110,9 +94,7 @@ def ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> str:
     return (
         f"the class axis is ambiguous: labels of shape {shown(problem.labels.shape)} fit logits of "
         f"shape {shown(problem.logits.shape)} with the classes on {_axis(problem, first)} and on "
-        f"{_axis(problem, last)}."
-        + facts(problem)
-        + hint(f"pass axis={first} (channels first) or axis=-1 (channels last).")
+        f"{_axis(problem, last)}: pass axis=."
     )
 
 
@@ -126,8 +108,6 @@ def no_axis_fits(problem: Problem, candidates: tuple[int, ...]) -> str:
     return (
         f"labels must have shape {wanted}, or the whole shape {shown(logits)} of the logits, "
         f"but have shape {shown(problem.labels.shape)}."
-        + facts(problem)
-        + _nearest(problem, candidates)
     )
 
 
@@ -137,71 +117,25 @@ def labels_do_not_fit(problem: Problem, axis: int) -> str:
     return (
         f"labels must have shape {shown(_without(logits, axis))}, the shape of logits "
         f"{shown(logits)} without the class {_axis(problem, axis)}, or the logits' whole shape, "
-        f"but have shape {shown(labels)}." + facts(problem) + _nearest(problem, (axis,))
+        f"but have shape {shown(labels)}."
     )
 
 
-def _nearest(problem: Problem, axes: tuple[int, ...]) -> str:
-    """What is nearest to a fit, if the classes are on one of these axes."""
-    logits, labels = problem.logits.shape, problem.labels.shape
-    are_ids = "int" in problem.labels.dtype
-    others = [axis for axis in range(len(logits)) if axis not in axes]
-    fitting = [axis for axis in others if not _unequal(problem, _without(logits, axis))]
-    if are_ids and fitting:
-        return hint(f"with axis={fitting[0]} these shapes fit.")
-    batches = [_without(logits, axis) for axis in axes]
-    for wanted in [logits, *batches] if are_ids else [logits]:
-        if [size for size in wanted if size != 1] == [size for size in labels if size != 1]:
-            return hint(
-                f"reshape the labels to {shown(wanted)}: they differ in axes of size 1 alone."
-            )
-    whole = _unequal(problem, logits)
-    if len(labels) == len(logits) and len(whole) == 1:
-        (i,) = whole
-        classes = ", the number of classes" if i in axes else ""
-        return hint(
-            f"axis {i} disagrees: logits have {shown_size(logits[i])} there{classes}, "
-            f"labels {shown_size(labels[i])}."
-        )
-    if not are_ids:
-        return hint(
-            f"{problem.labels.dtype} labels are one number per class and need the shape "
-            f"{shown(logits)}; class ids are integers."
-        )
-    differences = [_unequal(problem, batch) for batch in batches]
-    counts = [len(wrong) for wrong in differences]
-    nearest = counts.index(min(counts))
-    batch, wrong = batches[nearest], differences[nearest]
-    if len(labels) == len(batch):
-        named = ", ".join(
-            f"axis {i} ({shown_size(batch[i])} examples, {shown_size(labels[i])} labels)"
-            for i in wrong
-        )
-        return hint(f"the batch {shown(batch)} disagrees on {named}.")
-    return hint(f"give one class id for each example of the batch {shown(batch)}.")
+def sizes_differ(name: str, shape: Shape, wanted: Shape) -> str:
+    """R5, R7, for sizes that were unknown until now."""
+    return f"{name} must have shape {shown(wanted)}, but have shape {shown(shape)}."
 
 
-def _unequal(problem: Problem, wanted: Shape) -> tuple[int, ...]:
-    """The axes on which the labels provably differ from a shape; all if the ranks do."""
-    labels = problem.labels.shape
-    if len(labels) != len(wanted):
-        return tuple(range(len(labels) + len(wanted)))
-    pairs = enumerate(zip(wanted, labels, strict=True))
-    return tuple(i for i, (a, b) in pairs if problem.same(a, b) is False)
-
-
-def no_classes(problem: Problem, axis: int) -> str:
+def no_classes(axis: int) -> str:
     """R9."""
-    return f"logits must have at least one class, but the class axis {axis} has size 0." + facts(
-        problem
-    )
+    return f"logits must have at least one class, but the class axis {axis} has size 0."
 
 
 def labels_not_numbers(problem: Problem) -> str:
     """R4."""
     return (
         "labels must be integers (class ids), booleans (one-hot) or floating (probabilities), "
-        f"but are {problem.labels.dtype}." + facts(problem)
+        f"but are {problem.labels.dtype}."
     )
 
 
@@ -210,31 +144,15 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
     return (
         f"integer labels of shape {shown(problem.labels.shape)} can be class ids or one-hot rows, "
         f"since their size along the class axis {axis} is unknown."
-        + facts(problem)
-        + hint("squeeze the class axis of class ids, or cast one-hot rows to floating.")
     )
 
 
 def index_labels_not_integer(problem: Problem, axis: int) -> str:
     """R4."""
     labels = problem.labels
-    cast = {
-        "numpy": "np.asarray(labels, np.int64)",
-        "python": "np.asarray(labels, np.int64)",
-        "torch": "labels.long()",
-        "tensorflow": "tf.cast(labels, tf.int64)",
-        "jax": "labels.astype(jnp.int32)",
-        "dask": 'labels.astype("int64")',
-        "mlx": "labels.astype(mx.int32)",
-    }.get(labels.library, "xp.astype(labels, xp.int64)")
     return (
         f"labels of shape {shown(labels.shape)}, without the class {_axis(problem, axis)}, must be "
         f"integer class ids, but are {labels.dtype}."
-        + facts(problem)
-        + hint(
-            f"if they hold class ids, cast them: {cast}. If they are probabilities, they need "
-            f"the logits' shape {shown(problem.logits.shape)}; do not cast those."
-        )
     )
 
 
@@ -248,7 +166,7 @@ def class_weight_shape(problem: Problem, axis: int) -> str:
     wanted = shown((problem.logits.shape[axis],))
     return (
         f"class_weight must have shape {wanted}, one weight per class of {_axis(problem, axis)}, "
-        f"but has shape {shown(problem.class_weight.shape)}." + facts(problem)
+        f"but has shape {shown(problem.class_weight.shape)}."
     )
 
 
@@ -260,7 +178,7 @@ def sample_weight_shape(problem: Problem, axis: int) -> str:
         wanted += f" or {shown(batch[:1])}"
     return (
         f"sample_weight must have shape {wanted}, one weight per example, "
-        f"but has shape {shown(problem.sample_weight.shape)}." + facts(problem)
+        f"but has shape {shown(problem.sample_weight.shape)}."
     )
 
 
@@ -282,9 +200,8 @@ def normalizer_not_scalar(spec: Spec) -> str:
 def ignore_index_with_dense_labels(problem: Problem, value: int) -> str:
     """R8."""
     return (
-        f"ignore_index applies to index labels, but is {_shown_integer(value)} with dense labels "
+        f"ignore_index applies to index labels, but is {shown_integer(value)} with dense labels "
         f"of shape {shown(problem.labels.shape)}."
-        + facts(problem)
         + hint("drop examples with sample_weight=, a boolean mask of the batch shape.")
     )
 
@@ -321,42 +238,19 @@ def refused(name: str, kind: str, reason: str) -> str:
 
 
 def bad_labels(
-    count: int, of: int, first: tuple[int, ...], low: int, high: int, classes: int, usual: str
+    count: int, of: int, first: tuple[int, ...], low: int, high: int, classes: int
 ) -> str:
     """R17."""
     where = f", the first at position {first if len(first) > 1 else first[0]}" if first else ""
     return (
         f"labels must be class ids in [0, {classes}), but {count} of {of} are not{where}; they "
-        f"range from {_shown_integer(low)} to {_shown_integer(high)}." + hint(usual)
+        f"range from {shown_integer(low)} to {shown_integer(high)}."
     )
-
-
-def usual_meaning(low: int, high: int, classes: int, ignore_index: int | None) -> str:
-    """What out-of-range labels of such a pattern usually are."""
-    if low == -1 and high < classes:
-        return "-1 usually marks padding or unknown labels: pass ignore_index=-1 to drop them."
-    if low < 0:
-        return f"negative ids are no classes; ignore_index is {ignore_index}."
-    if low >= 1 and high == classes:
-        return "0 never occurs, so the labels look one-based: subtract 1."
-    if high == classes:
-        return f"label {high} needs {high + 1} classes: the last layer is one unit short."
-    if high == 255:
-        return "255 usually marks void pixels (pass ignore_index=255) or raw grey values."
-    return f"the largest label needs more classes than the {classes} of the logits."
 
 
 def bad_probabilities(count: int, of: int, first: tuple[int, ...]) -> str:
     """R17."""
     return (
         f"dense labels must be finite and non-negative, but {count} of {of} entries are not, "
-        f"the first at {first}." + hint("pass probabilities, not log-probabilities or logits.")
-    )
-
-
-def rows_do_not_sum_to_one(count: int, of: int, first: float) -> str:
-    """R17."""
-    return (
-        f"{count} of {of} label rows do not sum to 1 (the first sums to {first:g}); "
-        "the loss is -sum(t log p) of the rows as they are."
+        f"the first at {first}; log-probabilities and logits are not."
     )

@@ -11,9 +11,6 @@ class Ops(Protocol):
     def cast(self, x: Array, dtype: str) -> Array:
         """`x` as an array of `dtype`."""
 
-    def cast_like(self, x: Array, like: Array) -> Array:
-        """`x` as an array of the dtype of `like`."""
-
     def cast_size(self, size: Any, dtype: str) -> Any:
         """A size as a number to compute with."""
 
@@ -26,23 +23,14 @@ class Ops(Protocol):
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         """Choose between two operands, one of which may be a Python scalar."""
 
-    def exp(self, x: Array) -> Array:
-        """Exponential."""
-
     def isfinite(self, x: Array) -> Array:
         """Whether neither infinite nor NaN."""
-
-    def max(self, x: Array, axis: int) -> Array:
-        """Maximum over an axis; NaN where the row holds one."""
 
     def sum(self, x: Array, axis: int) -> Array:
         """Sum over an axis."""
 
     def any(self, x: Array, axis: int) -> Array:
-        """Whether any entry along an axis is true."""
-
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        """Logarithm of the sum of exponentials of entries whose maximum is 0."""
+        """Whether any entry along an axis is true, or a number but 0."""
 
     def total(self, x: Array) -> Array:
         """Sum of all entries, as a 0-d array."""
@@ -71,11 +59,27 @@ class Ops(Protocol):
     def extend(self, weights: Array, like: Array, axis: int) -> Array:
         """Weights of the batch or of its first axis for every row of `like` along `axis`."""
 
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        """The entry of `x` at `ids` along `axis`."""
-
     def pick_class(self, weights: Array, ids: Array) -> Array:
         """The weight of each class id."""
+
+
+class KernelOps(Ops, Protocol):
+    """What the common kernel needs beside them."""
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        """`x` as an array of the dtype of `like`."""
+
+    def exp(self, x: Array) -> Array:
+        """Exponential."""
+
+    def max(self, x: Array, axis: int) -> Array:
+        """Maximum over an axis; NaN where the row holds one."""
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        """Logarithm of the sum of exponentials of entries whose maximum is 0."""
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        """The entry of `x` at `ids` along `axis`."""
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         """`x`, which the caller made and gives away, less `b` at `ids` along `axis`."""

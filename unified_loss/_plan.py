@@ -11,7 +11,7 @@ def plan_for(problem: Problem) -> Plan:
     """The plan of a call; raises every error that shapes, dtypes and options can cause."""
     try:
         plan = _CACHE.get(problem)
-    except TypeError:  # symbolic sizes and unhashable options
+    except (TypeError, ValueError):  # symbolic sizes and unhashable options
         return make_plan(problem)
     if plan is None:
         plan = make_plan(problem)

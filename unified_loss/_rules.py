@@ -3,6 +3,7 @@
 Each function returns a decision or raises; `_plan` calls them in order.
 """
 
+import math
 import operator
 import sys
 from typing import Any, cast
@@ -14,7 +15,8 @@ from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError,
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 SIGNED = {f"int{bits}": bits for bits in (8, 16, 32, 64)}
 UNSIGNED = {f"uint{bits}": bits for bits in (8, 16, 32, 64)}
-INTEGER = frozenset(SIGNED) | frozenset(UNSIGNED)
+UNBOUNDED = "int"  # Python's integers, where one of them is beyond 64 bits
+INTEGER = frozenset({UNBOUNDED, *SIGNED, *UNSIGNED})
 REAL = FLOATING | INTEGER
 DEFAULT_IGNORE_INDEX = -100
 REDUCTIONS = ("none", "mean", "sum")
@@ -64,19 +66,8 @@ def logits_dtypes(problem: Problem) -> tuple[str, str]:
     """R1, R20: the dtype of the logits and the one to compute in."""
     dtype = problem.logits.dtype
     if dtype not in FLOATING:
-        raise DTypeError(messages.logits_not_floating(problem, swapped=_look_swapped(problem)))
+        raise DTypeError(messages.logits_not_floating(problem))
     return dtype, "float64" if dtype == "float64" else "float32"
-
-
-def _look_swapped(problem: Problem) -> bool:
-    logits, labels = problem.logits, problem.labels
-    return (
-        logits.dtype in INTEGER
-        and labels.dtype in FLOATING
-        and logits.shape is not None
-        and labels.shape is not None
-        and len(labels.shape) == len(logits.shape) + 1
-    )
 
 
 def class_axis(problem: Problem) -> int:
@@ -84,16 +75,16 @@ def class_axis(problem: Problem) -> int:
     shape = problem.logits.shape
     axis = problem.axis
     if axis is not None:
-        if is_array(axis) or not hasattr(axis, "__index__"):
+        if not is_integer(axis):
             raise OptionError(messages.axis_not_an_integer(axis))
         axis = operator.index(axis)
     if shape is None:
         if axis is None:
-            raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown(problem))
+            raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown())
         return int(axis)
     ndim = len(shape)
     if ndim == 0:
-        raise _shape_error(ShapeError, problem, messages.no_class_axis(problem))
+        raise _shape_error(ShapeError, problem, messages.no_class_axis())
     if axis is not None:
         if not -ndim <= axis < ndim:
             raise _shape_error(ShapeError, problem, messages.axis_out_of_range(problem, axis))
@@ -132,7 +123,7 @@ def num_classes(problem: Problem, axis: int) -> Size:
         return None
     size = problem.logits.shape[axis]
     if isinstance(size, int) and size == 0:
-        raise _shape_error(ShapeError, problem, messages.no_classes(problem, axis), axis)
+        raise _shape_error(ShapeError, problem, messages.no_classes(axis), axis)
     return size
 
 
@@ -147,7 +138,9 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     as_dense = same_shape(labels, logits, problem.same)
     as_index = fits_as_index(logits, labels, axis, problem.same)
     keeps_axis = len(labels) == len(logits)
-    if integer and as_index is True:
+    # Labels of size 1 there are class ids also where C turns out to be 1.
+    one = keeps_axis and problem.same(labels[axis], 1) is True
+    if integer and (as_index is True or (as_index is None and one)):
         return "index", keeps_axis
     if as_dense is True:
         return "dense", False
@@ -204,13 +197,20 @@ def z_loss(value: Any) -> float:
 
 
 def number(name: str, value: Any, wanted: str) -> float:
-    """R8: a Python or NumPy number as a float."""
-    if is_array(value) or isinstance(value, str | complex):
+    """R8: a number, Python's, NumPy's or anything like one, as a float."""
+    if not isinstance(value, int | float) and not _is_like_a_number(value):
         raise OptionError(messages.option(name, value, wanted))
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise OptionError(messages.option(name, value, wanted)) from None
+
+
+def _is_like_a_number(value: Any) -> bool:
+    kind = type(value)
+    is_complex = getattr(getattr(value, "dtype", None), "kind", None) == "c"
+    has_number = hasattr(kind, "__float__") or hasattr(kind, "__index__")
+    return has_number and not is_complex and not is_array(value)
 
 
 def _number_within(name: str, value: Any, low: float, high: float, wanted: str) -> float:
@@ -246,7 +246,7 @@ def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
     value = problem.ignore_index
     if value is None:
         return None
-    if is_array(value) or not hasattr(value, "__index__"):
+    if not is_integer(value):
         raise OptionError(messages.option("ignore_index", value, "an integer or None"))
     value = operator.index(value)
     if kind == "dense":
@@ -257,11 +257,18 @@ def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
     return value if low <= value <= high else None
 
 
-def integer_range(dtype: str) -> tuple[int, int]:
+def integer_range(dtype: str) -> tuple[float, float]:
     """The smallest and the largest value of an integer dtype."""
+    if dtype == UNBOUNDED:
+        return -math.inf, math.inf
     if dtype in UNSIGNED:
         return 0, 2 ** UNSIGNED[dtype] - 1
     return -(2 ** (SIGNED[dtype] - 1)), 2 ** (SIGNED[dtype] - 1) - 1
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python, NumPy or anything like one, and no array."""
+    return isinstance(value, int) or (hasattr(type(value), "__index__") and not is_array(value))
 
 
 def is_array(value: Any) -> bool:

@@ -16,7 +16,7 @@ number an example, so everything broadcasts at equal rank.
 
 from typing import Any, NamedTuple
 
-from unified_loss._ops import Ops
+from unified_loss._ops import KernelOps, Ops
 from unified_loss._types import Array, Operands, Plan
 
 INFINITY = float("inf")
@@ -55,7 +55,7 @@ class Coefficients(NamedTuple):
     z: Array | None
 
 
-def loss_of(ops: Ops, plan: Plan, operands: Operands) -> Array:
+def loss_of(ops: KernelOps, plan: Plan, operands: Operands) -> Array:
     """The loss of a call."""
     x = ops.cast(operands.logits, plan.compute_dtype)
     rows, denominator = examples(ops, plan, operands)
@@ -63,7 +63,7 @@ def loss_of(ops: Ops, plan: Plan, operands: Operands) -> Array:
     return combine(ops, plan, rows, statistics, denominator)
 
 
-def loss_and_gradient_of(ops: Ops, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+def loss_and_gradient_of(ops: KernelOps, plan: Plan, operands: Operands) -> tuple[Array, Array]:
     """The loss of a call and, in closed form, the gradient of its sum in the logits."""
     x = ops.cast(operands.logits, plan.compute_dtype)
     rows, denominator = examples(ops, plan, operands)
@@ -73,13 +73,14 @@ def loss_and_gradient_of(ops: Ops, plan: Plan, operands: Operands) -> tuple[Arra
     return loss, ops.cast_like(slope, operands.logits)
 
 
-def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
+def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statistics:
     """The kernel that any library can run, and differentiate."""
     axis = plan.axis
     m = ops.stop_gradient(ops.max(x, axis))
     unusable = ~ops.isfinite(m)
     m = ops.where(m == -INFINITY, 0.0, m)  # such a row gives log 0, not inf - inf
     f = x - m
+    dead = None
     if rows.dropped is not None:
         dead = rows.dropped & unusable
         m = ops.where(dead, 0.0, m)
@@ -95,16 +96,15 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
             q = ops.sum(_live(ops, f, rows.t, rows.dropped), axis)
         else:
             q = ops.sum(rows.w * _live(ops, f, rows.w * rows.t, rows.dropped), axis)
-    return Statistics(m, ops.log_sum_exp(f, axis), p, q)
+    l = ops.log_sum_exp(f, axis)
+    return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
 
-def _live(ops: Ops, f: Array, coefficient: Array, dropped: Array | None) -> Array:
+def _live(ops: KernelOps, f: Array, coefficient: Array, dropped: Array | None) -> Array:
     """The factors `f`, with 0 in place of a -inf that a zero coefficient multiplies."""
-    idle = coefficient == 0
-    if idle is False:
-        return f
-    idle = idle if dropped is None else idle | dropped
-    return ops.where(idle & (f == -INFINITY), 0.0, f)
+    zero = None if isinstance(coefficient, float) else coefficient == 0
+    idle = _either(zero, dropped)
+    return f if idle is None else ops.where(idle & (f == -INFINITY), 0.0, f)
 
 
 def combine(
@@ -130,7 +130,12 @@ def combine(
 
 
 def gradient(
-    ops: Ops, plan: Plan, x: Array, rows: Rows, statistics: Statistics, denominator: Array | None
+    ops: KernelOps,
+    plan: Plan,
+    x: Array,
+    rows: Rows,
+    statistics: Statistics,
+    denominator: Array | None,
 ) -> Array:
     """The gradient of the loss: its slopes in the statistics, times their Jacobian."""
     m, l, p, q = statistics
@@ -194,22 +199,23 @@ def _index_rows(
     if not plan.labels_keep_axis:
         labels = ops.expand(labels, plan.axis)
     ignored = None if plan.ignore_index is None else ops.equals(labels, plan.ignore_index)
-    poisoned = labels < 0 if plan.below else None
+    foreign = labels < 0 if plan.below else None
     if plan.above:
-        poisoned = _either(poisoned, labels >= classes)
-    dropped = ignored if s is None else _either(ignored, s == 0)
-    unsafe = _either(dropped, poisoned)
+        foreign = _either(foreign, labels >= classes)
+    unsafe = _either(ignored, foreign)
     if unsafe is not None:
         labels = ops.where(unsafe, 0, labels)
-    if poisoned is not None and dropped is not None:
-        poisoned = poisoned & ~dropped
+    dropped = ignored if s is None else _either(ignored, s == 0)
+    poisoned = foreign
+    if foreign is not None and dropped is not None:
+        poisoned = foreign & ~dropped
     ids = ops.as_index(labels)
 
     m: Array = 1.0
     mass = s
     if w is not None:
         m = ops.cast(ops.pick_class(operands.class_weight, ids), dtype)
-        idle = ~ops.any(w != 0, plan.axis) if plan.label_smoothing else m == 0
+        idle = ~ops.any(w, plan.axis) if plan.label_smoothing else m == 0
         if poisoned is not None:
             idle = idle & ~poisoned
         dropped = _either(dropped, idle)
@@ -235,18 +241,19 @@ def _dense_rows(
     t = ops.cast(operands.labels, plan.compute_dtype)
     if plan.labels_dtype.startswith(("float", "bfloat")):
         # A zero label on a masked class has no influence, and no gradient.
-        t = ops.where((t == 0) & (operands.logits == -INFINITY), 0.0, t)
+        muted = (t == 0) & (operands.logits == -INFINITY)
+        t = ops.where(muted, ops.stop_gradient(t), t)
         if s is not None:
             t = ops.where((s == 0) & ~ops.isfinite(t), 0.0, t)
     k = t if w is None else w * t
     total = ops.sum(t, axis)
     m = total if w is None else ops.sum(k, axis)
-    idle = k == 0
+    live = k
     if plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(classes, plan.compute_dtype)
-        smoothed = (1 - plan.label_smoothing) * t + share * total
-        idle = smoothed == 0 if w is None else (smoothed == 0) | (w == 0)
-    zero = ~ops.any(~idle, axis) & (m == 0)
+        live = (1 - plan.label_smoothing) * t + share * total != 0
+        live = live if w is None else live & (w != 0)
+    zero = ~ops.any(live, axis) & (m == 0)
     mass = s
     if w is not None:
         mass = m if s is None else s * m

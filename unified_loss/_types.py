@@ -93,8 +93,12 @@ class Backend(Protocol):
     def refusal(self, array: Array) -> str | None:
         """Why an array of this library cannot be used (sparse, ragged, ...), if so."""
 
-    def is_tracing(self) -> bool:
-        """Whether the call is being traced by a compiler that must not see the plan cache."""
+    def in_graph(self) -> Callable[..., Any] | None:
+        """What stands for a call in the graph of a compiler that interprets Python.
+
+        It takes the name of a kernel and the arguments of `prepare`. None: no such compiler is
+        at work.
+        """
 
     def spec(self, array: Array) -> Spec:
         """Shape and dtype of an array of this library."""

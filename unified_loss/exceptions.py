@@ -4,13 +4,27 @@ AutoGraph keeps an exception's type only if its ``__init__`` is that of `Excepti
 `ValueError` overrides. So details are attributes, set by `with_details`; they survive pickling.
 """
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 
 class LossInputError(ValueError):
-    """The arguments of a loss do not fit together; every error of the library derives from it."""
+    """The arguments of a loss do not fit together; every error of the library derives from it.
 
-    __init__ = Exception.__init__
+    Attributes
+    ----------
+    cause : str or None
+        A short tag of what most likely went wrong; ``docs/errors.md`` lists them.
+    fixes : tuple of Fix
+        What would mend the call, each with `text`, `code` and whether that is `sufficient`.
+    readings : tuple of Reading
+        All readings of the mistake that are shown, the best first: tag, sentence and fixes.
+    """
+
+    cause: str | None = None
+    fixes: tuple[Any, ...] = ()
+    readings: tuple[Any, ...] = ()
+    if not TYPE_CHECKING:  # pragma: no branch (a type checker would take the class for `Any`)
+        __init__ = Exception.__init__
 
     def with_details(self, **details: Any) -> Self:
         """Set `details` as attributes and return the error, ready to raise."""
@@ -27,17 +41,11 @@ class ShapeError(LossInputError):
         The shapes as the caller passed them.
     axis : int or None
         The axis of the logits that was taken as the class axis, None if none could be.
-    cause : str or None
-        A short tag of what went wrong.
-    fixes : tuple of Fix
-        What would make the call valid.
     """
 
     logits_shape: tuple[Any, ...] | None = None
     labels_shape: tuple[Any, ...] | None = None
     axis: int | None = None
-    cause: str | None = None
-    fixes: tuple[Any, ...] = ()
 
 
 class AmbiguousAxisError(ShapeError):
@@ -76,8 +84,19 @@ class LabelError(LossInputError):
 
 
 class LossInputWarning(UserWarning):
-    """The inputs are legal, and probably not what was meant."""
+    """The inputs are legal, and probably not what was meant.
+
+    Attributes
+    ----------
+    cause, fixes
+        As those of `LossInputError`.
+    """
+
+    cause: str | None = None
+    fixes: tuple[Any, ...] = ()
 
 
 class SingleClassWarning(LossInputWarning):
     """The class axis has size 1, so the loss is always 0: a binary loss is meant."""
+
+    cause = "single_output_unit_with_categorical_loss"

@@ -30,6 +30,14 @@ class ArrayOps:
         """An array beside `like`."""
         return self.xp.asarray(values, device=array_api_compat.device(like))
 
+    def ready(self, plan: Plan, operands: Operands) -> Operands:
+        """The operands as the arithmetic takes them."""
+        return operands
+
+    def plain(self, result: Array) -> Array:
+        """An array of the arithmetic as the caller gets it."""
+        return result
+
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
 
@@ -122,48 +130,6 @@ class StrictOps(ArrayOps):
     reads_freely = True
 
 
-class DaskOps(ArrayOps):
-    """Dask gathers nothing along an axis, and its sizes can be unknown (NaN)."""
-
-    def to_numpy(self, array: Array) -> None:
-        """Nothing is computed here (R23)."""
-
-    def from_numpy(self, values: Any, like: Array) -> Array:
-        return self.xp.asarray(values)
-
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return self.sum(self.xp.where(ids == self.classes(x, axis), x, 0.0), axis)
-
-    def pick_class(self, weights: Array, ids: Array) -> Array:
-        flat = self.xp.expand_dims(ids, axis=-1)
-        hit = flat == self.classes(weights, 0)
-        return self.xp.sum(self.xp.where(hit, weights, 0.0), axis=-1)
-
-    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
-        one = tuple(slice(0, 1) if i == axis else slice(None) for i in range(like.ndim))
-        return weights * self.xp.ones_like(like[one], dtype=weights.dtype)
-
-    def classes(self, like: Array, axis: int) -> Array:
-        if math.isnan(like.shape[axis]):
-            ones = self.xp.ones_like(like, dtype=self.xp.int64)
-            return self.xp.cumulative_sum(ones, axis=axis) - 1
-        chunks = like.chunks[axis]
-        return self.along(self.xp.arange(like.shape[axis], chunks=(chunks,)), like, axis)
-
-    def size(self, x: Array, axis: int) -> Any:
-        if not math.isnan(x.shape[axis]):
-            return x.shape[axis]
-        rows = tuple(slice(None) if i == axis else slice(0, 1) for i in range(x.ndim))
-        return self.xp.sum(self.xp.ones_like(x[rows], dtype=self.xp.int64))
-
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
-        count = super().examples(logits, axis, dtype)
-        if isinstance(count, int):
-            return count
-        one = tuple(slice(0, 1) if i == axis else slice(None) for i in range(logits.ndim))
-        return self.cast(self.xp.sum(self.xp.ones_like(logits[one], dtype=self.xp.int64)), dtype)
-
-
 class MlxOps(ArrayOps):
     """MLX differentiates, and takes no Python integer beyond 63 bits."""
 
@@ -173,6 +139,10 @@ class MlxOps(ArrayOps):
 
     def from_numpy(self, values: Any, like: Array) -> Array:
         return self.xp.array(values)
+
+    def as_index(self, x: Array) -> Array:
+        # A gather refuses indices that depend on a differentiated array, on weights here.
+        return self.xp.stop_gradient(self.cast(x, "int64"))
 
     def equals(self, labels: Array, value: int) -> Array:
         name = str(labels.dtype).rpartition(".")[2]
@@ -188,7 +158,13 @@ class MlxOps(ArrayOps):
         return x.astype(like.dtype)
 
 
-OPS = {"array_api_strict": StrictOps, "dask": DaskOps, "mlx": MlxOps}
+def _dask_ops(xp: Any) -> ArrayOps:
+    from unified_loss._backends._dask import DaskOps
+
+    return DaskOps(xp)
+
+
+OPS = {"array_api_strict": StrictOps, "dask": _dask_ops, "mlx": MlxOps}
 
 
 def _ops(array: Array) -> ArrayOps:
@@ -202,6 +178,8 @@ def _library(kind: type) -> str:
 def owns(value: object) -> bool:
     if isinstance(value, np.ndarray | np.generic):
         return False  # host data beside the logits
+    if isinstance(value, type):
+        return False
     return hasattr(value, "__array_namespace__") or array_api_compat.is_array_api_obj(value)
 
 
@@ -211,8 +189,8 @@ def refusal(array: Array) -> str | None:
     return None
 
 
-def is_tracing() -> bool:
-    return False
+def in_graph() -> None:
+    return None
 
 
 def spec(array: Array) -> Spec:
@@ -252,13 +230,16 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
+    ops = _ops(operands.logits)
     with np.errstate(all="ignore"):
-        return loss_of(_ops(operands.logits), plan, operands)
+        return ops.plain(loss_of(ops, plan, ops.ready(plan, operands)))
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    ops = _ops(operands.logits)
     with np.errstate(all="ignore"):
-        return loss_and_gradient_of(_ops(operands.logits), plan, operands)
+        value, slope = loss_and_gradient_of(ops, plan, ops.ready(plan, operands))
+        return ops.plain(value), ops.plain(slope)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from unified_loss import _host as host
 from unified_loss import _rules as rules
+from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._backends.array_api import ArrayOps
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
@@ -29,12 +30,31 @@ def _log_sum_exp_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     return l, jnp.sum(jnp.exp(f - l) * df, axis, keepdims=True)
 
 
-class JaxOps(ArrayOps):
-    """`Ops` on JAX.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def pick(x: Array, ids: Array, axis: int) -> Array:
+    """The entry of `x` at `ids`; its gradient is a comparison, which fuses, and no scatter."""
+    if split(x) == split(ids):
+        return jnp.take_along_axis(x, ids, axis, mode="promise_in_bounds")
+    return _compare_and_sum(x, ids, axis)  # nothing gathers along an axis that is split
 
-    A comparison with an iota, which fuses, serves for gathers: it shards, and its gradient
-    scatters nothing.
-    """
+
+@pick.defjvp
+def _pick_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    x, ids = primals
+    return pick(x, ids, axis), _compare_and_sum(tangents[0], ids, axis)
+
+
+def _compare_and_sum(x: Array, ids: Array, axis: int) -> Array:
+    return jnp.sum(jnp.where(_hit(ids, x, axis), x, 0.0), axis, keepdims=True)
+
+
+def _hit(ids: Array, like: Array, axis: int) -> Array:
+    where = layout(like, *split(like))
+    return ids == jax.lax.broadcasted_iota(ids.dtype, like.shape, axis, out_sharding=where)
+
+
+class JaxOps(ArrayOps):
+    """`Ops` on JAX."""
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype)
@@ -65,16 +85,20 @@ class JaxOps(ArrayOps):
         return jax.lax.stop_gradient(x)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return self.sum(jnp.where(self._hit(ids, x, axis), x, 0.0), axis)
+        return pick(x, ids, axis)
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
-        return weights[ids]
+        names = split(ids)
+        # On an explicit mesh, a gather must be told the split of its result, which vmap can hide.
+        hidden = jax.typeof(ids).sharding.mesh.explicit_axes and not any(names)
+        if not hidden and not any(split(weights)):
+            return weights.at[ids].get(mode="promise_in_bounds", out_sharding=layout(ids, *names))
+        where = layout(ids, *names, *split(weights))
+        rows = jnp.broadcast_to(weights, (*ids.shape, *weights.shape), out_sharding=where)
+        return jnp.squeeze(_compare_and_sum(rows, ids[..., None], ids.ndim), -1)
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        return jnp.where(self._hit(ids, x, axis), x - b, x)
-
-    def _hit(self, ids: Array, like: Array, axis: int) -> Array:
-        return ids == jax.lax.broadcasted_iota(ids.dtype, like.shape, axis)
+        return jnp.where(_hit(ids, x, axis), x - b, x)
 
 
 OPS = JaxOps(jnp)
@@ -88,8 +112,8 @@ def refusal(array: Array) -> str | None:
     return None
 
 
-def is_tracing() -> bool:
-    return False
+def in_graph() -> None:
+    return None
 
 
 def spec(array: Array) -> Spec:
@@ -101,20 +125,13 @@ def same_size(a: Size, b: Size) -> bool | None:
 
 
 def combinable(logits: Array, other: Array) -> str | None:
-    here, there = _committed(logits), _committed(other)
-    if here is None or there is None or here == there:
+    if any(isinstance(array, jax.core.Tracer) or not array.committed for array in (logits, other)):
         return None
-    return f"it is committed to {_shown(there)}, the logits to {_shown(here)}"
-
-
-def _committed(array: Array) -> Any:
-    if isinstance(array, jax.core.Tracer) or not array.committed:
+    here, there = logits.sharding, other.sharding
+    meshes = {sharding.mesh for sharding in (here, there) if hasattr(sharding, "mesh")}
+    if here.device_set == there.device_set and len(meshes) < 2:
         return None
-    return array.sharding.device_set
-
-
-def _shown(devices: Any) -> str:
-    return ", ".join(sorted(map(str, devices)))
+    return f"it is committed to {there}, the logits to {here}"
 
 
 def convert(name: str) -> str:
@@ -122,7 +139,7 @@ def convert(name: str) -> str:
 
 
 def move(name: str) -> str:
-    return f"jax.device_put({name}, logits.sharding)"
+    return f"numpy.asarray({name}), since host data joins the logits wherever they are"
 
 
 def read(array: Array, *, wait: bool) -> Any | None:
@@ -140,12 +157,12 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def loss(plan: Plan, operands: Operands) -> Array:
-    return loss_of(OPS, plan, operands)
+    return loss_of(OPS, plan, agreeing(plan, operands))
 
 
 @partial(jax.jit, static_argnums=0)
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return loss_and_gradient_of(OPS, plan, operands)
+    return loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
 
 
 def kernel(plan: Plan, operands: Operands) -> str:

@@ -1,13 +1,13 @@
 """TensorFlow."""
 
-import math
 from typing import Any
 
 import tensorflow as tf
 
 from unified_loss import _host as host
 from unified_loss import _rules as rules
-from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._backends._tensorflow_statistics import row_statistics
+from unified_loss._statistics import combine, examples
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "tensorflow"
@@ -42,25 +42,17 @@ class TensorflowOps:
         dtype = b.dtype if tf.is_tensor(b) else a.dtype
         return tf.where(condition, tf.cast(a, dtype), tf.cast(b, dtype))
 
-    def exp(self, x: Array) -> Array:
-        return tf.exp(x)
-
     def isfinite(self, x: Array) -> Array:
         return tf.math.is_finite(x)
-
-    def max(self, x: Array, axis: int) -> Array:
-        # XLA's maximum on CPU passes over NaN.
-        nan = tf.reduce_any(tf.math.is_nan(x), axis, keepdims=True)
-        return self.where(nan, math.nan, tf.reduce_max(x, axis, keepdims=True))
 
     def sum(self, x: Array, axis: int) -> Array:
         return tf.reduce_sum(x, axis, keepdims=True)
 
     def any(self, x: Array, axis: int) -> Array:
-        return tf.reduce_any(x, axis, keepdims=True)
-
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return tf.math.log(tf.reduce_sum(tf.exp(f), axis, keepdims=True))
+        if x.dtype == tf.bool:
+            return tf.reduce_any(x, axis, keepdims=True)
+        ends = tf.reduce_max(x, axis, keepdims=True), tf.reduce_min(x, axis, keepdims=True)
+        return (ends[0] != 0) | (ends[1] != 0)
 
     def total(self, x: Array) -> Array:
         return tf.reduce_sum(x)
@@ -102,18 +94,9 @@ class TensorflowOps:
         here = tf.range(tf.rank(like)) == axis % tf.rank(like)
         return tf.broadcast_to(weights, tf.where(here, 1, whole))
 
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return self.sum(self.where(self._hit(ids, x, axis), x, 0.0), axis)
-
     def pick_class(self, weights: Array, ids: Array) -> Array:
-        return tf.gather(weights, ids)
-
-    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        return self.where(self._hit(ids, x, axis), x - b, x)
-
-    def _hit(self, ids: Array, like: Array, axis: int) -> Array:
-        classes = tf.range(tf.cast(self.size(like, axis), ids.dtype))
-        return ids == self.along(classes, like, axis)
+        # `tf.gather` would give a sparse gradient, and so would a list of places.
+        return tf.gather_nd(weights, tf.cast(ids, tf.int32)[None, ..., None])[0]
 
 
 OPS = TensorflowOps()
@@ -130,8 +113,8 @@ def refusal(array: Array) -> str | None:
     return None
 
 
-def is_tracing() -> bool:
-    return False
+def in_graph() -> None:
+    return None
 
 
 def spec(array: Array) -> Spec:
@@ -168,11 +151,18 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    return loss_of(OPS, *_prepared(plan, operands))
+    plan, operands = _prepared(plan, operands)
+    x = tf.cast(operands.logits, plan.compute_dtype)
+    rows, denominator = examples(OPS, plan, operands)
+    return combine(OPS, plan, rows, row_statistics(OPS, plan, x, rows), denominator)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return loss_and_gradient_of(OPS, *_prepared(plan, operands))
+    logits = tf.convert_to_tensor(operands.logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = loss(plan, operands._replace(logits=logits))
+    return value, tape.gradient(value, logits)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:

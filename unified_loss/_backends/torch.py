@@ -1,103 +1,23 @@
 """PyTorch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C import _functorch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_known_true
 
 from unified_loss import _host as host
-from unified_loss import _rules as rules
+from unified_loss import _messages as messages
+from unified_loss._backends import _dynamo as dynamo
+from unified_loss._backends._torch_ops import NAMES, TorchOps
+from unified_loss._rules import kept, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
+from unified_loss.exceptions import ShapeError
 
 NAME = "torch"
-
-_DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
-           if isinstance(dtype, torch.dtype)}  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()} | {
-    torch.float32: "float32", torch.float64: "float64", torch.float16: "float16",
-    torch.int64: "int64", torch.int32: "int32", torch.int16: "int16",
-    torch.complex64: "complex64", torch.complex128: "complex128",
-}  # fmt: skip
-
-
-class TorchOps:
-    """`Ops` on PyTorch."""
-
-    def cast(self, x: Array, dtype: str) -> Array:
-        return x.to(_DTYPES[dtype])
-
-    def cast_like(self, x: Array, like: Array) -> Array:
-        return x.to(like.dtype)
-
-    def cast_size(self, size: Any, dtype: str) -> Any:
-        return size
-
-    def as_index(self, x: Array) -> Array:
-        return x.to(torch.int64)
-
-    def equals(self, labels: Array, value: int) -> Array:
-        return labels == value
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        return torch.where(condition, a, b)
-
-    def exp(self, x: Array) -> Array:
-        return torch.exp(x)
-
-    def isfinite(self, x: Array) -> Array:
-        return torch.isfinite(x)
-
-    def max(self, x: Array, axis: int) -> Array:
-        return torch.amax(x, axis, keepdim=True)
-
-    def sum(self, x: Array, axis: int) -> Array:
-        return torch.sum(x, axis, keepdim=True)
-
-    def any(self, x: Array, axis: int) -> Array:
-        return torch.any(x, axis, keepdim=True)
-
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return torch.log(torch.sum(torch.exp(f), axis, keepdim=True))
-
-    def total(self, x: Array) -> Array:
-        return torch.sum(x)
-
-    def count(self, x: Array, dtype: str) -> Array:
-        return torch.sum(x).to(_DTYPES[dtype])
-
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
-        return logits.numel() // logits.shape[axis]
-
-    def size(self, x: Array, axis: int) -> Any:
-        return x.shape[axis]
-
-    def stop_gradient(self, x: Array) -> Array:
-        return x.detach()
-
-    def expand(self, x: Array, axis: int) -> Array:
-        return x.unsqueeze(axis)
-
-    def squeeze(self, x: Array, axis: int) -> Array:
-        return x.squeeze(axis)
-
-    def along(self, vector: Array, like: Array, axis: int) -> Array:
-        return vector.reshape([-1 if i == axis else 1 for i in range(like.ndim)])
-
-    def extend(self, weights: Array, like: Array, axis: int) -> Array:
-        missing = like.ndim - 1 - weights.ndim
-        weights = weights.reshape(weights.shape + (1,) * missing).unsqueeze(axis)
-        return weights.expand(rules.kept(like.shape, axis)) if missing else weights
-
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return torch.gather(x, axis, ids)
-
-    def pick_class(self, weights: Array, ids: Array) -> Array:
-        return weights[ids]
-
-    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        classes = torch.arange(x.shape[axis], device=x.device)
-        return torch.where(ids == self.along(classes, x, axis), x - b, x)
-
 
 OPS = TorchOps()
 
@@ -118,19 +38,23 @@ def refusal(array: Array) -> str | None:
     return None
 
 
-def is_tracing() -> bool:
-    return torch.compiler.is_compiling()
+def in_graph() -> Callable[..., Any] | None:
+    return dynamo.call if torch.compiler.is_dynamo_compiling() else None
 
 
 def spec(array: Array) -> Spec:
-    return Spec(NAME, tuple(array.shape), _NAMES[array.dtype])
+    return Spec(NAME, tuple(array.shape), NAMES[array.dtype])
 
 
 def same_size(a: Size, b: Size) -> bool | None:
-    return rules.same_size(a, b)
+    if _is_known(a) and _is_known(b):
+        return a == b
+    return True if statically_known_true(a == b) else None
 
 
 def combinable(logits: Array, other: Array) -> str | None:
+    if _is_distributed(other) and getattr(logits, "device_mesh", None) != other.device_mesh:
+        return "it is a DTensor on a mesh that the logits are not on"
     if other.device == logits.device:
         return None
     return f"it is on device {other.device}, the logits on {logits.device}"
@@ -145,35 +69,97 @@ def move(name: str) -> str:
 
 
 def read(array: Array, *, wait: bool) -> Any | None:
-    if is_tracing() or type(array) not in (torch.Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
         return None
-    if array.device.type != "cpu" and not wait:
+    if wait and _is_distributed(array):
+        array = array.full_tensor()
+    if not _is_plain(array) or (array.device.type != "cpu" and not wait):
         return None
     try:
-        return array.detach().cpu().numpy()
-    except (RuntimeError, TypeError):  # wrapped by a function transform, or bfloat16
+        return array.detach().as_subclass(torch.Tensor).cpu().numpy()
+    except (RuntimeError, TypeError):  # on the meta device, or bfloat16
         return None
+
+
+def _is_plain(array: Array) -> bool:
+    """Whether no function transform and no wrapper stands before the values."""
+    own = type(array).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    return own and not _functorch.is_functorch_wrapped_tensor(array)
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    return torch.as_tensor(host.cast(values, dtype)).to(logits.device)
+    array = torch.as_tensor(host.cast(values, dtype), device=logits.device)
+    fake = getattr(logits, "fake_mode", None)
+    return array if fake is None else fake.from_tensor(array)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    return loss_of(OPS, *_signed(plan, operands))
+    return _run(loss_of, plan, operands)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return loss_and_gradient_of(OPS, *_signed(plan, operands))
+    return _run(loss_and_gradient_of, plan, operands)
+
+
+def _run(kernel: Callable[..., Any], plan: Plan, operands: Operands) -> Any:
+    _compare_sizes(plan, operands)
+    plan, operands = _signed(plan, operands)
+    if not _is_distributed(_unwrapped(operands.logits)):
+        return kernel(OPS, plan, operands)
+    from unified_loss._backends import _dtensor
+
+    return _dtensor.run(kernel, plan, operands)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
     return "row statistics (torch)"
 
 
+def _is_distributed(array: Array) -> bool:
+    return hasattr(type(array), "placements")
+
+
+def _unwrapped(array: Array) -> Array:
+    """What a transform of `torch.func` has wrapped."""
+    while _functorch.is_functorch_wrapped_tensor(array):
+        array = _functorch.get_unwrapped(array)
+    return array
+
+
+def _compare_sizes(plan: Plan, operands: Operands) -> None:
+    """Compare the sizes that the plan could not: in the tracer, or when the program runs."""
+    logits, labels, class_weight, sample_weight, _ = operands
+    shape = logits.shape
+    batch = without(shape, plan.axis)
+    wanted = batch
+    if plan.label_kind == "dense":
+        wanted = shape
+    elif plan.labels_keep_axis:
+        wanted = kept(shape, plan.axis)
+    _compare("labels", labels.shape, wanted)
+    if class_weight is not None:
+        _compare("class_weight", class_weight.shape, shape[plan.axis : plan.axis + 1])
+    if sample_weight is not None:
+        _compare("sample_weight", sample_weight.shape, batch[: sample_weight.ndim])
+
+
+def _compare(name: str, shape: Shape, wanted: Shape) -> None:
+    for size, other in zip(shape, wanted, strict=True):
+        if _is_known(size) and _is_known(other):
+            continue
+        if not guard_or_true(size == other):
+            raise ShapeError(messages.sizes_differ(name, shape, wanted))
+        torch._check(size == other)
+
+
+def _is_known(size: Size) -> bool:
+    return not isinstance(size, torch.SymInt)
+
+
 def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
-    """Unsigned labels, for which torch has few kernels, as int64."""
-    if plan.label_kind == "dense" or not plan.labels_dtype.startswith("uint"):
+    """Labels as int64 if unsigned, for which torch has few kernels, or if C may not fit them."""
+    fits = isinstance(plan.num_classes, int) and not plan.labels_dtype.startswith("uint")
+    if plan.label_kind == "dense" or fits:
         return plan, operands
     ignore_index = plan.ignore_index
     below = plan.labels_dtype == "uint64"  # from 2**63 on they become negative

@@ -1,0 +1,85 @@
+"""Which backends are tested, and how a test asks for them.
+
+A test that takes `backend` runs once for each; with `mode` and `dtype` once for each mode and
+floating dtype that the backend has. No framework is imported before a test of it runs.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import numpy as np
+import pytest
+
+from tests.backends import BACKENDS, Backend
+
+common = {"deadline": None, "print_blob": True}
+common["suppress_health_check"] = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("default", max_examples=30, **common)
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True, **common)
+hypothesis.settings.register_profile("thorough", max_examples=1000, **common)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--backend``."""
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=tuple(BACKENDS),
+        help="test this backend (repeatable); without it, all that can be imported",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A backend that was asked for must be there."""
+    asked = config.getoption("--backend") or []
+    missing = [name for name in asked if not BACKENDS[name].is_installed()]
+    if missing:
+        message = f"--backend {', '.join(missing)}: not installed"
+        raise pytest.UsageError(message)
+
+
+def selected(config: pytest.Config) -> list[Backend]:
+    """The backends under test."""
+    asked = config.getoption("--backend")
+    if asked:
+        return [BACKENDS[name] for name in dict.fromkeys(asked)]
+    return [backend for backend in BACKENDS.values() if backend.is_installed()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Spread a test over backends, modes and dtypes."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    choices = {"mode": "modes", "dtype": "floats"}
+    names = [name for name in choices if name in metafunc.fixturenames]
+    cases = []
+    for backend in selected(metafunc.config):
+        marks = list(_marks(metafunc.definition, backend))
+        for values in itertools.product(*(getattr(backend, choices[name]) for name in names)):
+            label = "-".join([backend.name, *values])
+            cases.append(pytest.param(backend, *values, marks=marks, id=label))
+    metafunc.parametrize(["backend", *names], cases)
+
+
+def _marks(item: pytest.Item, backend: Backend) -> Iterator[pytest.MarkDecorator]:
+    for name, mark in (("skip_backend", pytest.mark.skip), ("xfail_backend", pytest.mark.xfail)):
+        for found in item.iter_markers(name):
+            if found.args[0] == backend.name:
+                yield mark(reason=found.kwargs["reason"])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(20240917)
+
+
+@pytest.fixture
+def installed(request: pytest.FixtureRequest) -> list[Backend]:
+    """All backends under test."""
+    return selected(request.config)

@@ -1,0 +1,113 @@
+"""What people may rely on: names, signatures and documentation."""
+
+import inspect
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import unified_loss
+
+PARAMETERS = {
+    "axis": None,
+    "class_weight": None,
+    "sample_weight": None,
+    "ignore_index": -100,
+    "label_smoothing": 0.0,
+    "z_loss": 0.0,
+    "reduction": "mean",
+    "normalizer": None,
+    "check": "auto",
+}
+CALLS = (unified_loss.cross_entropy, unified_loss.cross_entropy_with_grad)
+NUMPYDOC_SECTIONS = ("Parameters", "Returns", "Raises", "See Also", "Examples")
+
+
+def public() -> dict[str, Any]:
+    """Every public object by its name."""
+    return {name: getattr(unified_loss, name) for name in unified_loss.__all__}
+
+
+def test_all_lists_every_public_name() -> None:
+    """R27: `__all__` is sorted, and nothing public is outside it."""
+    names = {
+        name
+        for name, value in vars(unified_loss).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert unified_loss.__all__ == sorted({*names, "__version__"})
+
+
+def test_public_names_are_the_documented_ones() -> None:
+    """R25, R27: two calls, the errors and the warnings; a new one is a deliberate act."""
+    assert set(unified_loss.__all__) == {
+        "AmbiguousAxisError",
+        "BackendError",
+        "DTypeError",
+        "LabelError",
+        "LossInputError",
+        "LossInputWarning",
+        "OptionError",
+        "ShapeError",
+        "SingleClassWarning",
+        "__version__",
+        "cross_entropy",
+        "cross_entropy_with_grad",
+    }
+
+
+def test_other_modules_are_private() -> None:
+    """R27: only `exceptions` is public beside the package itself."""
+    folder = Path(unified_loss.__file__).parent
+    found = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert {name for name in found if not name.startswith("_")} == {"exceptions"}
+    assert (folder / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_signature_is_the_contract(function: Any) -> None:
+    """R27: logits and labels by position or name, then keywords with these defaults."""
+    parameters = inspect.signature(function).parameters
+    assert list(parameters)[:2] == ["logits", "labels"]
+    for name in ("logits", "labels"):
+        assert parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        assert parameters[name].default is inspect.Parameter.empty
+    options = {name: one.default for name, one in parameters.items() if name in PARAMETERS}
+    assert options == PARAMETERS
+    assert len(parameters) == 2 + len(PARAMETERS)
+    assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in PARAMETERS)
+
+
+def test_both_calls_have_the_same_parameters() -> None:
+    """R27: names, kinds, defaults and annotations; only what they return differs."""
+    one, other = (inspect.signature(function).parameters for function in CALLS)
+    assert list(one.values()) == list(other.values())
+
+
+@pytest.mark.parametrize("name", [name for name in unified_loss.__all__ if name != "__version__"])
+def test_public_objects_are_documented(name: str) -> None:
+    """R27: a docstring of their own, whose first line is a sentence."""
+    value = public()[name]
+    text = inspect.getdoc(value)
+    assert text
+    if inspect.isclass(value):
+        assert text != inspect.getdoc(value.__base__)
+    assert text.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_docstrings_tell_all_parameters(function: Any) -> None:
+    """R27: numpydoc sections in order, and each parameter among them."""
+    text = inspect.getdoc(function) or ""
+    found = re.findall(r"^(.+)\n-{3,}$", text, re.MULTILINE)
+    assert [title for title in found if title in NUMPYDOC_SECTIONS] == list(NUMPYDOC_SECTIONS)
+    told = text.partition("Parameters\n")[2].partition("Returns\n")[0]
+    for name in inspect.signature(function).parameters:
+        assert re.search(rf"^(\w+, )*{name}\b", told, re.MULTILINE), name
+
+
+def test_version_is_one_place() -> None:
+    """R27: SemVer."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", unified_loss.__version__)

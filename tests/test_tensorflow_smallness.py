@@ -1,0 +1,124 @@
+"""R24 on TensorFlow: how many arrays of the logits' size a program holds, and how long it traces."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.backends import BACKENDS, Backend
+from unified_loss import cross_entropy
+
+ROWS, CLASSES = 64, 50
+
+
+@pytest.fixture(autouse=True)
+def _under_test(installed: list[Backend]) -> None:
+    if BACKENDS["tensorflow"] not in installed:
+        pytest.skip("tensorflow is not under test")
+
+
+def native(logits: Any, labels: Any) -> Any:
+    """TensorFlow's loss for index labels."""
+    import tensorflow as tf
+
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+def native_smoothed(logits: Any, labels: Any) -> Any:
+    """What TensorFlow offers for label smoothing: dense labels."""
+    import tensorflow as tf
+
+    rows = tf.one_hot(labels, CLASSES) * 0.9 + 0.1 / CLASSES
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(rows, logits))
+
+
+def smoothed(logits: Any, labels: Any) -> Any:
+    """Ours with label smoothing."""
+    return cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+def weighted(logits: Any, labels: Any) -> Any:
+    """Ours with everything else that an index loss can have."""
+    import tensorflow as tf
+
+    weights = {"class_weight": tf.ones(CLASSES), "sample_weight": tf.ones(ROWS)}
+    return cross_entropy(logits, labels, z_loss=0.1, **weights)
+
+
+PAIRS = {
+    "index": (cross_entropy, native),
+    "weighted": (weighted, native),
+    "smoothed": (smoothed, native_smoothed),
+}
+
+
+def step_of(loss: Callable[[Any, Any], Any], *, with_gradient: bool) -> Callable[..., Any]:
+    """The loss, or a training step with it."""
+    import tensorflow as tf
+
+    def step(logits: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(logits, labels)
+        return value, tape.gradient(value, logits)
+
+    return step if with_gradient else loss
+
+
+def arguments() -> tuple[Any, Any]:
+    """Logits and index labels."""
+    import tensorflow as tf
+
+    return tf.zeros([ROWS, CLASSES]), tf.zeros([ROWS], tf.int32)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_graph_has_few_more_large_tensors_than_the_native_loss(
+    pair: str, *, with_gradient: bool
+) -> None:
+    """R24: at most 4 tensors of the logits' size more, before anything fuses, and no callback."""
+    import tensorflow as tf
+
+    counts = []
+    for loss in PAIRS[pair]:
+        step = tf.function(step_of(loss, with_gradient=with_gradient))
+        operations = step.get_concrete_function(*arguments()).graph.get_operations()
+        outputs = [output for operation in operations for output in operation.outputs]
+        counts.append(sum(out.shape.num_elements() == ROWS * CLASSES for out in outputs))
+        assert not any("PyFunc" in operation.type for operation in operations)
+    ours, theirs = counts
+    assert ours <= theirs + 4
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_xla_keeps_no_more_large_arrays_than_the_native_loss(
+    pair: str, *, with_gradient: bool
+) -> None:
+    """R24: once XLA has fused, no array of the logits' size more."""
+    import tensorflow as tf
+
+    counts = []
+    for loss in PAIRS[pair]:
+        step = tf.function(step_of(loss, with_gradient=with_gradient), jit_compile=True)
+        text = step.experimental_get_compiler_ir(*arguments())(stage="optimized_hlo")
+        program = text[text.index("ENTRY") :]
+        counts.append(len(re.findall(rf"= \w+\[{ROWS},{CLASSES}\]", program)))
+    ours, theirs = counts
+    assert 0 < ours <= theirs
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_tracing_is_quick(*, with_gradient: bool) -> None:
+    """R24: a trace takes at most 0.3 s."""
+    import tensorflow as tf
+
+    def traced(loss: Callable[[Any, Any], Any]) -> float:
+        start = time.perf_counter()
+        tf.function(step_of(loss, with_gradient=with_gradient)).get_concrete_function(*arguments())
+        return time.perf_counter() - start
+
+    assert min(traced(cross_entropy) for _ in range(5)) < 0.3

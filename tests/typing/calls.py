@@ -1,0 +1,90 @@
+"""What a type checker says of calls, results and errors."""
+
+from typing import Any, assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+from unified_loss import (
+    AmbiguousAxisError,
+    BackendError,
+    DTypeError,
+    LabelError,
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+    ShapeError,
+    SingleClassWarning,
+    cross_entropy,
+    cross_entropy_with_grad,
+)
+
+Scores = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+class Tensor:
+    """An array of some library."""
+
+
+def array_in_array_out(logits: Scores, labels: Ids, tensor: Tensor) -> None:
+    """The result is of the type of the logits."""
+    assert_type(cross_entropy(logits, labels), Scores)
+    assert_type(cross_entropy_with_grad(logits, labels), tuple[Scores, Scores])
+    assert_type(cross_entropy(tensor, [0, 1]), Tensor)
+    assert_type(cross_entropy_with_grad(tensor, labels), tuple[Tensor, Tensor])
+
+
+def every_option(logits: Scores, labels: Ids) -> None:
+    """What the contract lists is accepted."""
+    cross_entropy(
+        logits,
+        labels=labels,
+        axis=-1,
+        class_weight=[1, 2],
+        sample_weight=labels > 0,
+        ignore_index=None,
+        label_smoothing=1,
+        z_loss=0.1,
+        reduction="none",
+        normalizer=3,
+        check=True,
+    )
+    cross_entropy_with_grad(logits, labels, reduction="sum", check="auto", axis=None)
+
+
+def mistakes(logits: Scores, labels: Ids) -> None:
+    """What is refused at run time is refused before; mypy reports a comment that hides nothing."""
+    cross_entropy(logits, labels, reduction="avg")  # type: ignore[arg-type]
+    cross_entropy(logits, labels, axis=1.5)  # type: ignore[arg-type]
+    cross_entropy(logits, labels, axis=(0, 1))  # type: ignore[arg-type]
+    cross_entropy(logits, labels, label_smoothing="0.1")  # type: ignore[arg-type]
+    cross_entropy(logits, labels, z_loss=None)  # type: ignore[arg-type]
+    cross_entropy(logits, labels, ignore_index=0.5)  # type: ignore[arg-type]
+    cross_entropy(logits, labels, check="always")  # type: ignore[arg-type]
+    cross_entropy(logits, labels, -1)  # type: ignore[call-arg]
+    cross_entropy(logits, labels, weight=None)  # type: ignore[call-arg]
+    cross_entropy(logits)  # type: ignore[call-arg]
+
+
+def errors(error: LossInputError) -> None:
+    """One family, whose details have types."""
+    caught: tuple[type[LossInputError], ...] = (
+        AmbiguousAxisError, BackendError, DTypeError, LabelError, OptionError, ShapeError
+    )  # fmt: skip
+    assert_type(caught[0]("text"), LossInputError)
+    if isinstance(error, ShapeError):
+        assert_type(error.logits_shape, tuple[Any, ...] | None)
+        assert_type(error.axis, int | None)
+        assert_type(error.with_details(axis=1), ShapeError)
+    if isinstance(error, LabelError):
+        assert_type(error.count, int | None)
+        assert_type(error.first, tuple[int, ...] | None)
+    assert_type(SingleClassWarning("text"), SingleClassWarning)
+
+
+def families() -> tuple[
+    type[UserWarning], type[LossInputWarning], type[ValueError], tuple[type[TypeError], ...]
+]:
+    """What an `except` of each of these catches."""
+    return LossInputWarning, SingleClassWarning, LossInputError, (DTypeError, BackendError)

@@ -1,0 +1,275 @@
+"""Dask: blocks computed later, by NumPy, in silence; sizes can be unknown (NaN)."""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from unified_loss import _rules as rules
+from unified_loss._backends.array_api import ArrayOps
+from unified_loss._types import Array, Operands, Plan
+from unified_loss.exceptions import ShapeError
+
+Axes = tuple[int, ...]
+
+
+class Lazy:
+    """A Dask array whose arithmetic stays silent when the blocks are computed.
+
+    The arithmetic of `_statistics` passes through inf - inf and log 0 where that does not count,
+    and what silences NumPy while a graph is built is gone when it runs.
+    """
+
+    __array_ufunc__ = None
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+
+def _operator(function: Callable[..., Any], *, turned: bool = False) -> Callable[..., Array]:
+    def method(self: Lazy, *others: Any) -> Array:
+        operands = (self, *others)
+        return elementwise(function, *(operands[::-1] if turned else operands))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "and", "or"):
+    _function = getattr(operator, f"__{_name}__")
+    setattr(Lazy, f"__{_name}__", _operator(_function))
+    setattr(Lazy, f"__r{_name}__", _operator(_function, turned=True))
+for _name in ("eq", "ne", "lt", "ge", "invert"):
+    setattr(Lazy, f"__{_name}__", _operator(getattr(operator, f"__{_name}__")))
+
+
+def quietly(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call without NumPy's warnings."""
+    with np.errstate(all="ignore"):
+        return function(*args, **options)
+
+
+def elementwise(function: Callable[..., Any], *operands: Any) -> Array:
+    """A function of whole blocks, broadcast."""
+    arrays = (part.array if isinstance(part, Lazy) else part for part in operands)
+    return Lazy(da.core.elemwise(functools.partial(quietly, function), *arrays))
+
+
+def reduction(function: Callable[..., Any], x: Array, axis: int | None, dtype: Any = None) -> Array:
+    """A reduction over one axis, which stays, or over all."""
+    chunk = functools.partial(quietly, function)
+    keepdims = axis is not None
+    dtype = dtype or x.dtype
+    return Lazy(da.reduction(x.array, chunk, chunk, axis=axis, keepdims=keepdims, dtype=dtype))
+
+
+class DaskOps(ArrayOps):
+    """Ops on lazy arrays. Dask gathers nothing along an axis."""
+
+    def to_numpy(self, array: Array) -> None:
+        """Nothing is computed here (R23)."""
+
+    def from_numpy(self, values: Any, like: Array) -> Array:
+        return da.from_array(values, chunks=-1)
+
+    def ready(self, plan: Plan, operands: Operands) -> Operands:
+        """The operands in the logits' chunks."""
+        logits, labels, class_weight, sample_weight, normalizer = operands
+        axis, every = plan.axis, tuple(range(logits.ndim))
+        batch = rules.without(every, axis)
+        whole = every if plan.labels_have_axis else batch
+        labels = _like(labels, logits, whole, "labels", kept=axis if plan.labels_keep_axis else -1)
+        if class_weight is not None:
+            class_weight = _like(class_weight, logits, (axis,), "class_weight")
+        if sample_weight is not None:
+            axes = batch[: sample_weight.ndim]
+            sample_weight = _like(sample_weight, logits, axes, "sample_weight")
+        ready = (logits, labels, class_weight, sample_weight, normalizer)
+        return Operands(*(None if array is None else Lazy(array) for array in ready))
+
+    def plain(self, result: Array) -> Array:
+        return result.array
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x if x.dtype == dtype else elementwise(operator.methodcaller("astype", dtype), x)
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return self.cast(x, like.dtype)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        return elementwise(np.where, condition, a, b)
+
+    def exp(self, x: Array) -> Array:
+        return elementwise(np.exp, x)
+
+    def isfinite(self, x: Array) -> Array:
+        return elementwise(np.isfinite, x)
+
+    def max(self, x: Array, axis: int) -> Array:
+        return reduction(functools.partial(np.max, initial=-np.inf), x, axis)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return reduction(np.sum, x, axis)
+
+    def any(self, x: Array, axis: int) -> Array:
+        return reduction(np.any, x, axis, bool)
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        return elementwise(np.log, self.sum(self.exp(f), axis))
+
+    def total(self, x: Array) -> Array:
+        return reduction(np.sum, x, None)
+
+    def count(self, x: Array, dtype: str) -> Array:
+        return self.cast(self.total(self.cast(x, "int64")), dtype)
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        batch = rules.without(tuple(range(logits.ndim)), axis)
+        if not any(math.isnan(logits.shape[i]) for i in batch):
+            return super().examples(logits, axis, dtype)
+        return self.cast(self.total(Lazy(_sizes(logits.array, batch))), dtype)
+
+    def size(self, x: Array, axis: int) -> Any:
+        size = x.shape[axis]
+        return self.total(Lazy(_sizes(x.array, (axis,)))) if math.isnan(size) else size
+
+    def expand(self, x: Array, axis: int) -> Array:
+        return Lazy(da.expand_dims(x.array, axis))
+
+    def squeeze(self, x: Array, axis: int) -> Array:
+        return Lazy(da.squeeze(x.array, axis))
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        return Lazy(
+            vector.array[tuple(slice(None) if i == axis else None for i in range(like.ndim))]
+        )
+
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
+        missing = like.ndim - 1 - weights.ndim
+        weights = self.expand(Lazy(weights.array[(..., *[None] * missing)]), axis)
+        if not missing:
+            return weights
+        first = _first(like.array, rules.without(tuple(range(like.ndim)), axis))
+        chunks = rules.kept(first.chunks, axis)
+        return weights * Lazy(first.map_blocks(_ones, axis=axis, dtype=np.int8, chunks=chunks))
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return self.sum(elementwise(_entry_or_zero, x, ids, self.classes(x, axis)), axis)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        every = tuple(range(ids.ndim))
+        blocks = (ids.array, every, weights.array, (ids.ndim,))
+        picked = da.blockwise(_pick_class, every, *blocks, concatenate=True, dtype=weights.dtype)
+        return Lazy(picked)
+
+    def subtract_at(self, x: Array, ids: Array, b: Any, axis: int) -> Array:
+        return elementwise(_subtract_at, x, ids, self.classes(x, axis), b)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        chunks = like.array.chunks[axis]
+        if not math.isnan(like.shape[axis]):
+            return self.along(Lazy(da.arange(like.shape[axis], chunks=(chunks,))), like, axis)
+        sizes = _sizes(like.array, (axis,))
+        every = tuple(range(like.ndim))
+        counted = da.blockwise(
+            _count_from,
+            every,
+            da.cumsum(sizes, axis) - sizes,
+            every,
+            _first(like.array, (axis,)),
+            every,
+            axis=axis,
+            dtype=np.int64,
+            align_arrays=False,
+            adjust_chunks={i: chunks if i == axis else (1,) for i in every},
+        )
+        return Lazy(counted)
+
+
+def _like(array: Array, logits: Array, axes: Axes, name: str, kept: int = -1) -> Array:
+    """An operand that has the axes `axes` of the logits, in their chunks.
+
+    Where sizes are unknown, blocks must pair up; that each pair fits is checked when it is there.
+    """
+    wanted = {i: (1,) if axis == kept else logits.chunks[axis] for i, axis in enumerate(axes)}
+    unknown = {i for i, sizes in wanted.items() if math.isnan(sum(sizes) + array.shape[i])}
+    array = array.rechunk({i: sizes for i, sizes in wanted.items() if i not in unknown})
+    if not unknown:
+        return array
+    for i in unknown:
+        if array.numblocks[i] != len(wanted[i]):
+            text = (
+                f"{name} and logits have unknown sizes, so their chunks must pair up, but along "
+                f"axis {i} {name} has {array.numblocks[i]} of them and the logits "
+                f"{len(wanted[i])}.\n  hint: call compute_chunk_sizes() on both"
+            )
+            raise ShapeError(text)
+    first = _first(logits, tuple(axis for axis in axes if axis != kept))
+    return da.blockwise(
+        _checked,
+        axes,
+        array,
+        axes,
+        first,
+        tuple(range(logits.ndim)),
+        axes=axes,
+        kept=kept,
+        name=name,
+        concatenate=True,
+        align_arrays=False,
+        adjust_chunks={axis: wanted[i] for i, axis in enumerate(axes)},
+        dtype=array.dtype,
+        meta=array._meta,  # noqa: SLF001  (`_checked` cannot run on it)
+    )
+
+
+def _first(array: Array, axes: Axes) -> Array:
+    """The first block along every axis but `axes`."""
+    return array.blocks[tuple(slice(None if i in axes else 1) for i in range(array.ndim))]
+
+
+def _sizes(array: Array, axes: Axes) -> Array:
+    """The size of each block along some axes, an entry a block."""
+    first = _first(array, axes)
+    chunks = tuple((1,) * count for count in first.numblocks)
+    return first.map_blocks(_size, axes=axes, dtype=np.int64, chunks=chunks)
+
+
+# What runs on blocks.
+
+
+def _checked(block: Array, logits: Array, axes: Axes, kept: int, name: str) -> Array:
+    wanted = tuple(1 if axis == kept else logits.shape[axis] for axis in axes)
+    if block.shape != wanted:
+        text = f"a chunk of {name} has shape {block.shape}, that of the logits asks for {wanted}."
+        raise ShapeError(text)
+    return block
+
+
+def _size(block: Array, axes: Axes) -> Array:
+    return np.full((1,) * block.ndim, math.prod(block.shape[axis] for axis in axes))
+
+
+def _ones(block: Array, axis: int) -> Array:
+    return np.ones(rules.kept(block.shape, axis), np.int8)
+
+
+def _count_from(start: Array, block: Array, axis: int) -> Array:
+    shape = tuple(-1 if i == axis else 1 for i in range(block.ndim))
+    return start + np.arange(block.shape[axis]).reshape(shape)
+
+
+def _entry_or_zero(x: Array, ids: Array, classes: Array) -> Array:
+    return np.where(ids == classes, x, 0.0)
+
+
+def _subtract_at(x: Array, ids: Array, classes: Array, b: Array) -> Array:
+    return np.where(ids == classes, x - b, x)
+
+
+def _pick_class(ids: Array, weights: Array) -> Array:
+    return weights[ids]

@@ -1,0 +1,29 @@
+"""What `torch.compile` sees of a call: one operation.
+
+Dynamo interprets Python, which takes it longer for the rules and the arithmetic of one loss than
+for many a model. So it puts a whole call into its graph as it is, and AOT Autograd, which runs
+Python on fake tensors, expands it.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+
+@torch.compiler.allow_in_graph
+def call(kernel: str, *arguments: Any) -> Any:
+    """`kernel` of the backend on the arguments of `prepare`; no values are read, as none exist.
+
+    Some compilers keep the call and run it on real tensors, where that must hold as well.
+    """
+    from unified_loss._arguments import prepare
+    from unified_loss._backends import torch as backend
+
+    blind = SimpleNamespace(**vars(backend) | {"read": _unread})
+    _, plan, operands = prepare(blind, *arguments)
+    return getattr(backend, kernel)(plan, operands)
+
+
+def _unread(array: Any, *, wait: bool) -> None:
+    return None

@@ -1,0 +1,102 @@
+"""Operands that agree in size, and in how an explicit mesh splits them.
+
+JAX computes only with sizes that it can prove equal. And it splits no operand of a selection or a
+gather to match another one, so all get one layout first; splitting a replicated one moves nothing.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from unified_loss import _messages as messages
+from unified_loss._types import Array, Operands, Plan
+from unified_loss.exceptions import BackendError, ShapeError
+
+Axes = tuple[int | None, ...]
+
+
+def agreeing(plan: Plan, operands: Operands) -> Operands:
+    """The operands, ready to be computed with."""
+    axes = _axes(plan, operands)
+    _prove_sizes(plan, operands, axes)
+    return _split_alike(operands, axes)
+
+
+def split(x: Array) -> tuple[Any, ...]:
+    """The mesh axes over which the type of `x` splits each axis, None where it does not."""
+    return tuple(jax.typeof(x).sharding.spec)
+
+
+def layout(like: Array, *names: Any) -> NamedSharding | None:
+    """Axes split over these mesh axes, on the mesh of `like`; None where none is split."""
+    if not any(names):
+        return None
+    return NamedSharding(jax.typeof(like).sharding.mesh, PartitionSpec(*names))
+
+
+def _axes(plan: Plan, operands: Operands) -> dict[str, Axes]:
+    """The axes of the logits that the axes of each operand run along; None at size 1."""
+    every: Axes = tuple(range(operands.logits.ndim))
+    batch = tuple(axis for axis in every if axis != plan.axis)
+    axes = {"logits": every, "labels": batch}
+    if plan.label_kind == "dense":
+        axes["labels"] = every
+    elif plan.labels_keep_axis:
+        axes["labels"] = tuple(None if axis == plan.axis else axis for axis in every)
+    if operands.class_weight is not None:
+        axes["class_weight"] = (plan.axis,)
+    if operands.sample_weight is not None:
+        axes["sample_weight"] = batch[: operands.sample_weight.ndim]
+    return axes
+
+
+def _prove_sizes(plan: Plan, operands: Operands, axes: dict[str, Axes]) -> None:
+    """R3, R5: symbolic sizes that may differ are refused; one symbol equals only itself."""
+    sizes = operands.logits.shape
+    for field, own in axes.items():
+        shape = getattr(operands, field).shape
+        wanted = tuple(1 if axis is None else sizes[axis] for axis in own)
+        if shape != wanted:
+            text = messages.sizes_differ(field, shape, wanted)
+            fix = messages.hint("JAX needs sizes that are provably equal: use the same symbols.")
+            raise ShapeError(text + fix).with_details(
+                logits_shape=sizes, labels_shape=operands.labels.shape, axis=plan.axis
+            )
+
+
+def _split_alike(operands: Operands, axes: dict[str, Axes]) -> Operands:
+    """Each axis of the logits split in the one way that one of the operands asks for."""
+    names: dict[int | None, Any] = {}
+    guide = operands.logits
+    for field, own in axes.items():
+        array = getattr(operands, field)
+        for axis, name in zip(own, split(array), strict=True):
+            if name is not None and axis is not None:
+                guide = array
+                if names.setdefault(axis, name) != name:
+                    raise _conflict(field, operands)
+        if _repeats(names):
+            raise _conflict(field, operands)
+    changes = {
+        field: _split_as(getattr(operands, field), guide, tuple(map(names.get, own)))
+        for field, own in axes.items()
+    }
+    return operands._replace(**changes)
+
+
+def _repeats(names: dict[int | None, Any]) -> bool:
+    """Whether two axes are split over the same mesh axis."""
+    groups = [name if isinstance(name, tuple) else (name,) for name in names.values()]
+    return len({each for group in groups for each in group}) < sum(map(len, groups))
+
+
+def _split_as(array: Array, guide: Array, names: tuple[Any, ...]) -> Array:
+    return array if split(array) == names else jax.sharding.reshard(array, layout(guide, *names))
+
+
+def _conflict(field: str, operands: Operands) -> BackendError:
+    here, there = (jax.typeof(getattr(operands, each)) for each in ("logits", field))
+    reason = f"the mesh splits it as {there.str_short()}, the logits as {here.str_short()}"
+    fix = f"jax.sharding.reshard({field}, jax.P()) before the call"
+    return BackendError(messages.cannot_combine(field, reason, fix))

@@ -1,0 +1,101 @@
+"""The operations of PyTorch."""
+
+import math
+from typing import Any
+
+import torch
+
+from unified_loss._rules import kept, without
+from unified_loss._types import Array
+
+DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
+           if isinstance(dtype, torch.dtype)}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()} | {
+    torch.float32: "float32", torch.float64: "float64", torch.float16: "float16",
+    torch.int64: "int64", torch.int32: "int32", torch.int16: "int16",
+    torch.complex64: "complex64", torch.complex128: "complex128",
+}  # fmt: skip
+
+
+class TorchOps:
+    """`Ops` on PyTorch."""
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.to(DTYPES[dtype])
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return x.to(like.dtype)
+
+    def cast_size(self, size: Any, dtype: str) -> Any:
+        return size
+
+    def as_index(self, x: Array) -> Array:
+        return x.to(torch.int64)
+
+    def equals(self, labels: Array, value: int) -> Array:
+        return labels == value
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        if isinstance(a, torch.Tensor):
+            return torch.where(condition, a, b)
+        return b.masked_fill(condition, a)  # where() would make a tensor of the number first
+
+    def exp(self, x: Array) -> Array:
+        return torch.exp(x)
+
+    def isfinite(self, x: Array) -> Array:
+        return torch.isfinite(x)
+
+    def max(self, x: Array, axis: int) -> Array:
+        return torch.amax(x, axis, keepdim=True)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return torch.sum(x, axis, keepdim=True)
+
+    def any(self, x: Array, axis: int) -> Array:
+        return torch.any(x, axis, keepdim=True)
+
+    def log_sum_exp(self, f: Array, axis: int) -> Array:
+        return torch.log(torch.sum(torch.exp(f), axis, keepdim=True))
+
+    def total(self, x: Array) -> Array:
+        return torch.sum(x)
+
+    def count(self, x: Array, dtype: str) -> Array:
+        return torch.sum(x).to(DTYPES[dtype])
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        number = math.prod(without(logits.shape, axis))
+        if isinstance(number, int):
+            return number
+        return torch.full((), number, dtype=DTYPES[dtype], device=logits.device)
+
+    def size(self, x: Array, axis: int) -> Any:
+        return x.shape[axis]
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x.detach()
+
+    def expand(self, x: Array, axis: int) -> Array:
+        return x.unsqueeze(axis)
+
+    def squeeze(self, x: Array, axis: int) -> Array:
+        return x.squeeze(axis)
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        return vector.reshape([-1 if i == axis else 1 for i in range(like.ndim)])
+
+    def extend(self, weights: Array, like: Array, axis: int) -> Array:
+        missing = like.ndim - 1 - weights.ndim
+        weights = weights.reshape(weights.shape + (1,) * missing).unsqueeze(axis)
+        return weights.expand(kept(like.shape, axis)) if missing else weights
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return torch.gather(x, axis, ids)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        return weights[ids]
+
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        classes = torch.arange(x.shape[axis], device=x.device)
+        return torch.where(ids == self.along(classes, x, axis), x - b, x)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.accuracy import assert_accurate
 from tests.problems import Problem, sample
+from tests.reference import evaluate
 from unified_loss import cross_entropy
 
 
@@ -39,15 +40,14 @@ def mirrored() -> None:
 
     for logits, labels in strategy.experimental_distribute_dataset(data):
         assert len(strategy.experimental_local_results(logits)) == 2
-        for loss, slope in zip(*map(strategy.experimental_local_results, run(logits, labels))):
+        results = map(strategy.experimental_local_results, run(logits, labels))
+        for loss, slope in zip(*results, strict=True):
             assert_accurate(loss.numpy(), problem, "float32")
             np.testing.assert_allclose(slope, gradient_in_bias(problem), rtol=1e-5, atol=1e-6)
 
 
 def gradient_in_bias(problem: Problem) -> Any:
     """The reference's gradient, summed over the examples."""
-    from tests.reference import evaluate
-
     return evaluate(problem).gradient.astype(float).sum(0)
 
 

@@ -76,7 +76,7 @@ def test_logits_must_be_floating(backend: Backend, given: str) -> None:
 
 
 def test_swapped_arguments_are_named(backend: Backend) -> None:
-    """R1: integers first, floats with one more axis second: the error says that they look swapped."""
+    """R1: integers first, floats with one more axis second: the error says they look swapped."""
     labels, logits = np.array([0, 1], np.int32), np.zeros((2, 3), np.float32)
     with pytest.raises(DTypeError, match="swapped"):
         cross_entropy(backend.asarray(labels), backend.asarray(logits))

@@ -1,6 +1,7 @@
 """The cross-entropy loss: one call, the same meaning for every array library."""
 
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
+from unified_loss._explain import explain
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
     AmbiguousAxisError,
@@ -27,4 +28,5 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "cross_entropy_with_grad",
+    "explain",
 ]

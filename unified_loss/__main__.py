@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from unified_loss import _demo, _doctor
+from unified_loss._explain import _command as _explain
 
-COMMANDS = (_demo, _doctor)
+COMMANDS = (_demo, _doctor, _explain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -59,9 +59,12 @@ def _are(name: str) -> str:
     return "are" if name in {"logits", "labels"} else "is"
 
 
-def logits_not_floating(problem: Problem) -> str:
+def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
     """R1."""
-    return f"logits must be floating, but are {problem.logits.dtype}."
+    text = f"logits must be floating, but are {problem.logits.dtype}"
+    if swapped:
+        return f"{text}: the arguments look swapped, the order is (logits, labels)."
+    return f"{text}."
 
 
 def axis_not_an_integer(axis: Any) -> str:
@@ -94,7 +97,7 @@ def ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> str:
     return (
         f"the class axis is ambiguous: labels of shape {shown(problem.labels.shape)} fit logits of "
         f"shape {shown(problem.logits.shape)} with the classes on {_axis(problem, first)} and on "
-        f"{_axis(problem, last)}: pass axis=."
+        f"{_axis(problem, last)}: pass axis={first} (channels first) or axis=-1 (channels last)."
     )
 
 
@@ -163,9 +166,11 @@ def weight_dtype(name: str, spec: Spec, wanted: str) -> str:
 
 def class_weight_shape(problem: Problem, axis: int) -> str:
     """R7."""
-    wanted = shown((problem.logits.shape[axis],))
+    logits = problem.logits.shape
+    wanted, of = ("(C,)", "class") if logits is None else (
+        shown((logits[axis],)), f"class of {_axis(problem, axis)}")  # fmt: skip
     return (
-        f"class_weight must have shape {wanted}, one weight per class of {_axis(problem, axis)}, "
+        f"class_weight must have shape {wanted}, one weight per {of}, "
         f"but has shape {shown(problem.class_weight.shape)}."
     )
 

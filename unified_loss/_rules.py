@@ -66,8 +66,19 @@ def logits_dtypes(problem: Problem) -> tuple[str, str]:
     """R1, R20: the dtype of the logits and the one to compute in."""
     dtype = problem.logits.dtype
     if dtype not in FLOATING:
-        raise DTypeError(messages.logits_not_floating(problem))
+        raise DTypeError(messages.logits_not_floating(problem, swapped=_look_swapped(problem)))
     return dtype, "float64" if dtype == "float64" else "float32"
+
+
+def _look_swapped(problem: Problem) -> bool:
+    logits, labels = problem.logits, problem.labels
+    return (
+        logits.dtype in INTEGER
+        and labels.dtype in FLOATING
+        and logits.shape is not None
+        and labels.shape is not None
+        and len(labels.shape) == len(logits.shape) + 1
+    )
 
 
 def class_axis(problem: Problem) -> int:

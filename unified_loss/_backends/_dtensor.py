@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from unified_loss import _messages as messages
-from unified_loss._backends._torch_ops import TorchOps
+from unified_loss._backends._torch_ops import GraphOps, TorchOps
 from unified_loss._rules import kept
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError
@@ -85,20 +85,27 @@ def _whole(array: Array) -> Array:
     )
 
 
-class DTensorOps(TorchOps):
-    """`Ops` on `DTensor`, for logits that are placed as `like` is."""
+class DTensorOps(GraphOps):
+    """`Ops` on `DTensor`, for logits that are placed as `like` is.
+
+    A gather along a sharded axis would gather the logits first; a comparison does not.
+    """
 
     def __init__(self, classes: Array, like: Array, axis: int) -> None:
         self._axis = axis
         self._ndim = like.ndim
-        self._ids = self.along(classes, like, axis)
+        self._classes = self.along(classes, like, axis)
 
     def max(self, x: Array, axis: int) -> Array:
         local = x.detach().to_local()
         # A collective maximum may lose a NaN, which +inf stands for; a device may have no class.
         local = local.masked_fill(local.isnan(), INFINITY)
         shape = [1 if i == axis else size for i, size in enumerate(local.shape)]
-        m = local.amax(axis, keepdim=True) if local.shape[axis] else local.new_full(shape, -INFINITY)
+        m = (
+            local.amax(axis, keepdim=True)
+            if local.shape[axis]
+            else local.new_full(shape, -INFINITY)
+        )
         places: list[Placement] = [
             Partial("max") if place.is_shard(axis) else place for place in x.placements
         ]
@@ -136,13 +143,9 @@ class DTensorOps(TorchOps):
             weights = weights.unsqueeze(-1)
         return weights.unsqueeze(axis).expand(kept(like.shape, axis))
 
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        """By comparison: a gather along a sharded axis would gather the logits first."""
-        return self.sum(x.masked_fill(ids != self._ids, 0.0), axis)
-
     def pick_class(self, weights: Array, ids: Array) -> Array:
-        weights = self.along(weights, self._ids, self._axis)
+        weights = self.along(weights, self._classes, self._axis)
         return self.pick(weights, ids, self._axis)
 
-    def subtract_at(self, x: Array, ids: Array, b: Any, axis: int) -> Array:
-        return torch.where(ids == self._ids, x - b, x)
+    def classes(self, x: Array, axis: int) -> Array:
+        return self._classes

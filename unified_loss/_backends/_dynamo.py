@@ -22,7 +22,7 @@ def call(kernel: str, *arguments: Any) -> Any:
 
     blind = SimpleNamespace(**vars(backend) | {"read": _unread})
     _, plan, operands = prepare(blind, *arguments)
-    return getattr(backend, kernel)(plan, operands)
+    return getattr(backend, kernel)(plan, operands, backend.GRAPH_OPS)
 
 
 def _unread(array: Any, *, wait: bool) -> None:

@@ -20,14 +20,16 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
     if not targeted:
         rows = rows._replace(ids=None, k=None)
     kernel = _Kernel(ops, plan.axis, rows, rows.w if smoothed else None, smoothed)
+    m = tf.reduce_max(x, plan.axis, keepdims=True)
+    m = tf.stop_gradient(tf.maximum(m, x.dtype.min))  # a row of -inf gives log 0, not inf - inf
 
     @tf.custom_gradient
     def statistics(x: Array, *_: Array) -> Any:
-        results, kept = kernel.forward(x)
-        return results, lambda *slopes: kernel.backward(kept, *slopes[1:])
+        results, kept = kernel.forward(x, m)
+        return results, lambda *slopes: kernel.backward(kept, list(slopes))
 
-    m, l, p, q = statistics(x, *kernel.weights)
-    return Statistics(m, l, p if targeted else None, q if smoothed else None)
+    l, *others = statistics(x, *kernel.weights)
+    return Statistics(m, l, others[0] if targeted else None, others[-1] if smoothed else None)
 
 
 class _Kept(NamedTuple):
@@ -37,6 +39,7 @@ class _Kept(NamedTuple):
     e: Array  # exp f
     total: Array
     l: Array
+    places: Array | None  # of the entries at the labels; None if the rank is unknown
 
 
 class _Kernel(NamedTuple):
@@ -51,40 +54,56 @@ class _Kernel(NamedTuple):
         """The factors of f, which have gradients of their own."""
         return [weight for weight in (self.rows.k, self.w) if weight is not None]
 
-    def forward(self, x: Array) -> tuple[tuple[Array, Array, Array, Array], _Kept]:
-        """The statistics m, l, p and q; 0 for those that nobody asked for."""
+    def forward(self, x: Array, m: Array) -> tuple[list[Array], _Kept]:
+        """The statistics l, p and q, as far as they are asked for."""
         ops, axis, rows = self.ops, self.axis, self.rows
-        m = tf.stop_gradient(tf.reduce_max(x, axis, keepdims=True))
-        m = ops.where(m == -INFINITY, 0.0, m)  # such a row gives log 0, not inf - inf
         f = x - m
         e = tf.exp(f)
         total = ops.sum(e, axis)
         l = tf.math.log(total)
-        p = q = tf.zeros_like(l)
+        results = [self._settled(l)]
+        places = None
         if rows.ids is not None:
-            p = self._settled(_pick(ops, f, rows.ids, axis), rows.m)
+            if x.shape.rank is None:
+                hit = _hit(ops, f, rows.ids, axis)
+                p = ops.sum(ops.where(hit, f, 0.0), axis)
+            else:
+                places = _places(ops, rows.ids, axis)
+                p = tf.gather_nd(f, places)
+            # Smoothing keeps examples whose own class has weight 0.
+            weight = None if self.w is None else rows.m
+            results.append(self._settled(p, weight))
         elif rows.k is not None:
-            p = self._settled(self._weighted_sum(f, rows.k))
+            results.append(self._settled(self._weighted_sum(f, rows.k)))
         if self.smoothed:
-            q = self._settled(self._weighted_sum(f, self.w), rows.t)
-        return (self._settled(m), self._settled(l), p, q), _Kept(f, e, total, l)
+            results.append(self._settled(self._weighted_sum(f, self.w), rows.t))
+        return results, _Kept(f, e, total, l, places)
 
-    def backward(self, kept: _Kept, dl: Array, dp: Array, dq: Array) -> list[Array]:
+    def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, rows, w = self.ops, self.rows, self.w
+        dl, dp, dq = slopes[0], slopes[1], slopes[-1]
         dx = tf.math.multiply_no_nan(kept.e, self._undropped(dl / kept.total))
+        shift = 0.0
         if self.smoothed:
-            dq_x = self._undropped(dq)
-            dx += dq_x if w is None else dq_x * w
-        if rows.ids is not None:
-            dx = _add_at(ops, dx, rows.ids, self._undropped(dp), self.axis)
-        elif rows.k is not None:
-            dx += self._undropped(dp) * rows.k
+            shift = self._undropped(dq) * (1.0 if w is None else w)
+        if rows.k is not None:
+            shift += self._undropped(dp) * rows.k
+        elif rows.ids is not None:
+            target = self._undropped(dp)
+            if kept.places is not None and not self.smoothed:
+                # `vectorized_map` knows updates, not additions.
+                target += tf.gather_nd(dx, kept.places)
+                dx = tf.tensor_scatter_nd_update(dx, kept.places, target)
+            else:  # a comparison fuses with the addition
+                hit = _hit(ops, kept.f, rows.ids, self.axis)
+                shift = ops.where(hit, shift + target, shift)
+        dx = dx if isinstance(shift, float) else dx + shift
         return [dx, *self._weight_slopes(kept, dp, dq)]
 
     def _weight_slopes(self, kept: _Kept, dp: Array, dq: Array) -> list[Array]:
         ops, dropped, k, w = self.ops, self.rows.dropped, self.rows.k, self.w
-        if dropped is not None:
+        if dropped is not None and self.weights:
             lost = dropped & ~ops.isfinite(kept.l)
             dp, dq = (ops.where(lost, 0.0, slope) for slope in (dp, dq))
         slopes = []
@@ -103,39 +122,32 @@ class _Kernel(NamedTuple):
 
     def _settled(self, value: Array, coefficient: Any = None) -> Array:
         """0 in place of what is not finite and does not count."""
-        idle = self.rows.dropped
+        rows = self.rows
+        if rows.k is None and rows.w is None and rows.s is None:
+            return self._undropped(value)  # no factor whose gradient it would be
+        idle = rows.dropped
         if tf.is_tensor(coefficient):
             idle = coefficient == 0 if idle is None else idle | (coefficient == 0)
         if idle is None:
             return value
         return self.ops.where(idle & ~self.ops.isfinite(value), 0.0, value)
 
-    def _undropped(self, slope: Array) -> Array:
+    def _undropped(self, value: Array) -> Array:
         dropped = self.rows.dropped
-        return slope if dropped is None else self.ops.where(dropped, 0.0, slope)
+        return value if dropped is None else self.ops.where(dropped, 0.0, value)
 
 
-def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
-    """The entry of `x` at `ids` along `axis`."""
-    if x.shape.rank is None:
-        return ops.sum(ops.where(_hit(ops, x, ids, axis), x, 0.0), axis)
-    return tf.gather_nd(x, _places(ids, axis))
-
-
-def _add_at(ops: Ops, x: Array, ids: Array, b: Array, axis: int) -> Array:
-    """`x`, plus `b` at `ids` along `axis`."""
-    if x.shape.rank is None:
-        return ops.where(_hit(ops, x, ids, axis), x + b, x)
-    places = _places(ids, axis)
-    # `vectorized_map` knows updates, not additions.
-    return tf.tensor_scatter_nd_update(x, places, tf.gather_nd(x, places) + b)
-
-
-def _places(ids: Array, axis: int) -> Array:
-    """The coordinates of the entries at `ids`; `vectorized_map` knows those in 32 bits only."""
-    sizes = tf.unstack(tf.shape(ids))
-    grid = tf.meshgrid(*(tf.range(size) for size in sizes), indexing="ij")
-    grid[axis] = tf.cast(ids, tf.int32)
+def _places(ops: Ops, ids: Array, axis: int) -> Array:
+    """The coordinates of the entries at `ids`, in 32 bits: `vectorized_map` knows no others."""
+    ids = tf.cast(ids, tf.int32)
+    grid = [ids] * ids.shape.rank
+    for i in range(ids.shape.rank):
+        if i != axis:
+            size = tf.cast(ops.size(ids, i), tf.int32)
+            grid[i] = ops.along(tf.range(size), ids, i)
+    if len(grid) > 2:
+        shape = tf.shape(ids)
+        grid = [tf.broadcast_to(coordinates, shape) for coordinates in grid]
     return tf.stack(grid, -1)
 
 

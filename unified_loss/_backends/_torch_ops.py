@@ -1,12 +1,15 @@
 """The operations of PyTorch."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from unified_loss._rules import kept, without
 from unified_loss._types import Array
+
+INFINITY = float("inf")
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
            if isinstance(dtype, torch.dtype)}  # fmt: skip
@@ -15,6 +18,11 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()} | {
     torch.int64: "int64", torch.int32: "int32", torch.int16: "int16",
     torch.complex64: "complex64", torch.complex128: "complex128",
 }  # fmt: skip
+
+
+def fake_mode_of(x: Array) -> AbstractContextManager[Any]:
+    """Where new tensors can be combined with `x`, which may be fake outside of its mode."""
+    return getattr(x, "fake_mode", None) or nullcontext()
 
 
 class TorchOps:
@@ -44,7 +52,7 @@ class TorchOps:
         return torch.exp(x)
 
     def isfinite(self, x: Array) -> Array:
-        return torch.isfinite(x)
+        return x.abs() < INFINITY  # isfinite() is four operations in a graph
 
     def max(self, x: Array, axis: int) -> Array:
         return torch.amax(x, axis, keepdim=True)
@@ -68,7 +76,7 @@ class TorchOps:
         number = math.prod(without(logits.shape, axis))
         if isinstance(number, int):
             return number
-        return torch.full((), number, dtype=DTYPES[dtype], device=logits.device)
+        return logits.new_full((), number, dtype=DTYPES[dtype])
 
     def size(self, x: Array, axis: int) -> Any:
         return x.shape[axis]
@@ -97,5 +105,17 @@ class TorchOps:
         return weights[ids]
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        classes = torch.arange(x.shape[axis], device=x.device)
-        return torch.where(ids == self.along(classes, x, axis), x - b, x)
+        return torch.where(ids == self.classes(x, axis), x - b, x)
+
+    def classes(self, x: Array, axis: int) -> Array:
+        """The class ids, laid along the class axis of `x`."""
+        with fake_mode_of(x):
+            return self.along(torch.arange(x.shape[axis], device=x.device), x, axis)
+
+
+class GraphOps(TorchOps):
+    """`Ops` for a graph that a compiler fuses."""
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        """By comparison, which fuses; a gather has a scatter for gradient, which does not."""
+        return self.sum(x.masked_fill(ids != self.classes(x, axis), 0.0), axis)

@@ -39,8 +39,11 @@ class TensorflowOps:
         return labels == value
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
-        dtype = b.dtype if tf.is_tensor(b) else a.dtype
-        return tf.where(condition, tf.cast(a, dtype), tf.cast(b, dtype))
+        if not tf.is_tensor(a):
+            a = tf.constant(a, b.dtype)
+        elif not tf.is_tensor(b):
+            b = tf.constant(b, a.dtype)
+        return tf.where(condition, a, b)
 
     def isfinite(self, x: Array) -> Array:
         return tf.math.is_finite(x)

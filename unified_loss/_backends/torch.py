@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_know
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
-from unified_loss._backends._torch_ops import NAMES, TorchOps
+from unified_loss._backends._torch_ops import NAMES, GraphOps, TorchOps, fake_mode_of
 from unified_loss._rules import kept, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
@@ -20,6 +20,7 @@ from unified_loss.exceptions import ShapeError
 NAME = "torch"
 
 OPS = TorchOps()
+GRAPH_OPS = GraphOps()
 
 
 def owns(value: object) -> bool:
@@ -88,27 +89,26 @@ def _is_plain(array: Array) -> bool:
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    array = torch.as_tensor(host.cast(values, dtype), device=logits.device)
-    fake = getattr(logits, "fake_mode", None)
-    return array if fake is None else fake.from_tensor(array)
+    with fake_mode_of(logits):
+        return torch.as_tensor(host.cast(values, dtype), device=logits.device)
 
 
-def loss(plan: Plan, operands: Operands) -> Array:
-    return _run(loss_of, plan, operands)
+def loss(plan: Plan, operands: Operands, ops: TorchOps = OPS) -> Array:
+    return _run(loss_of, ops, plan, operands)
 
 
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return _run(loss_and_gradient_of, plan, operands)
+def loss_and_gradient(plan: Plan, operands: Operands, ops: TorchOps = OPS) -> tuple[Array, Array]:
+    return _run(loss_and_gradient_of, ops, plan, operands)
 
 
-def _run(kernel: Callable[..., Any], plan: Plan, operands: Operands) -> Any:
+def _run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
     _compare_sizes(plan, operands)
     plan, operands = _signed(plan, operands)
-    if not _is_distributed(_unwrapped(operands.logits)):
-        return kernel(OPS, plan, operands)
-    from unified_loss._backends import _dtensor
+    if _is_distributed(_unwrapped(operands.logits)):
+        from unified_loss._backends import _dtensor
 
-    return _dtensor.run(kernel, plan, operands)
+        return _dtensor.run(kernel, plan, operands)
+    return kernel(GRAPH_OPS if torch.compiler.is_compiling() else ops, plan, operands)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
@@ -149,7 +149,7 @@ def _compare(name: str, shape: Shape, wanted: Shape) -> None:
             continue
         if not guard_or_true(size == other):
             raise ShapeError(messages.sizes_differ(name, shape, wanted))
-        torch._check(size == other)
+        torch._check(size == other)  # noqa: SLF001 (torch documents it under this name)
 
 
 def _is_known(size: Size) -> bool:

@@ -1,0 +1,297 @@
+"""Causes: numbers of examples or of labels per example that disagree."""
+
+import math
+
+from unified_loss._diagnosis._facts import Facts, count, ratio
+from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
+from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
+from unified_loss._messages import shown, shown_size
+
+
+def rows(facts: Facts) -> tuple[int, int] | None:
+    """The numbers of rows of flat logits (N, C) and of their labels (M,), (M, 1) or (M, C)."""
+    logits, labels = facts.logits, facts.labels
+    if len(logits) != 2 or len(labels) not in {1, 2} or not facts.batch:
+        return None
+    flat = len(labels) == 1 or facts.equal(labels[1], 1)
+    dense = len(labels) == 2 and facts.axis == 1 and facts.equal(labels[1], logits[1])
+    a, b = facts.batch[0], labels[0]
+    known = isinstance(a, int) and isinstance(b, int) and a != b and min(a, b) > 0
+    return (a, b) if known and (flat or dense) else None
+
+
+def times(facts: Facts) -> int | None:
+    """How many rows of logits there are for each label."""
+    found = rows(facts)
+    return None if found is None else ratio(*found)
+
+
+@cause(
+    "per_step_labels_single_prediction",
+    "labels",
+    example="np.zeros((64, 2)), np.zeros((64, 128), int)",
+)
+def per_step_labels_single_prediction(facts: Facts) -> Readings:
+    """One label per step or pixel, one prediction per example."""
+    labels, batch, classes = facts.labels, facts.batch, facts.classes
+    extra = labels[len(batch) :]
+    found = rows(facts)
+    flat = None if found is None or len(labels) > 1 else ratio(found[1], found[0])
+    width = shown_size(classes)
+    if len(facts.logits) == 2 and len(labels) == 3 and facts.equal(labels[:2], facts.logits):
+        if facts.equal(labels[2], 1):
+            return
+        extra, wanted, score, width = (labels[1],), labels, 96, shown_size(labels[2])
+    elif facts.equal(labels, facts.logits):
+        return
+    elif batch and extra and facts.equal(labels[: len(batch)], batch) and not facts.fractional:
+        one_hot = facts.values is not None and len(labels) - 1 in facts.values.unit_axes
+        is_bool = facts.problem.labels.dtype == "bool"
+        if facts.equal(extra, (1,)) or is_bool or (facts.binary and one_hot):
+            return
+        wanted, score = (*labels, classes), 90 if facts.integer else 60
+    elif flat is not None:
+        is_one_hot = flat == classes
+        extra, wanted = (flat,), (*batch, flat, classes)
+        score = 60 if is_one_hot else 86
+    else:
+        return
+    pixels = len(extra) > 1
+    per, head = ("pixel", "a segmentation head (a mask model)") if pixels else (
+        "time step (token)", "return_sequences=True, TimeDistributed, a token head")  # fmt: skip
+    yield Reading(
+        score,
+        f"labels {shown(labels)} have {shown(extra)} entries per example, logits "
+        f"{shown(facts.logits)} give one prediction per example.",
+        (
+            outside(f"predict per {per} with {head}: "
+                    f"logits {shown(wanted)}, Dense({width}) classes"),
+            outside(f"or give one label per example (per sequence, no token-label collator): "
+                    f"{shown(batch)}"),
+        ),
+    )  # fmt: skip
+
+
+def _pools(facts: Facts) -> tuple[int, ...]:
+    """The axes of the logits to pool over, so that the labels fit; none if that does not help."""
+    axes = tuple(i for i in range(1, len(facts.logits)) if i != facts.axis)
+    one_each = len(facts.labels) == 1 or (
+        len(facts.labels) == 2 and (facts.equal(facts.labels[1], 1) or facts.rows)
+    )
+    return axes if facts.axis and len(facts.logits) > 2 and one_each else ()
+
+
+def _pooled(facts: Facts, text: str) -> list[Fix]:
+    axes = _pools(facts)
+    sizes = tuple(facts.logits[i] for i in axes)
+    if all(facts.equal(size, 1) for size in sizes):
+        rest = (facts.logits[0], facts.classes)
+        return list(fix(facts, "flatten the axes of size 1", Step("logits", "reshape", rest)))
+    return list(fix(facts, text, Step("logits", "mean", axes)))
+
+
+@cause("missing_flatten_or_pooling", "labels", example="np.zeros((32, 7, 7, 5)), np.zeros(32, int)")
+def missing_flatten_or_pooling(facts: Facts) -> Readings:
+    """A feature map that still has its spatial axes, or has them folded into the batch."""
+    logits, labels, k = facts.logits, facts.labels, times(facts)
+    if len(logits) > 3 or (len(logits) == 3 and facts.equal(logits[-1], 1)):
+        fixes = _pooled(facts, "pool (flatten) the spatial axes; best before the last layer")
+        sizes = tuple(logits[i] for i in _pools(facts))
+        square = len(sizes) > 1 and len(set(map(shown_size, sizes))) == 1
+        if fixes:
+            per_pixel = (logits[0], *sizes)
+            yield Reading(
+                97 if square else 92,
+                f"logits {shown(logits)} keep spatial axes {shown(sizes)}, labels {shown(labels)} "
+                "are one per example.",
+                (*fixes, outside(f"or give a mask, one label per pixel: {shown(per_pixel)}")),
+            )
+    elif k is not None and k > 3 and math.isqrt(k) ** 2 == k:
+        side = math.isqrt(k)
+        yield Reading(
+            84 if side > 2 else 62,
+            f"logits have {k} = {side} x {side} rows per label: a {side}x{side} feature map folded "
+            "into the batch, without pooling or flatten.",
+            (outside(f"pool or flatten the {side}x{side} map before the last layer"),),
+        )
+
+
+@cause(
+    "per_step_logits_single_label", "labels", example="np.zeros((32, 100, 5)), np.zeros(32, int)"
+)
+def per_step_logits_single_label(facts: Facts) -> Readings:
+    """One prediction per step, one label per example."""
+    logits, labels, k = facts.logits, facts.labels, times(facts)
+    if len(logits) == 3 and len(_pools(facts)) == 1:
+        (axis,) = _pools(facts)
+        steps = shown_size(logits[axis])
+        fixes = [
+            *fix(facts, "take the last step (return_sequences=False)",
+                 Step("logits", "pick", (axis, -1))),
+            *fix(facts, "or pool over the steps", Step("logits", "mean", (axis,))),
+        ]  # fmt: skip
+        whole = facts.labels[1:] and facts.equal(labels[1:], (1,))
+        width = 0 if facts.axis == 2 else 6
+        if fixes:
+            yield Reading(
+                94 - width,
+                f"logits {shown(logits)} have {steps} predictions per example, labels "
+                f"{shown(labels)} one label{' (a sparse one, not one-hot)' if whole else ''}.",
+                (*fixes[:1], outside(f"or give one label per step (per token): "
+                                     f"{shown((*logits[:1], logits[axis]))}")),
+            )  # fmt: skip
+    elif k is not None:
+        batch = labels[0]
+        split = Step("logits", "reshape", (batch, k, facts.classes))
+        yield Reading(
+            91 if batch == 1 else 74 if k > 8 else 64,
+            f"logits have {facts.batch[0]} = {batch} x {k} rows: {k} predictions (steps, tokens) "
+            "for each label.",
+            (
+                *fix(facts, "take the last step of each example", split,
+                     Step("logits", "pick", (1, -1))),
+                outside(f"or give one label per step (per token): {shown(facts.batch)}"),
+            ),
+        )  # fmt: skip
+
+
+@cause("reshape_changed_batch", "labels", example="np.zeros((40, 6)), np.zeros(10, int)")
+def reshape_changed_batch(facts: Facts) -> Readings:
+    """A reshape with -1 that folded another axis into the batch."""
+    k = times(facts)
+    if k is not None:
+        total, batch = facts.batch[0], facts.labels[0]
+        yield Reading(
+            78 if k <= 8 else 66,
+            f"logits have {total} rows for {batch} labels, exactly {k} times as many: a reshape "
+            f"(view) with -1 folded an axis of size {k} (frames, channels, image size) into the "
+            "batch.",
+            (outside("keep the batch first in the model: x.reshape(x.shape[0], -1)"),),
+        )
+
+
+@cause("labels_flattened_one_hot", "labels", example="np.zeros((25, 10)), np.zeros(250, int)")
+def labels_flattened_one_hot(facts: Facts) -> Readings:
+    """One-hot rows that were flattened."""
+    logits, labels, batch = facts.logits, facts.labels, facts.batch
+    if len(labels) != 1 or len(logits) < 2 or facts.equal(facts.classes, 1):
+        return
+    entries, examples = count(logits), count(batch)
+    if entries is not None and labels[0] == entries:
+        yield Reading(
+            97 if not facts.integer or facts.binary else 90,
+            f"labels have {entries} = {shown_size(examples)} x {shown_size(facts.classes)} "
+            "entries, exactly as many as the logits: one-hot rows that were flattened.",
+            (
+                *fix(
+                    facts, "keep the one-hot rows (categorical)", Step("labels", "reshape", logits)
+                ),
+                outside(f"or give class ids (class indices) {shown(batch)}, by argmax"),
+            ),
+        )
+    elif (k := ratio(labels[0], examples)) is not None and (facts.integer or facts.binary):
+        if facts.values and not facts.binary:
+            return
+        yield Reading(
+            88 if facts.binary else 55,
+            f"labels have {k} entries per example: flattened one-hot rows of {k} classes, if they "
+            "are 0 and 1.",
+            (
+                outside(f"give class ids (class indices) {shown(batch)}, by argmax over the {k}"),
+                outside(f"and give the last layer {k} output units (num_labels={k})"),
+            ),
+        )
+
+
+@cause("last_batch_smaller", "labels", example="np.zeros((32, 24)), np.zeros((13, 24))")
+def last_batch_smaller(facts: Facts) -> Readings:
+    """A batch of another size than the labels, as in the last step of an epoch."""
+    for a, b in _batches(facts):
+        yield Reading(
+            76 if ratio(a, b) is None and ratio(b, a) is None else 52,
+            f"logits have {a} examples on axis 0, labels {b}: in the last batch, something has a "
+            "fixed batch size.",
+            (outside(f"give inputs and labels of the same length ({min(a, b)} or {max(a, b)}; "
+                     "drop_remainder, generator)"),),
+        )  # fmt: skip
+
+
+@cause(
+    "batch_split_not_applied_to_labels", "labels", example="np.zeros((16, 10)), np.zeros(20, int)"
+)
+def batch_split_not_applied_to_labels(facts: Facts) -> Readings:
+    """A batch that was split, sliced or gathered on one side alone."""
+    for a, b in _batches(facts):
+        if a < b:
+            yield Reading(
+                75 if ratio(b, a) is None else 50,
+                f"logits have {a} of the {b} examples on axis 0: a mini-batch slice of the inputs "
+                "alone.",
+                (outside("slice the labels as the inputs, by the same mini-batch (batch size)"),),
+            )
+
+
+def _batches(facts: Facts) -> list[tuple[int, int]]:
+    """The two batch sizes, if labels fit but for axis 0."""
+    logits, labels, batch = facts.logits, facts.labels, facts.batch
+    for wanted in (batch, logits):
+        if len(wanted) == len(labels) and wanted and facts.differing(wanted, labels) == (0,):
+            a, b = wanted[0], labels[0]
+            if facts.axis and isinstance(a, int) and isinstance(b, int):
+                return [(a, b)]
+    return []
+
+
+@cause("labels_unrelated", "labels", example="np.zeros((4, 5, 3)), np.zeros((6, 7), int), axis=2")
+def labels_unrelated(facts: Facts) -> Readings:
+    """Labels that are nearly nothing of what they could be."""
+    logits, labels, batch = facts.logits, facts.labels, facts.batch
+    wanted = batch if facts.integer else logits
+    text = (
+        f"give one class id for each example of the batch {shown(batch)}, or rows {shown(logits)}"
+    )
+    if len(labels) == len(wanted) and (unequal := facts.differing(wanted, labels)):
+        named = ", ".join(
+            f"axis {i} ({shown_size(wanted[i])} in logits, {shown_size(labels[i])} in labels)"
+            for i in unequal
+        )
+        sentence = f"labels {shown(labels)} and the wanted {shown(wanted)} disagree on {named}."
+    else:
+        sentence = f"labels {shown(labels)} are neither one per example nor rows of the logits."
+    yield Reading(30, sentence, (outside(text),))
+
+
+@cause(
+    "weight_shape_wrong",
+    "weights",
+    example="np.zeros((4, 3)), np.zeros(4, int), class_weight=np.ones((1, 3))",
+)
+def weight_shape_wrong(facts: Facts) -> Readings:
+    """Weights that are not one per class, or not one per example."""
+    classes, batch, problem = facts.classes, facts.batch, facts.problem
+    for name, other, wanted in (
+        ("class_weight", "sample_weight", (classes,)),
+        ("sample_weight", "class_weight", batch),
+    ):
+        spec = getattr(problem, name)
+        if spec is None or spec.shape is None:
+            continue
+        shape = spec.shape
+        fixes = [*fix(facts, f"squeeze the weight to a 1-d {shown(wanted)}" if len(wanted) == 1
+                      else "reshape the weights", Step(name, "reshape", wanted))
+                 ] if count(shape) == count(wanted) else []  # fmt: skip
+        if getattr(problem, other) is None:
+            fixes += fix(facts, f"pass it as {other}", Step(name, "rename", other))
+        of = (
+            f"{shown_size(classes)} classes"
+            if name == "class_weight"
+            else f"the batch {shown(batch)}"
+        )
+        per = "class" if name == "class_weight" else "example"
+        if not facts.fits(shape, wanted) and not facts.fits(shape, wanted[:1]):
+            yield Reading(
+                CERTAIN,
+                f"{name} has shape {shown(shape)}, for {of}.",
+                (*fixes, outside(f"give one weight per {per}: shape {shown(wanted)} (no NaN or "
+                                 "spurious entries)"))[:2],
+            )  # fmt: skip

@@ -1,0 +1,182 @@
+"""What a diagnosis may know of a call: plain data, and a little arithmetic on sizes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from unified_loss import _rules as rules
+from unified_loss._types import Problem, Shape, Size
+
+IMAGE_CHANNELS = (3, 4)
+LOOK = 2**17  # labels that are looked at without being asked for: more take too long
+LOOK_AGAIN = 2**21  # where all of them have been looked at already
+UNIT_TOLERANCE = 1e-3
+
+
+class Values(NamedTuple):
+    """What the labels hold, dropped ones apart, where the contract lets them be read (R17)."""
+
+    low: Any
+    high: Any
+    above_low: Any = None  # the smallest value but `low`; None: there is none
+    below_high: Any = None  # the largest value but `high`
+    integral: bool = True
+    unit_axes: tuple[int, ...] = ()  # the axes along which all sums are 1
+
+    @property
+    def binary(self) -> bool:
+        """Whether there is nothing but 0 and 1."""
+        return self.integral and self.low >= 0 and self.high <= 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A call whose classes are taken to be on `axis` of the logits; both ranks are known."""
+
+    problem: Problem
+    axis: int
+    values: Values | None = None
+
+    @property
+    def logits(self) -> Shape:
+        """The shape of the logits."""
+        shape: Shape = self.problem.logits.shape
+        return shape
+
+    @property
+    def labels(self) -> Shape:
+        """The shape of the labels."""
+        shape: Shape = self.problem.labels.shape
+        return shape
+
+    @property
+    def classes(self) -> Size:
+        """The number of classes."""
+        return self.logits[self.axis]
+
+    @property
+    def batch(self) -> Shape:
+        """The shape of the logits without the class axis."""
+        return rules.without(self.logits, self.axis)
+
+    @property
+    def integer(self) -> bool:
+        """Whether the labels are of an integer dtype."""
+        return self.problem.labels.dtype in rules.INTEGER
+
+    @property
+    def fractional(self) -> bool:
+        """Whether the labels are known not to be whole numbers."""
+        return self.values is not None and not self.values.integral
+
+    @property
+    def whole(self) -> bool:
+        """Whether the labels are known to be whole numbers."""
+        return self.integer or (self.values is not None and self.values.integral)
+
+    @property
+    def binary(self) -> bool:
+        """Whether the labels are known to be nothing but 0 and 1."""
+        if self.values is None:
+            return self.problem.labels.dtype == "bool"
+        return self.values.binary
+
+    @property
+    def rows(self) -> bool:
+        """Whether the labels may be rows of numbers, one per class, on their last axis."""
+        last = len(self.labels) - 1
+        return not self.integer or (self.values is not None and last in self.values.unit_axes)
+
+    def equal(self, a: Any, b: Any) -> bool:
+        """Whether two sizes or shapes are provably equal."""
+        if isinstance(a, tuple):
+            return rules.same_shape(a, b, self.problem.same) is True
+        return self.problem.same(a, b) is True
+
+    def fits(self, a: Shape, b: Shape) -> bool:
+        """Whether two shapes may be equal."""
+        return rules.same_shape(a, b, self.problem.same) is not False
+
+    def differing(self, a: Shape, b: Shape) -> tuple[int, ...]:
+        """The axes on which two shapes of one rank provably differ."""
+        pairs = enumerate(zip(a, b, strict=True))
+        return tuple(i for i, (one, other) in pairs if self.problem.same(one, other) is False)
+
+    def same_multiset(self, a: Shape, b: Shape) -> tuple[int, ...] | None:
+        """The order of the axes of `b` that makes it `a`, if there is one and it is no identity."""
+        if len(a) != len(b) or self.fits(a, b):
+            return None
+        order: list[int] = []
+        for size in a:
+            free = [i for i in range(len(b)) if i not in order and self.equal(b[i], size)]
+            if not free:
+                return None
+            order.append(free[0])
+        return tuple(order)
+
+
+def count(shape: Shape) -> int | None:
+    """The number of entries, None if a size is unknown."""
+    return math.prod(shape) if all(isinstance(size, int) for size in shape) else None
+
+
+def ratio(a: Size, b: Size) -> int | None:
+    """How many times `b` goes into `a`, if that is a whole number above 1."""
+    known = isinstance(a, int) and isinstance(b, int) and b > 0
+    return a // b if known and a > b and a % b == 0 else None
+
+
+def without_ones(shape: Shape) -> Shape:
+    """The shape without its axes of size 1."""
+    return tuple(size for size in shape if not (isinstance(size, int) and size == 1))
+
+
+def apart(a: Shape, b: Shape) -> float:
+    """How far two shapes of one rank are from each other: 0 if equal, else by their ratios."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int)]
+    return sum(abs(math.log((x + 1) / (y + 1))) for x, y in pairs)
+
+
+def values_of(
+    labels: Any, ignore_index: Any = None, within: tuple[int, int] | None = None
+) -> Values | None:
+    """What a NumPy array holds but for `ignore_index`; None if there is nothing, or too much of it.
+
+    `within` are the smallest and the largest label, where others are known to be dropped.
+    """
+    import numpy as np
+
+    if labels.dtype.kind == "V":  # bfloat16
+        labels = labels.astype(np.float64)
+    entries = labels.reshape(-1)
+    if entries.dtype.kind == "O" and not all(map(rules.is_integer, entries)):
+        return None
+    if entries.dtype.kind not in "biufO" or entries.size > (LOOK if within is None else LOOK_AGAIN):
+        return None
+    if rules.is_integer(ignore_index):
+        entries = entries[np.asarray(entries != ignore_index, bool)]
+    if within is not None:
+        entries = entries[np.asarray((entries >= within[0]) & (entries <= within[1]), bool)]
+    if entries.size == 0:
+        return None
+    is_whole = entries.dtype.kind != "f" or np.isfinite(entries) & (entries == np.round(entries))
+    integral = bool(np.all(is_whole))
+    number: Any = int if integral else float
+    low, high = entries.min(), entries.max()
+    inner = [entries[np.asarray(apart, bool)] for apart in (entries > low, entries < high)]
+    above, below = (part if part.size else None for part in inner)
+    return Values(
+        number(low),
+        number(high),
+        None if above is None else number(above.min()),
+        None if below is None else number(below.max()),
+        integral,
+        _unit_axes(labels) if low >= 0 else (),
+    )
+
+
+def _unit_axes(labels: Any) -> tuple[int, ...]:
+    if labels.ndim < 2 or labels.dtype.kind == "O":
+        return ()
+    sums = (abs(labels.sum(axis, dtype=float) - 1).max() for axis in range(labels.ndim))
+    return tuple(axis for axis, most in enumerate(sums) if most < UNIT_TOLERANCE)

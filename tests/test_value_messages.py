@@ -17,13 +17,6 @@ from unified_loss import (
 )
 
 OPTIONS = {
-    "axis": (1.5, "axis must be one integer or None, but is 1.5."),
-    "axis_as_text": ("1", "axis must be one integer or None, but is '1'."),
-    "axis_as_array": (np.arange(9), "axis must be one integer or None, but is a numpy.ndarray."),
-    "axis_as_long_list": (
-        list(range(99)),
-        "axis must be one integer or None, but is [0, 1, 2, 3, 4, 5, ...].",
-    ),
     "label_smoothing": (1.5, "label_smoothing must be a number in [0, 1], but is 1.5."),
     "label_smoothing_of_numpy": (
         np.float32(1.5),
@@ -48,55 +41,154 @@ OPTIONS = {
         "normalizer must be a positive number or a real 0-d array, but is numpy float64[2].",
     ),
 }
-TOO_FEW_CLASSES = "the largest label needs more classes than the 3 of the logits."
 LABELS = {
     "one_too_few_classes": (
         [0, 3],
-        "1 of 2 are not, the first at position 1; they range from 0 to 3.",
-        "label 3 needs 4 classes: the last layer is one unit short.",
+        """1 of 2 are not, the first at position 1; they range from 0 to 3.
+  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)
+  perhaps too_few_output_units: label 3 needs at least 4 classes, but logits have 3 on axis 1: the\
+ last layer is one unit short.
+    fix: give the last layer 4 output units (num_classes=4)
+    fix: or map (remap) the labels to 0..2""",
     ),
     "padding": (
         [-1, 0, 2, -1],
-        "2 of 4 are not, the first at position 0; they range from -1 to 2.",
-        "-1 usually marks padding or unknown labels: pass ignore_index=-1 to drop them.",
+        """2 of 4 are not, the first at position 0; they range from -1 to 2.
+  logits: numpy float32[4, 3]   labels: python int64[4]   axis: -1 (given)
+  perhaps label_out_of_range_negative_sentinel: labels contain -1, which is no class id (as \
+padding often has): ignore_index is -100.
+    fix: ignore (mask) it: ignore_index=-1
+    fix: or map the labels to start at 0, if it is a class (a name missing from the class list?)""",
     ),
     "one_based": (
         [1, 2, 3],
-        "1 of 3 are not, the first at position 2; they range from 1 to 3.",
-        "0 never occurs, so the labels look one-based: subtract 1.",
+        """1 of 3 are not, the first at position 2; they range from 1 to 3.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps label_out_of_range_one_based: labels run from 1 to 3; 3 classes allow 0 to 2. As 0 never\
+ occurs, they look one-based, not zero-based.
+    fix: subtract 1, so that they start at 0: labels = np.asarray(labels) - 1
+    fix: or give the last layer 4 output units (num_classes=4)
+  perhaps too_few_output_units: label 3 needs at least 4 classes, but logits have 3 on axis 1: the\
+ last layer is one unit short.
+    fix: give the last layer 4 output units (num_classes=4)
+    fix: or map (remap) the labels to 0..2""",
+    ),
+    "one_based_and_one_short": (
+        [1, 4, 2],
+        """1 of 3 are not, the first at position 1; they range from 1 to 4.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps label_out_of_range_one_based: labels run from 1 to 4; 3 classes allow 0 to 2. As 0 never\
+ occurs, they look one-based, not zero-based.
+    fix: subtract 1, so that they start at 0: labels = np.asarray(labels) - 1
+    fix: and give the last layer 4 output units (num_classes=4)
+  perhaps too_few_output_units: label 4 needs at least 5 classes, but logits have 3 on axis 1.
+    fix: give the last layer 5 output units (num_classes=5)
+    fix: or map (remap) the labels to 0..2""",
     ),
     "negative": (
         [0, -5],
-        "1 of 2 are not, the first at position 1; they range from -5 to 0.",
-        "negative ids are no classes; ignore_index is -100.",
+        """1 of 2 are not, the first at position 1; they range from -5 to 0.
+  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)
+  perhaps label_out_of_range_negative_sentinel: labels contain -5, which is no class id (as \
+padding often has): ignore_index is -100.
+    fix: ignore (mask) it: ignore_index=-5
+    fix: or map the labels to start at 0, if it is a class (a name missing from the class list?)""",
+    ),
+    "several_negative": (
+        [0, -5, -7],
+        """2 of 3 are not, the first at position 1; they range from -7 to 0.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps label_out_of_range_negative_sentinel: labels contain -7, which is no class id (as \
+padding often has): ignore_index is -100.
+    fix: several negative ids are no classes: mask them by sample_weight=""",
     ),
     "void": (
-        [0, 255],
-        "1 of 2 are not, the first at position 1; they range from 0 to 255.",
-        "255 usually marks void pixels (pass ignore_index=255) or raw grey values.",
+        [0, 1, 255],
+        """1 of 3 are not, the first at position 2; they range from 0 to 255.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps label_out_of_range_void: 255 alone is out of range: it usually marks void (unlabeled) \
+pixels.
+    fix: ignore it: ignore_index=255
+  perhaps label_out_of_range_raw_pixels: labels go up to 255 for 3 classes: raw pixel (grey) \
+values 0-255 of a mask image?
+    fix: map grey values to class ids (class indices) 0..2
+  perhaps too_few_output_units: label 255 needs at least 256 classes, but logits have 3 on axis 1.
+    fix: give the last layer 256 output units (num_classes=256)
+    fix: or map (remap) the labels to 0..2""",
+    ),
+    "grey": (
+        [0, 128, 255],
+        """2 of 3 are not, the first at position 1; they range from 0 to 255.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps label_out_of_range_raw_pixels: labels go up to 255 for 3 classes: raw pixel (grey) \
+values 0-255 of a mask image?
+    fix: map grey values to class ids (class indices) 0..2
+  perhaps too_few_output_units: label 255 needs at least 256 classes, but logits have 3 on axis 1.
+    fix: give the last layer 256 output units (num_classes=256)
+    fix: or map (remap) the labels to 0..2""",
     ),
     "large": (
         [0, 7, 2],
-        "1 of 3 are not, the first at position 1; they range from 0 to 7.",
-        TOO_FEW_CLASSES,
+        """1 of 3 are not, the first at position 1; they range from 0 to 7.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps too_few_output_units: label 7 needs at least 8 classes, but logits have 3 on axis 1.
+    fix: give the last layer 8 output units (num_classes=8)
+    fix: or map (remap) the labels to 0..2""",
     ),
     "huge": (
         [0, 10**5000],
-        "1 of 2 are not, the first at position 1; they range from 0 to an integer of 16610 bits.",
-        TOO_FEW_CLASSES,
+        """1 of 2 are not, the first at position 1; they range from 0 to an integer of 16610 bits.
+  logits: numpy float32[2, 3]   labels: python int[2]   axis: -1 (given)
+  perhaps too_few_output_units: label an integer of 16610 bits can be no class id.
+    fix: map (remap) the labels to 0..2""",
     ),
     "grid": (
         [[0, 1], [9, 9]],
-        "2 of 4 are not, the first at position (1, 0); they range from 0 to 9.",
-        TOO_FEW_CLASSES,
+        """2 of 4 are not, the first at position (1, 0); they range from 0 to 9.
+  logits: numpy float32[2, 2, 3]   labels: python int64[2, 2]   axis: -1 (given)
+  perhaps too_few_output_units: label 9 needs at least 10 classes, but logits have 3 on axis 2.
+    fix: give the last layer 10 output units (num_classes=10)
+    fix: or map (remap) the labels to 0..2""",
     ),
-    "scalar": (7, "1 of 1 are not; they range from 7 to 7.", TOO_FEW_CLASSES),
+    "scalar": (
+        7,
+        """1 of 1 are not; they range from 7 to 7.
+  logits: numpy float32[3]   labels: python int64[]   axis: -1 (given)
+  perhaps too_few_output_units: label 7 needs at least 8 classes, but logits have 3 on axis 0.
+    fix: give the last layer 8 output units (num_classes=8)
+    fix: or map (remap) the labels to 0..2""",
+    ),
     "ignored_apart": (
-        [-100, 1, 4],
-        "1 of 3 are not, the first at position 2; they range from 1 to 4.",
-        TOO_FEW_CLASSES,
+        [-100, 0, 4],
+        """1 of 3 are not, the first at position 2; they range from 0 to 4.
+  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
+  perhaps too_few_output_units: label 4 needs at least 5 classes, but logits have 3 on axis 1.
+    fix: give the last layer 5 output units (num_classes=5)
+    fix: or map (remap) the labels to 0..2""",
     ),
 }
+
+AXES = {
+    "1.5": 1.5,
+    "'1'": "1",
+    "a numpy.ndarray": np.arange(9),
+    "[0, 1, 2, 3, 4, 5, ...]": list(range(99)),
+}
+
+
+@pytest.mark.parametrize("shown", AXES)
+def test_message_of_an_axis(shown: str) -> None:
+    """R8: the exact text: what an axis is, and that it may be left out."""
+    with pytest.raises(OptionError) as caught:
+        cross_entropy(scores(2, 3), ids(2), axis=AXES[shown])
+    assert str(caught.value) == (
+        f"axis must be one integer or None, but is {shown}.\n"
+        f"  logits: numpy float32[2, 3]   labels: numpy int64[2]   axis: {shown} (given)\n"
+        "  cause class_axis_argument_invalid: the class axis is one integer, from -2 to 1 for "
+        "logits (2, 3).\n"
+        "    fix: leave axis= out: axis=None\n"
+        "    fix: give one integer axis"
+    )
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -111,12 +203,12 @@ def test_message_of_an_option(name: str) -> None:
 
 @pytest.mark.parametrize("name", LABELS)
 def test_message_of_labels_out_of_range(name: str) -> None:
-    """R17: the exact text: how many, the first, smallest and largest, and the usual meaning."""
-    labels, text, hint = LABELS[name]
+    """R17: the exact text: how many, the first, smallest and largest, and what it may be."""
+    labels, text = LABELS[name]
     logits = scores(*np.shape(np.array(labels, dtype=object)), 3)
     with pytest.raises(LabelError) as caught:
         cross_entropy(logits, labels, axis=-1)
-    assert str(caught.value) == f"labels must be class ids in [0, 3), but {text}\n  hint: {hint}"
+    assert str(caught.value) == f"labels must be class ids in [0, 3), but {text}"
 
 
 def test_label_errors_carry_their_facts() -> None:
@@ -166,11 +258,81 @@ def test_warning_of_a_single_class() -> None:
     )
 
 
-def test_warning_of_rows_that_do_not_sum_to_one() -> None:
-    """R17: the exact text, at the line of the call."""
-    found = warning_of(scores(2, 3), np.array([[0.5, 0.5, 0], [1, 2, 0]]), check=True)
+SUSPICIONS = {
+    "rows_do_not_sum_to_one": (
+        scores(2, 3),
+        np.array([[0.5, 0.5, 0], [1, 2.5, 0]]),
+        (
+            "they are no distribution over the classes. Fix: normalize the rows, if "
+            "probabilities are meant."
+        ),
+    ),
+    "multi_hot_given_to_single_label_loss": (
+        scores(2, 3),
+        np.array([[1, 1, 0], [1, 0, 0]]),
+        (
+            "0/1 labels shaped like the logits are multi-hot if several classes can hold at once; "
+            "softmax takes one. Fix: for multi-label data use a sigmoid (BCE, binary) loss for "
+            "each class; for one class index each, one-hot rows or argmax."
+        ),
+    ),
+    "class_axis_not_where_expected": (
+        scores(2, 4),
+        np.full((2, 4), 0.5),
+        "label rows do sum to 1 over axis 0. Fix: if the classes are there: axis=0.",
+    ),
+    "argmax_passed_as_logits": (
+        scores(4),
+        np.array([3, 0, 2, 1]),
+        (
+            "labels (4,) hold class ids, and logits have the same shape: predicted class ids "
+            "(argmax) lack the class axis that class scores have. Fix: pass the class scores "
+            "(logits with a class axis); argmax is for metrics only."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", SUSPICIONS)
+def test_warning_of_rows_that_do_not_sum_to_one(cause: str) -> None:
+    """R17: the exact text, at the line of the call, with the pattern if there is one."""
+    logits, labels, text = SUSPICIONS[cause]
+    found = warning_of(logits, labels, check=True)
+    assert found.category is LossInputWarning
+    assert found.message.cause == cause
+    assert found.message.fixes
+    assert str(found.message) == (
+        f"dense label rows do not sum to 1 over the class axis {logits.ndim - 1}, and the loss is "
+        f"-sum(t log p) of the rows as they are. Perhaps: {text}"
+    )
+
+
+def test_warning_of_softmax_output() -> None:
+    """R17: probabilities as logits."""
+    found = warning_of(np.array([[0.25, 0.75], [0.5, 0.5]]), ids(2), check=True)
     assert found.category is LossInputWarning
     assert str(found.message) == (
-        "1 of 2 label rows do not sum to 1 (the first sums to 3); the loss is -sum(t log p) of the "
-        "rows as they are."
+        "the logits are all in [0, 1] and sum to 1 over axis 1: they look like softmax output, and "
+        "this loss applies softmax itself. Fix: remove the softmax (log_softmax) layer, and pass "
+        "raw scores (logits)."
     )
+
+
+def test_warning_of_nothing_but_ignored_labels() -> None:
+    """R15, R17: it is legal, and the mean is 0; asked for, the check says so."""
+    found = warning_of(scores(2, 3), [-100, -100], check=True)
+    assert found.category is LossInputWarning
+    assert str(found.message) == (
+        "all labels equal ignore_index=-100: nothing is left to average, and the mean is 0 (not "
+        "NaN). Fix: skip such empty batches, if that is not meant."
+    )
+
+
+def test_one_site_warns_once(recwarn: pytest.WarningsRecorder) -> None:
+    """R17: batch after batch, whatever its size, with the filters that Python starts with."""
+    warnings.simplefilter("default")
+    for n in range(2, 6):
+        cross_entropy(np.full((n, 4), 0.25), np.zeros(n, int), check=True)
+        cross_entropy(scores(n, 3), np.full(n, -100), check=True)
+        cross_entropy(scores(n, 3), np.full((n, 3), n / 10 + 0.25), check=True)
+    assert len(recwarn) == 3

@@ -88,22 +88,22 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     p = q = None
     if plan.label_smoothing != 1:
         if rows.k is None:
-            p = _live(ops, ops.pick(f, rows.ids, axis), rows.m, rows.dropped)
+            p = _live(ops, ops.pick(f, rows.ids, axis), rows.dropped, rows.m)
         else:
-            p = ops.sum(rows.k * _live(ops, f, rows.k, rows.dropped), axis)
+            p = ops.sum(rows.k * _live(ops, f, rows.dropped, rows.k), axis)
     if plan.label_smoothing:
         if rows.w is None:
-            q = ops.sum(_live(ops, f, rows.t, rows.dropped), axis)
+            q = ops.sum(_live(ops, f, rows.dropped, rows.t), axis)
         else:
-            q = ops.sum(rows.w * _live(ops, f, rows.w * rows.t, rows.dropped), axis)
+            q = ops.sum(rows.w * _live(ops, f, rows.dropped, rows.t, rows.w), axis)
     l = ops.log_sum_exp(f, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
 
-def _live(ops: KernelOps, f: Array, coefficient: Array, dropped: Array | None) -> Array:
-    """The factors `f`, with 0 in place of a -inf that a zero coefficient multiplies."""
-    zero = None if isinstance(coefficient, float) else coefficient == 0
-    idle = _either(zero, dropped)
+def _live(ops: KernelOps, f: Array, idle: Array | None, *coefficients: Array) -> Array:
+    """The factors `f`, with 0 in place of a -inf that is idle or that a coefficient of 0 meets."""
+    for coefficient in coefficients:
+        idle = _either(idle, None if isinstance(coefficient, float) else coefficient == 0)
     return f if idle is None else ops.where(idle & (f == -INFINITY), 0.0, f)
 
 
@@ -251,7 +251,7 @@ def _dense_rows(
     live = k
     if plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(classes, plan.compute_dtype)
-        live = (1 - plan.label_smoothing) * t + share * total != 0
+        live = (1 - plan.label_smoothing) * t != -share * total
         live = live if w is None else live & (w != 0)
     zero = ~ops.any(live, axis) & (m == 0)
     mass = s

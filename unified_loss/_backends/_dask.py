@@ -11,6 +11,7 @@ import numpy as np
 
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
+from unified_loss._statistics import examples, loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import ShapeError
 
@@ -43,7 +44,7 @@ for _name in ("add", "sub", "mul", "truediv", "and", "or"):
     _function = getattr(operator, f"__{_name}__")
     setattr(Lazy, f"__{_name}__", _operator(_function))
     setattr(Lazy, f"__r{_name}__", _operator(_function, turned=True))
-for _name in ("eq", "ne", "lt", "ge", "invert"):
+for _name in ("eq", "ne", "lt", "ge", "invert", "neg"):
     setattr(Lazy, f"__{_name}__", _operator(getattr(operator, f"__{_name}__")))
 
 
@@ -76,7 +77,22 @@ class DaskOps(ArrayOps):
     def from_numpy(self, values: Any, like: Array) -> Array:
         return da.from_array(values, chunks=-1)
 
-    def ready(self, plan: Plan, operands: Operands) -> Operands:
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        operands = self._ready(plan, operands)
+        if plan.reduction != "mean" or plan.label_kind != "dense":
+            return loss_of(self, plan, operands).array
+        # What the mean divides by needs all labels, so the sum comes first: no block waits for it.
+        total = loss_of(self, plan._replace(reduction="sum"), operands)
+        rows, denominator = examples(self, plan, operands)
+        dropped: Array = rows.dropped
+        kept = self.count(~dropped, plan.compute_dtype)
+        return self.where(kept == 0, 0.0, total / denominator).array
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        loss, slope = loss_and_gradient_of(self, plan, self._ready(plan, operands))
+        return loss.array, slope.array
+
+    def _ready(self, plan: Plan, operands: Operands) -> Operands:
         """The operands in the logits' chunks."""
         logits, labels, class_weight, sample_weight, normalizer = operands
         axis, every = plan.axis, tuple(range(logits.ndim))
@@ -90,9 +106,6 @@ class DaskOps(ArrayOps):
             sample_weight = _like(sample_weight, logits, axes, "sample_weight")
         ready = (logits, labels, class_weight, sample_weight, normalizer)
         return Operands(*(None if array is None else Lazy(array) for array in ready))
-
-    def plain(self, result: Array) -> Array:
-        return result.array
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x if x.dtype == dtype else elementwise(operator.methodcaller("astype", dtype), x)
@@ -138,7 +151,7 @@ class DaskOps(ArrayOps):
         return self.total(Lazy(_sizes(x.array, (axis,)))) if math.isnan(size) else size
 
     def expand(self, x: Array, axis: int) -> Array:
-        return Lazy(da.expand_dims(x.array, axis))
+        return Lazy(x.array[(*[slice(None)] * axis, None)])
 
     def squeeze(self, x: Array, axis: int) -> Array:
         return Lazy(da.squeeze(x.array, axis))
@@ -218,7 +231,7 @@ def _like(array: Array, logits: Array, axes: Axes, name: str, kept: int = -1) ->
         tuple(range(logits.ndim)),
         axes=axes,
         kept=kept,
-        name=name,
+        argument=name,
         concatenate=True,
         align_arrays=False,
         adjust_chunks={axis: wanted[i] for i, axis in enumerate(axes)},
@@ -242,10 +255,12 @@ def _sizes(array: Array, axes: Axes) -> Array:
 # What runs on blocks.
 
 
-def _checked(block: Array, logits: Array, axes: Axes, kept: int, name: str) -> Array:
+def _checked(block: Array, logits: Array, axes: Axes, kept: int, argument: str) -> Array:
     wanted = tuple(1 if axis == kept else logits.shape[axis] for axis in axes)
     if block.shape != wanted:
-        text = f"a chunk of {name} has shape {block.shape}, that of the logits asks for {wanted}."
+        text = (
+            f"a chunk of {argument} has shape {block.shape}, that of the logits asks for {wanted}."
+        )
         raise ShapeError(text)
     return block
 

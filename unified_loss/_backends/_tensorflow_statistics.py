@@ -19,7 +19,8 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
     targeted, smoothed = plan.label_smoothing != 1, plan.label_smoothing != 0
     if not targeted:
         rows = rows._replace(ids=None, k=None)
-    kernel = _Kernel(ops, plan.axis, rows, rows.w if smoothed else None, smoothed)
+    merged = rows.ids is not None and not smoothed and not plan.z_loss
+    kernel = _Kernel(ops, plan.axis, rows, rows.w if smoothed else None, smoothed, merged)
     m = tf.reduce_max(x, plan.axis, keepdims=True)
     m = tf.stop_gradient(tf.maximum(m, x.dtype.min))  # a row of -inf gives log 0, not inf - inf
 
@@ -29,6 +30,8 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
         return results, lambda *slopes: kernel.backward(kept, list(slopes))
 
     l, *others = statistics(x, *kernel.weights)
+    if merged:
+        return Statistics(m, l, None, None)
     return Statistics(m, l, others[0] if targeted else None, others[-1] if smoothed else None)
 
 
@@ -39,7 +42,6 @@ class _Kept(NamedTuple):
     e: Array  # exp f
     total: Array
     l: Array
-    places: Array | None  # of the entries at the labels; None if the rank is unknown
 
 
 class _Kernel(NamedTuple):
@@ -48,6 +50,7 @@ class _Kernel(NamedTuple):
     rows: Rows
     w: Array | None  # class weights, if they are needed for each class
     smoothed: bool
+    merged: bool  # l and p have the same coefficient, and l - p stands for l
 
     @property
     def weights(self) -> list[Array]:
@@ -55,50 +58,46 @@ class _Kernel(NamedTuple):
         return [weight for weight in (self.rows.k, self.w) if weight is not None]
 
     def forward(self, x: Array, m: Array) -> tuple[list[Array], _Kept]:
-        """The statistics l, p and q, as far as they are asked for."""
+        """The statistics l (or l - p), p and q, as far as they are asked for."""
         ops, axis, rows = self.ops, self.axis, self.rows
         f = x - m
         e = tf.exp(f)
         total = ops.sum(e, axis)
         l = tf.math.log(total)
-        results = [self._settled(l)]
-        places = None
         if rows.ids is not None:
-            if x.shape.rank is None:
-                hit = _hit(ops, f, rows.ids, axis)
-                p = ops.sum(ops.where(hit, f, 0.0), axis)
-            else:
-                places = _places(ops, rows.ids, axis)
-                p = tf.gather_nd(f, places)
+            p = _pick(ops, f, rows.ids, axis)
             # Smoothing keeps examples whose own class has weight 0.
             weight = None if self.w is None else rows.m
-            results.append(self._settled(p, weight))
-        elif rows.k is not None:
-            results.append(self._settled(self._weighted_sum(f, rows.k)))
+            results = [l - p] if self.merged else [l, self._settled(p, weight)]
+        else:
+            results = [l] if rows.k is None else [l, self._settled(self._weighted_sum(f, rows.k))]
         if self.smoothed:
             results.append(self._settled(self._weighted_sum(f, self.w), rows.t))
-        return results, _Kept(f, e, total, l, places)
+        results[0] = self._settled(results[0])
+        return results, _Kept(f, e, total, l)
 
     def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, rows, w = self.ops, self.rows, self.w
-        dl, dp, dq = slopes[0], slopes[1], slopes[-1]
+        dl, dq = slopes[0], slopes[-1]
+        dp = -dl if self.merged else slopes[1]
         dx = tf.math.multiply_no_nan(kept.e, self._undropped(dl / kept.total))
-        shift = 0.0
+        target, shift = self._undropped(dp), None
         if self.smoothed:
-            shift = self._undropped(dq) * (1.0 if w is None else w)
+            shift = self._undropped(dq) if w is None else self._undropped(dq) * w
         if rows.k is not None:
-            shift += self._undropped(dp) * rows.k
+            dx += target * rows.k
+        elif rows.ids is not None and (self.smoothed or dx.shape.rank is None):
+            # A comparison fuses with the addition.
+            hit = _hit(ops, kept.f, rows.ids, self.axis)
+            shift = 0.0 if shift is None else shift
+            shift = ops.where(hit, shift + target, shift)
         elif rows.ids is not None:
-            target = self._undropped(dp)
-            if kept.places is not None and not self.smoothed:
-                # `vectorized_map` knows updates, not additions.
-                target += tf.gather_nd(dx, kept.places)
-                dx = tf.tensor_scatter_nd_update(dx, kept.places, target)
-            else:  # a comparison fuses with the addition
-                hit = _hit(ops, kept.f, rows.ids, self.axis)
-                shift = ops.where(hit, shift + target, shift)
-        dx = dx if isinstance(shift, float) else dx + shift
+            # `vectorized_map` knows updates, not additions.
+            places = _places(ops, rows.ids, self.axis)
+            dx = tf.tensor_scatter_nd_update(dx, places, tf.gather_nd(dx, places) + target)
+        if shift is not None:
+            dx += shift
         return [dx, *self._weight_slopes(kept, dp, dq)]
 
     def _weight_slopes(self, kept: _Kept, dp: Array, dq: Array) -> list[Array]:
@@ -135,6 +134,16 @@ class _Kernel(NamedTuple):
     def _undropped(self, value: Array) -> Array:
         dropped = self.rows.dropped
         return value if dropped is None else self.ops.where(dropped, 0.0, value)
+
+
+def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
+    """The entry of `x` at `ids` along `axis`."""
+    rank = x.shape.rank
+    if rank is None:
+        return ops.sum(ops.where(_hit(ops, x, ids, axis), x, 0.0), axis)
+    if axis == rank - 1:
+        return tf.gather(x, ids, axis=axis, batch_dims=axis)
+    return tf.gather_nd(x, _places(ops, ids, axis))
 
 
 def _places(ops: Ops, ids: Array, axis: int) -> Array:

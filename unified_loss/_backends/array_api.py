@@ -30,13 +30,13 @@ class ArrayOps:
         """An array beside `like`."""
         return self.xp.asarray(values, device=array_api_compat.device(like))
 
-    def ready(self, plan: Plan, operands: Operands) -> Operands:
-        """The operands as the arithmetic takes them."""
-        return operands
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        """The loss."""
+        return loss_of(self, plan, operands)
 
-    def plain(self, result: Array) -> Array:
-        """An array of the arithmetic as the caller gets it."""
-        return result
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        """The loss and its gradient."""
+        return loss_and_gradient_of(self, plan, operands)
 
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
@@ -232,14 +232,13 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 def loss(plan: Plan, operands: Operands) -> Array:
     ops = _ops(operands.logits)
     with np.errstate(all="ignore"):
-        return ops.plain(loss_of(ops, plan, ops.ready(plan, operands)))
+        return ops.loss(plan, operands)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     ops = _ops(operands.logits)
     with np.errstate(all="ignore"):
-        value, slope = loss_and_gradient_of(ops, plan, ops.ready(plan, operands))
-        return ops.plain(value), ops.plain(slope)
+        return ops.loss_and_gradient(plan, operands)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:

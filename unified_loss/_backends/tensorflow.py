@@ -61,7 +61,7 @@ class TensorflowOps:
         return tf.reduce_sum(x)
 
     def count(self, x: Array, dtype: str) -> Array:
-        return tf.cast(tf.math.count_nonzero(x), dtype)
+        return tf.cast(tf.reduce_sum(tf.cast(x, tf.int64)), dtype)
 
     def examples(self, logits: Array, axis: int, dtype: str) -> Any:
         if logits.shape.is_fully_defined():

@@ -29,6 +29,7 @@ __all__ = [
 
 TABLES = _kinds, _axes, _counts, _lengths, _ranges  # they enter their causes
 SHOWN_READINGS, SHOWN_FIXES = 3, 2
+IMPLAUSIBLE = 25  # what a reading loses for an axis that the values of the labels speak against
 RIVAL, RIVAL_OF_CERTAIN = 40, 6  # a reading that is so much worse than the best is not shown
 
 
@@ -134,19 +135,33 @@ def _stage(problem: Problem, error: LossInputError) -> tuple[Stage, tuple[int, .
     return "weights", axes
 
 
+def _candidates(
+    problem: Problem, stage: Stage, axes: tuple[int, ...], values: Values | None
+) -> tuple[int, ...]:
+    """The axes that the classes may be on: rows (N, C) may look like class ids of another axis."""
+    ndim = len(problem.logits.shape or ())
+    if stage != "labels" or problem.axis is not None or ndim < 3:
+        return axes
+    rows = values is not None and len(problem.labels.shape) - 1 in values.unit_axes
+    is_open = rows or problem.same(problem.logits.shape[-1], 1) is True
+    return (*axes, *(axis for axis in (1, ndim - 1) if is_open and axis not in axes))
+
+
 def _ranked(
     problem: Problem, stage: Stage, axes: tuple[int, ...], values: Values | None
 ) -> tuple[Reading, ...]:
     """The best readings, one for each cause, their best fixes with them."""
     best: dict[str, Reading] = {}
-    for axis in _plausible(problem, axes, values):
+    for axis in _candidates(problem, stage, axes, values):
         facts = Facts(problem, axis, values)
+        doubt = 0 if _is_plausible(facts) else IMPLAUSIBLE
         for tag, cause in CAUSES.items():
             if stage not in cause.stages:
                 continue
             for reading in cause.readings(facts):
-                if reading.fixes and (tag not in best or reading.score > best[tag].score):
-                    best[tag] = reading._replace(tag=tag, fixes=reading.fixes[:SHOWN_FIXES])
+                score, fixes = reading.score - doubt, reading.fixes[:SHOWN_FIXES]
+                if fixes and (tag not in best or score > best[tag].score):
+                    best[tag] = reading._replace(tag=tag, score=score, fixes=fixes)
     ranked = sorted(best.values(), key=lambda reading: -reading.score)[:SHOWN_READINGS]
     return tuple(reading for reading in ranked if _is_rival(reading.score, ranked[0].score))
 
@@ -156,17 +171,14 @@ def _is_rival(score: int, best: int) -> bool:
     return score > best - (RIVAL_OF_CERTAIN if best == CERTAIN else RIVAL)
 
 
-def _plausible(problem: Problem, axes: tuple[int, ...], values: Values | None) -> tuple[int, ...]:
-    """The axes that the values of the labels leave for the classes; all if none."""
-    logits, labels = problem.logits.shape, problem.labels.shape
-    if values is None or not logits or labels is None:
-        return axes
-    if len(labels) == len(logits) and values.unit_axes:
-        left = [axis for axis in axes if axis in values.unit_axes]
-    else:
-        sizes = {axis: logits[axis] for axis in axes}
-        left = [i for i, size in sizes.items() if not isinstance(size, int) or size > values.high]
-    return tuple(left) or axes
+def _is_plausible(facts: Facts) -> bool:
+    """Whether the values of the labels agree that the classes are on the axis."""
+    values = facts.values
+    if values is None or not facts.logits or facts.problem.labels.shape is None:
+        return True
+    if len(facts.labels) == len(facts.logits):
+        return not values.unit_axes or facts.axis in values.unit_axes
+    return not isinstance(facts.classes, int) or facts.classes > values.high
 
 
 def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]) -> str:

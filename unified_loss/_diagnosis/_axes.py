@@ -65,15 +65,23 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
         axis for axis in range(len(logits)) if rules.fits_as_index(logits, labels, axis, same)
     ]
     inferable = [axis for axis in fitting if axis in {1, len(logits) - 1}]
-    if facts.problem.axis is not None:
-        other = [axis for axis in fitting if axis != facts.axis]
+    if facts.problem.axis is not None or len(logits) < 3:
+        other = [] if facts.axis in fitting else fitting
     else:
-        other = [] if len(inferable) == 1 or len(logits) < 3 else inferable or fitting
+        other = [] if len(inferable) == 1 else inferable or fitting
     order = facts.same_multiset(logits, labels)
     if other:
         named = " and ".join(_size(facts, axis) for axis in other[:2])
+        sure = len(other) == 1 and facts.integer and other[0] > 0
+        flat = len(logits) == 2
         yield Reading(
-            CERTAIN if len(other) == 1 and facts.integer else 96,
+            CERTAIN
+            if sure
+            else 96
+            if not flat
+            else 84
+            if facts.integer and len(labels) == 1
+            else 60,
             f"labels {shown(labels)} fit if the classes are on {named} of the logits.",
             tuple(
                 found
@@ -117,13 +125,12 @@ def _dense_axis(facts: Facts, axes: tuple[int, ...], sums: tuple[int, ...]) -> R
 @cause("labels_axes_permuted", "labels", example="np.zeros((8, 32, 10)), np.zeros((32, 8), int)")
 def labels_axes_permuted(facts: Facts) -> Readings:
     """Labels with the axes of the batch in another order: (time, batch) against (batch, time)."""
-    for wanted in (facts.batch, facts.logits):
-        order = facts.same_multiset(wanted, facts.labels)
-        if order is None or (facts.integer and wanted is facts.logits):
-            continue
+    order = facts.same_multiset(facts.batch, facts.labels)
+    if order is not None:
         yield Reading(
-            92 if len(wanted) == 2 else 84,
-            f"labels {shown(facts.labels)} have the sizes of {shown(wanted)} in another order.",
+            92,
+            f"labels {shown(facts.labels)} have the sizes of {shown(facts.batch)} in another "
+            "order: (time, batch) against (batch, time)?",
             tuple(fix(facts, "transpose the labels", Step("labels", "permute", order))),
             "do not reshape: it would mix the examples.",
         )
@@ -193,7 +200,16 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
     if added and len(logits) == 1:
         yield Reading(96, f"logits {shown(logits)} have no batch axis.", added)
     elif added and facts.equal(labels[:1], (1,)):
-        yield Reading(72, f"logits {shown(logits)} have no batch axis, labels have one.", added)
+        score = 72 if len(logits) == 2 else 90
+        yield Reading(score, f"logits {shown(logits)} have no batch axis, labels have one.", added)
+    elif len(logits) > 2 and facts.equal(labels, logits[1:]):
+        steps = Step("logits", "insert", 0), Step("labels", "insert", 0)
+        yield Reading(
+            90,
+            f"logits {shown(logits)} and labels {shown(labels)} have no batch axis, if the classes "
+            "are first.",
+            tuple(fix(facts, "unsqueeze the batch axis of both", *steps)),
+        )
     elif len(logits) == 1 and len(labels) == 1:
         n = shown_size(labels[0])
         yield Reading(
@@ -226,6 +242,8 @@ def extra_leading_axis_on_logits(facts: Facts) -> Readings:
 def labels_trailing_singleton(facts: Facts) -> Readings:
     """Labels with an axis of size 1 too many, at the end or elsewhere."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
+    if facts.equal(labels, logits):
+        return
     for wanted in (batch, logits):
         ones = [i for i, size in enumerate(labels) if facts.equal(size, 1)]
         if (
@@ -257,7 +275,7 @@ def labels_trailing_singleton(facts: Facts) -> Readings:
 def mask_channel_axis(facts: Facts) -> Readings:
     """A segmentation mask with a channel axis of size 1."""
     labels, batch = facts.labels, facts.batch
-    if len(labels) != len(batch) + 1 or len(batch) < 3:
+    if len(labels) != len(batch) + 1 or len(batch) < 3 or facts.equal(labels, facts.logits):
         return
     for axis in (1, len(labels) - 1):
         if facts.equal(labels[axis], 1) and facts.equal(rules.without(labels, axis), batch):
@@ -283,7 +301,8 @@ def mask_rgb_not_class_ids(facts: Facts) -> Readings:
         return
     for axis in (len(labels) - 1, 1, len(labels) - 3):
         channels = labels[axis]
-        is_image = channels in IMAGE_CHANNELS and not facts.equal(channels, facts.classes)
+        wide = facts.whole and facts.values is not None and not facts.binary
+        is_image = channels in IMAGE_CHANNELS and (wide or not facts.equal(channels, facts.classes))
         if is_image and facts.equal(rules.without(labels, axis), batch):
             yield Reading(
                 97,

@@ -7,6 +7,8 @@ from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
 from unified_loss._messages import shown, shown_size
 
+MANY_ROWS = 256  # beyond that a number of rows is hardly a batch size
+
 
 def rows(facts: Facts) -> tuple[int, int] | None:
     """The numbers of rows of flat logits (N, C) and of their labels (M,), (M, 1) or (M, C)."""
@@ -42,12 +44,19 @@ def per_step_labels_single_prediction(facts: Facts) -> Readings:
         if facts.equal(labels[2], 1):
             return
         extra, wanted, score, width = (labels[1],), labels, 96, shown_size(labels[2])
-    elif facts.equal(labels, facts.logits):
+    elif facts.equal(labels, facts.logits) or facts.same_multiset(facts.logits, labels):
         return
+    elif (
+        batch
+        and len(labels) > len(facts.logits)
+        and facts.axis == len(facts.logits) - 1
+        and facts.equal((*labels[: len(batch)], labels[-1]), facts.logits)
+        and facts.rows
+    ):
+        extra, wanted, score = labels[len(batch) : -1], labels, 93
     elif batch and extra and facts.equal(labels[: len(batch)], batch) and not facts.fractional:
-        one_hot = facts.values is not None and len(labels) - 1 in facts.values.unit_axes
         is_bool = facts.problem.labels.dtype == "bool"
-        if facts.equal(extra, (1,)) or is_bool or (facts.binary and one_hot):
+        if facts.equal(extra, (1,)) or is_bool or facts.rows_of_ones:
             return
         wanted, score = (*labels, classes), 90 if facts.integer else 60
     elif flat is not None:
@@ -84,6 +93,8 @@ def _pools(facts: Facts) -> tuple[int, ...]:
 def _pooled(facts: Facts, text: str) -> list[Fix]:
     axes = _pools(facts)
     sizes = tuple(facts.logits[i] for i in axes)
+    if not axes:
+        return []
     if all(facts.equal(size, 1) for size in sizes):
         rest = (facts.logits[0], facts.classes)
         return list(fix(facts, "flatten the axes of size 1", Step("logits", "reshape", rest)))
@@ -94,14 +105,14 @@ def _pooled(facts: Facts, text: str) -> list[Fix]:
 def missing_flatten_or_pooling(facts: Facts) -> Readings:
     """A feature map that still has its spatial axes, or has them folded into the batch."""
     logits, labels, k = facts.logits, facts.labels, times(facts)
-    if len(logits) > 3 or (len(logits) == 3 and facts.equal(logits[-1], 1)):
+    if len(logits) > 2:
         fixes = _pooled(facts, "pool (flatten) the spatial axes; best before the last layer")
         sizes = tuple(logits[i] for i in _pools(facts))
         square = len(sizes) > 1 and len(set(map(shown_size, sizes))) == 1
         if fixes:
             per_pixel = (logits[0], *sizes)
             yield Reading(
-                97 if square else 92,
+                97 if square else 92 if len(logits) > 3 or facts.equal(sizes, (1,)) else 72,
                 f"logits {shown(logits)} keep spatial axes {shown(sizes)}, labels {shown(labels)} "
                 "are one per example.",
                 (*fixes, outside(f"or give a mask, one label per pixel: {shown(per_pixel)}")),
@@ -124,22 +135,20 @@ def per_step_logits_single_label(facts: Facts) -> Readings:
     logits, labels, k = facts.logits, facts.labels, times(facts)
     if len(logits) == 3 and len(_pools(facts)) == 1:
         (axis,) = _pools(facts)
-        steps = shown_size(logits[axis])
-        fixes = [
-            *fix(facts, "take the last step (return_sequences=False)",
-                 Step("logits", "pick", (axis, -1))),
-            *fix(facts, "or pool over the steps", Step("logits", "mean", (axis,))),
-        ]  # fmt: skip
-        whole = facts.labels[1:] and facts.equal(labels[1:], (1,))
-        width = 0 if facts.axis == 2 else 6
+        time_first = facts.axis == 2 and not facts.equal(labels[:1], logits[:1])
+        axis = 0 if time_first else axis
+        first = "; time is first" if time_first else ""
+        fixes = list(fix(facts, f"take the last step (return_sequences=False{first})",
+                         Step("logits", "pick", (axis, -1))))  # fmt: skip
+        is_column = len(labels) == 2 and facts.equal(labels[1], 1)
         if fixes:
             yield Reading(
-                94 - width,
-                f"logits {shown(logits)} have {steps} predictions per example, labels "
-                f"{shown(labels)} one label{' (a sparse one, not one-hot)' if whole else ''}.",
-                (*fixes[:1], outside(f"or give one label per step (per token): "
-                                     f"{shown((*logits[:1], logits[axis]))}")),
-            )  # fmt: skip
+                94 - 6 * (facts.axis != 2 or time_first),
+                f"logits {shown(logits)} have {shown_size(logits[axis])} predictions per example, "
+                f"labels {shown(labels)} one label"
+                f"{' (a sparse one, not one-hot)' if is_column else ''}.",
+                (*fixes, outside(f"or give one label per step (per token): {shown(facts.batch)}")),
+            )
     elif k is not None:
         batch = labels[0]
         split = Step("logits", "reshape", (batch, k, facts.classes))
@@ -158,15 +167,27 @@ def per_step_logits_single_label(facts: Facts) -> Readings:
 @cause("reshape_changed_batch", "labels", example="np.zeros((40, 6)), np.zeros(10, int)")
 def reshape_changed_batch(facts: Facts) -> Readings:
     """A reshape with -1 that folded another axis into the batch."""
-    k = times(facts)
+    found = rows(facts)
+    if found is None:
+        return
+    total, batch = found
+    keep = outside("keep the batch first in the model: x.reshape(x.shape[0], -1)")
+    k, fewer = ratio(total, batch), ratio(batch, total)
     if k is not None:
-        total, batch = facts.batch[0], facts.labels[0]
         yield Reading(
             78 if k <= 8 else 66,
             f"logits have {total} rows for {batch} labels, exactly {k} times as many: a reshape "
             f"(view) with -1 folded an axis of size {k} (frames, channels, image size) into the "
             "batch.",
-            (outside("keep the batch first in the model: x.reshape(x.shape[0], -1)"),),
+            (keep,),
+        )
+    elif len(facts.labels) == 1 and (fewer is not None or total > batch):
+        times_fewer = f", exactly {fewer} times fewer" if fewer else ""
+        yield Reading(
+            62,
+            f"logits have {total} rows for {batch} labels{times_fewer}: as after a reshape (view) "
+            "with -1 and a wrong number of features.",
+            (keep,),
         )
 
 
@@ -174,6 +195,8 @@ def reshape_changed_batch(facts: Facts) -> Readings:
 def labels_flattened_one_hot(facts: Facts) -> Readings:
     """One-hot rows that were flattened."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
+    if len(labels) == 2 and facts.equal(labels[1], 1):
+        labels = labels[:1]
     if len(labels) != 1 or len(logits) < 2 or facts.equal(facts.classes, 1):
         return
     entries, examples = count(logits), count(batch)
@@ -208,7 +231,7 @@ def last_batch_smaller(facts: Facts) -> Readings:
     """A batch of another size than the labels, as in the last step of an epoch."""
     for a, b in _batches(facts):
         yield Reading(
-            76 if ratio(a, b) is None and ratio(b, a) is None else 52,
+            (76 if ratio(a, b) is None and ratio(b, a) is None else 52) - 6 * (a > MANY_ROWS),
             f"logits have {a} examples on axis 0, labels {b}: in the last batch, something has a "
             "fixed batch size.",
             (outside(f"give inputs and labels of the same length ({min(a, b)} or {max(a, b)}; "
@@ -224,7 +247,7 @@ def batch_split_not_applied_to_labels(facts: Facts) -> Readings:
     for a, b in _batches(facts):
         if a < b:
             yield Reading(
-                75 if ratio(b, a) is None else 50,
+                (75 if ratio(b, a) is None else 60) - 6 * (a > MANY_ROWS),
                 f"logits have {a} of the {b} examples on axis 0: a mini-batch slice of the inputs "
                 "alone.",
                 (outside("slice the labels as the inputs, by the same mini-batch (batch size)"),),
@@ -240,6 +263,24 @@ def _batches(facts: Facts) -> list[tuple[int, int]]:
             if facts.axis and isinstance(a, int) and isinstance(b, int):
                 return [(a, b)]
     return []
+
+
+@cause("flattened_on_one_side", "labels", example="np.zeros((32, 20, 5)), np.zeros(640, int)")
+def flattened_on_one_side(facts: Facts) -> Readings:
+    """Logits (N, T, C) against flat labels (N T,), or flat logits (N T, C) against (N, T)."""
+    labels, batch = facts.labels, facts.batch
+    total, flat = count(batch), tuple(size for size in labels if not facts.equal(size, 1))
+    if total is None or total < 2 or count(labels) != total or len(flat) == len(batch):
+        return
+    if facts.equal(labels, batch):
+        return
+    if 1 in {len(batch), len(flat)} and facts.whole:
+        yield Reading(
+            94,
+            f"labels {shown(labels)} and the batch {shown(batch)} have the same number of entries, "
+            f"{total}: one of them was flattened.",
+            tuple(fix(facts, "reshape the labels alike", Step("labels", "reshape", batch))),
+        )
 
 
 @cause("labels_unrelated", "labels", example="np.zeros((4, 5, 3)), np.zeros((6, 7), int), axis=2")
@@ -258,7 +299,7 @@ def labels_unrelated(facts: Facts) -> Readings:
         sentence = f"labels {shown(labels)} and the wanted {shown(wanted)} disagree on {named}."
     else:
         sentence = f"labels {shown(labels)} are neither one per example nor rows of the logits."
-    yield Reading(30, sentence, (outside(text),))
+    yield Reading(15, sentence, (outside(text),))
 
 
 @cause(

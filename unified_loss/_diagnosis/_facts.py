@@ -84,8 +84,17 @@ class Facts:
     @property
     def rows(self) -> bool:
         """Whether the labels may be rows of numbers, one per class, on their last axis."""
-        last = len(self.labels) - 1
-        return not self.integer or (self.values is not None and last in self.values.unit_axes)
+        return not self.integer or self.rows_sum
+
+    @property
+    def rows_of_ones(self) -> bool:
+        """Whether the labels are known to be one-hot on their last axis."""
+        return self.binary and self.rows_sum
+
+    @property
+    def rows_sum(self) -> bool:
+        """Whether the labels are known to sum to 1 on their last axis."""
+        return self.values is not None and len(self.labels) - 1 in self.values.unit_axes
 
     def equal(self, a: Any, b: Any) -> bool:
         """Whether two sizes or shapes are provably equal."""

@@ -86,6 +86,8 @@ def one_hot_given_to_sparse_loss(facts: Facts) -> Readings:
     order = facts.same_multiset(logits, labels)
     if not facts.equal(labels, logits) and order is None:
         return
+    if facts.values is not None and not facts.binary:
+        return
     here = facts.axis if order is None else order[facts.axis]
     yield Reading(
         75 if facts.binary else 60 if facts.integer else 55,
@@ -128,7 +130,7 @@ def float_labels(facts: Facts) -> Readings:
         or not rules.fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
     ):
         return
-    exact = facts.equal(labels, facts.batch)
+    exact = facts.equal(labels, facts.batch) and not (len(labels) > 1 and facts.rows_of_ones)
     yield Reading(
         95 if exact and facts.whole else 85 if exact else 60,
         f"labels {shown(labels)} have one {facts.problem.labels.dtype} number per example: class "
@@ -148,6 +150,8 @@ def integer_labels_given_to_dense_loss(facts: Facts) -> Readings:
     labels, batch, classes = facts.labels, facts.batch, facts.classes
     same = facts.equal(without_ones(labels), without_ones(batch)) and len(batch) > 0
     if not same or facts.integer or facts.fractional or facts.equal(classes, 1):
+        return
+    if len(labels) > 1 and facts.rows_of_ones:
         return
     ids = () if facts.equal(labels, batch) else (Step("labels", "reshape", batch),)
     one_hot = (Step("labels", "cast", "int64"), *ids, Step("labels", "one_hot", classes))
@@ -170,17 +174,17 @@ def integer_labels_given_to_dense_loss(facts: Facts) -> Readings:
 )
 def regression_target_with_classification_loss(facts: Facts) -> Readings:
     """Real-valued targets."""
-    one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch))
-    if facts.integer or facts.problem.labels.dtype == "bool" or not one_each:
-        return
-    if facts.values and facts.values.integral:
-        return
     values = facts.values
-    seen = f" between {values.low:g} and {values.high:g}" if values else ""
+    if facts.integer or facts.problem.labels.dtype == "bool" or (values and values.integral):
+        return
+    one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch))
     beyond = values is not None and not 0 <= values.low <= values.high <= 1
+    if not one_each and not beyond:
+        return
+    seen = f" (between {values.low:g} and {values.high:g})" if values else ""
     yield Reading(
-        90 if beyond else 75 if values else 45,
-        f"one real number per example{seen} is a regression target if it is not a class id.",
+        (90 if one_each else 70) if beyond else 75 if values else 45,
+        f"real numbers{seen} are a regression target, if they are no class ids.",
         (outside("use a squared-error (MSE) loss and one output unit, or integer class ids"),),
         "do not cast real-valued targets to integers.",
     )
@@ -238,11 +242,20 @@ def output_units_differ_from_label_width(facts: Facts) -> Readings:
     )
 
 
-@cause("binary_trailing_axis_broadcast", "labels", example="np.zeros((4, 1)), np.ones(4)")
+@cause("binary_trailing_axis_broadcast", "labels", "values", example="np.zeros((4, 1)), np.ones(4)")
 def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
     """A binary loss on (N, 1) against (N,), or (N, k) against (N, 1), which would broadcast."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
-    if facts.equal(facts.classes, 1) and facts.equal(labels, batch):
+    column = len(logits) == 1 and len(labels) == 2 and facts.equal(labels, (*logits, 1))
+    if column and not facts.equal(labels[0], 1):
+        yield Reading(
+            95,
+            f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss; "
+            "here they are the scores of one example.",
+            (outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
+                     "unsqueeze the logits"),),
+        )  # fmt: skip
+    elif facts.equal(facts.classes, 1) and facts.equal(labels, batch):
         yield Reading(
             97,
             f"one output unit {shown(logits)} against labels {shown(labels)}: a binary loss would "

@@ -2,11 +2,12 @@
 
 import math
 
-from unified_loss._diagnosis._counts import rows
+from unified_loss._diagnosis._counts import MANY_ROWS, rows
 from unified_loss._diagnosis._facts import Facts, apart, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, cause
 from unified_loss._messages import shown_size
+from unified_loss._rules import without
 
 
 @cause("sequence_length_differs", "labels", example="np.zeros((8, 16, 90)), np.zeros((8, 51), int)")
@@ -20,7 +21,7 @@ def sequence_length_differs(facts: Facts) -> Readings:
         name = "labels" if length > steps else "logits"
         cut = Step(name, "cut", (axis[name], None, shorter))
         yield Reading(
-            round(90 - 30 * spatial - 3 * apart((steps,), (length,))),
+            round(90 - 30 * (spatial or axis["labels"] == 0) - 3 * apart((steps,), (length,))),
             f"logits have {steps} steps, labels {length}: padding, truncation, or two lengths.",
             (
                 *fix(facts, "cut (truncate) both to one length", cut),
@@ -32,7 +33,7 @@ def sequence_length_differs(facts: Facts) -> Readings:
     if found and shared > 7 and len(facts.labels) == 1 and min(found) > shared:
         a, b = (n // shared for n in found)
         yield Reading(
-            68,
+            77 if min(found) > MANY_ROWS else 70,
             f"flattened rows {found[0]} and {found[1]} share the factor {shared}: {shared} x {a} "
             f"against {shared} x {b}, two lengths of one batch.",
             (outside("cut or pad both to one length before flattening (pack_padded_sequence)"),),
@@ -47,7 +48,7 @@ def _differing(facts: Facts) -> list[tuple[dict[str, int], int, int]]:
     if len(labels) != len(wanted) or len(batch) < 2:
         return []
     unequal = facts.differing(wanted, labels)
-    if len(unequal) != 1 or unequal[0] == 0 or (dense and unequal[0] == facts.axis):
+    if len(unequal) != 1 or (dense and unequal[0] == facts.axis):
         return []
     (i,) = unequal
     mine = i if dense or i < facts.axis else i + 1
@@ -58,7 +59,7 @@ def _differing(facts: Facts) -> list[tuple[dict[str, int], int, int]]:
 def causal_shift_mismatch(facts: Facts) -> Readings:
     """Exactly one step of difference, as between inputs and shifted targets."""
     for axis, steps, length in _differing(facts):
-        if abs(steps - length) == 1:
+        if abs(steps - length) == 1 and axis["labels"]:
             name, ends = ("labels", (1, None)) if length > steps else ("logits", (None, -1))
             yield Reading(
                 96,
@@ -72,7 +73,7 @@ def causal_shift_mismatch(facts: Facts) -> Readings:
     if found and difference > 1 and all(n % difference == 0 and n > difference for n in found):
         a, b = (n // difference for n in found)
         yield Reading(
-            88 if difference > 7 else 60,
+            88 if min(found) > MANY_ROWS else 73,
             f"rows {found[0]} = {difference} x {a}, labels {found[1]} = {difference} x {b}: for a "
             f"batch of {difference} the lengths differ by one step, as after a shift.",
             (outside(f"slice both to num_steps={min(a, b)} before flattening"),),
@@ -87,6 +88,17 @@ def causal_shift_mismatch(facts: Facts) -> Readings:
 def spatial_size_mismatch(facts: Facts) -> Readings:
     """Height and width of logits and mask differ."""
     logits, labels, batch, axis = facts.logits, facts.labels, facts.batch, facts.axis
+    channel = [i for i in (1, len(labels) - 1) if len(labels) == len(logits) > 3
+               and facts.equal(labels[i], 1) and not facts.equal(logits[i], 1)]  # fmt: skip
+    if channel and len(facts.differing(batch, without(labels, channel[0]))) > 1:
+        squeezed = without(labels, channel[0])
+        yield Reading(
+            85,
+            f"logits are {_sizes(batch, 0)}, labels {_sizes(squeezed, 0)} (height x width), with a "
+            "channel axis of size 1.",
+            (outside("resize (interpolate) the logits to the labels' size, and squeeze those"),),
+        )
+        return
     dense = len(labels) == len(logits)
     wanted = logits if dense else batch
     if len(without_ones(batch[1:])) > 1 and len(labels) == len(wanted):

@@ -40,7 +40,7 @@ def label_out_of_range_negative_sentinel(facts: Facts) -> Readings:
         steps = (Step("labels", "subtract", -1), Step("labels", "divide", 2))
         fixes = [*fix(facts, "map -1 and 1 to 0 and 1, zero-based", *steps), *fixes]
     elif values.above_low is None or values.above_low < 0:
-        fixes.append(outside("several negative ids are no classes: mask them by sample_weight="))
+        fixes = [outside("several negative ids are no classes: mask them by sample_weight=")]
     else:
         fixes.append(outside("or map the labels to start at 0, if it is a class (a name missing "
                              "from the class list?)"))  # fmt: skip
@@ -124,7 +124,11 @@ def label_out_of_range_raw_pixels(facts: Facts) -> Readings:
         return
     scale = [*fix(facts, "map 255 to 1", Step("labels", "divide", GREY))] if two_valued else []
     yield Reading(
-        96 if two_valued and classes == 2 else 88 if is_mask and values.high >= 2 * classes else 82,
+        96
+        if two_valued and classes == 2
+        else 88
+        if values.high >= (2 * classes if is_mask else GREY)
+        else 82,
         f"labels go up to {values.high} for {classes} classes: raw pixel (grey) values 0-255 of a "
         "mask image?",
         (*scale, outside(f"map grey values to class ids (class indices) 0..{classes - 1}")),
@@ -146,12 +150,18 @@ def hidden_states_not_logits(facts: Facts) -> Readings:
     )
 
 
-@cause("single_output_unit_with_categorical_loss", "values", example="np.zeros((3, 1)), [0, 1, 1]")
+@cause(
+    "single_output_unit_with_categorical_loss",
+    "values",
+    "labels",
+    example="np.zeros((3, 1)), [0, 1, 1]",
+)
 def single_output_unit_with_categorical_loss(facts: Facts) -> Readings:
     """One output unit in a softmax loss."""
     if facts.equal(facts.classes, 1):
+        alike = facts.equal(facts.labels, facts.logits)
         yield Reading(
-            99,
+            97 if alike else 99 if facts.integer and facts.fits(facts.labels, facts.batch) else 74,
             f"the class axis {facts.axis} has size 1: a softmax over one class is always 1, the "
             "loss always zero.",
             (outside("use a binary (sigmoid) loss, or two output units (two classes, one-hot or "
@@ -183,7 +193,7 @@ def log_probabilities_as_labels(facts: Facts) -> Readings:
 @cause(
     "dense_labels_no_probabilities",
     "values",
-    example="np.zeros((1, 2)), np.array([[-0.5, -0.25]]), check=True",
+    example="np.zeros((1, 2)), np.array([[np.inf, 0.0]]), check=True",
 )
 def dense_labels_no_probabilities(facts: Facts) -> Readings:
     """Dense labels that are negative, infinite or NaN."""
@@ -191,7 +201,7 @@ def dense_labels_no_probabilities(facts: Facts) -> Readings:
         low, high = facts.values.low, facts.values.high
         yield Reading(
             60,
-            f"dense labels run from {low:g} to {high:g}: probabilities are finite and not negative.",
+            f"dense labels run from {low:g} to {high:g}; probabilities are finite, not negative.",
             (outside("give probabilities, one for each class"),),
         )
 

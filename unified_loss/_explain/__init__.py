@@ -1,0 +1,77 @@
+"""`explain`: how a call of `cross_entropy` is understood, or what is wrong with it."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from unified_loss._explain._report import Report
+
+
+def explain(
+    logits: Any,
+    labels: Any,
+    *,
+    axis: int | None = None,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0,
+    z_loss: float = 0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    normalizer: Any = None,
+    check: Literal["auto"] | bool = "auto",
+    framework: str | None = None,
+) -> "Report":
+    """Tell how a call of `cross_entropy` is understood, or what is wrong with it.
+
+    No loss is computed. Arrays may be replaced by their shapes, so the call can be explained
+    before there is a model or a batch.
+
+    Parameters
+    ----------
+    logits, labels, class_weight, sample_weight, normalizer
+        As in `cross_entropy`, or what stands for an array: text such as ``"float32[32, 20, 100]"``
+        with ``?`` for an unknown size, as error messages show it, too (``"torch int64[32]"``); a
+        `jax.ShapeDtypeStruct` or `tf.TensorSpec`; or, beside logits that are no array, a tuple of
+        sizes. Without a dtype, all are float32 but labels, which are int64 unless they have the
+        shape of the logits. Meta and fake tensors are arrays.
+    axis, ignore_index, label_smoothing, z_loss, reduction, check
+        As in `cross_entropy`. Arrays are looked at where `cross_entropy` would look.
+    framework : str, optional
+        For shapes: the library whose arrays they stand for. It decides the kernel, and the code
+        in fixes. By default the one that an argument tells, or NumPy.
+
+    Returns
+    -------
+    Report
+        The report: a text, and in a notebook a picture. Its attributes: `valid`; `error`, what
+        the call would raise, with `cause`, `fixes` and `readings`; `warnings`; `axis`,
+        `num_classes`, `label_kind`, `batch_shape`, `result_shape`, `result_dtype`, `kernel` and
+        `extra_memory` (bytes), each None where it is not known; `facts`, all of this in sentences.
+
+    Raises
+    ------
+    LossInputError
+        If an argument is neither an array nor a shape, or `framework` is not known. A call that
+        `cross_entropy` refuses is no error: the report tells why.
+
+    See Also
+    --------
+    cross_entropy : The loss, and all about its arguments.
+
+    Examples
+    --------
+    >>> from unified_loss import explain
+    >>> report = explain("float32[32, 20, 100]", "int64[32, 100]")
+    >>> report.valid, report.axis, report.batch_shape
+    (True, 1, (32, 100))
+    >>> explain((640, 20), "int64[640, 1, 1]", framework="torch").error.cause
+    'labels_trailing_singleton'
+    """
+    from unified_loss._explain._examination import examine
+
+    options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
+    return examine(logits, labels, class_weight, sample_weight, normalizer, options, framework)
+
+
+# The mark of `tf.autograph.experimental.do_not_convert`, as that of `cross_entropy`.
+explain.__dict__["autograph_info__"] = {}

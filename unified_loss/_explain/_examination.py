@@ -1,0 +1,116 @@
+"""From the arguments of a call to its report."""
+
+import itertools
+import math
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+from unified_loss import _messages as messages
+from unified_loss._arguments import prepare
+from unified_loss._dispatch import backend_of
+from unified_loss._explain import _reading as reading
+from unified_loss._explain._facts import facts_of
+from unified_loss._explain._memory import memory_of
+from unified_loss._explain._picture import columns_of
+from unified_loss._explain._report import Report
+from unified_loss._plan import make_plan, plan_for
+from unified_loss._types import Backend, Operands, Plan, Problem
+from unified_loss.exceptions import LossInputError, LossInputWarning
+
+SMALL, LARGE = 1, 2**24  # what an unknown size may be
+
+
+def examine(
+    logits: Any,
+    labels: Any,
+    class_weight: Any,
+    sample_weight: Any,
+    normalizer: Any,
+    options: tuple[Any, ...],
+    framework: str | None,
+) -> Report:
+    """The report of a call."""
+    arrays = (logits, labels, class_weight, sample_weight, normalizer)
+    is_shape = reading.is_shape(logits)
+    reading.check_framework(framework, with_arrays=not is_shape)
+    backend = None if is_shape else backend_of(logits)
+    if backend is None or any(map(reading.stands_for_array, arrays)):
+        return _of_shapes(reading.read_shapes(arrays, options, framework))
+    return _of_arrays(backend, arrays, options)
+
+
+def _of_arrays(backend: Backend, arrays: reading.Arrays, options: tuple[Any, ...]) -> Report:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            call = prepare(backend, *arrays, options)
+        except LossInputError as error:
+            return _refused(_problem_if_any(backend, arrays, options), error)
+    told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
+    problem = reading.problem_of(backend, arrays, options)
+    kernel = backend.kernel(call.plan, call.operands)
+    return _accepted(problem, plan_for(problem), kernel, tuple(map(str, told)))
+
+
+def _of_shapes(call: reading.Call) -> Report:
+    if call.error is not None:
+        return _refused(call.problem, call.error)
+    try:
+        plan = make_plan(call.problem)
+    except LossInputError as error:
+        from unified_loss._diagnosis import extend
+
+        extend(error, call.problem)
+        return _refused(call.problem, error)
+    kernel = None if call.backend is None else _kernel(call.backend, plan, call.problem)
+    told = (messages.single_class(call.problem),) if _is_single(plan) else ()
+    return _accepted(call.problem, plan, kernel, told)
+
+
+def _refused(problem: Problem | None, error: LossInputError) -> Report:
+    error = error.with_traceback(None)  # which would keep the arrays
+    return Report(None, problem, error, _columns=() if problem is None else columns_of(problem))
+
+
+def _accepted(problem: Problem, plan: Plan, kernel: str | None, told: tuple[str, ...]) -> Report:
+    memory = memory_of(problem, plan)
+    return Report(
+        plan,
+        problem,
+        warnings=told,
+        kernel=kernel,
+        extra_memory=None if memory is None else memory.size,
+        facts=tuple(facts_of(problem, plan, kernel, memory)),
+        _columns=columns_of(problem),
+    )
+
+
+def _problem_if_any(
+    backend: Backend, arrays: reading.Arrays, options: tuple[Any, ...]
+) -> Problem | None:
+    """The shapes of a call that is refused, if all its arguments have one."""
+    try:
+        return reading.problem_of(backend, arrays, options)
+    except LossInputError:
+        return None
+
+
+def _is_single(plan: Plan) -> bool:
+    return isinstance(plan.num_classes, int) and plan.num_classes == 1
+
+
+def _kernel(backend: Backend, plan: Plan, problem: Problem) -> str:
+    """The kernel by the shapes alone; all that there can be where sizes are not known."""
+    names: dict[str, None] = {}
+    for batch, classes in itertools.product((SMALL, LARGE), repeat=2):
+        known = plan.num_classes if isinstance(plan.num_classes, int) else classes
+        sizes = [size if isinstance(size, int) else batch for size in problem.logits.shape or ()]
+        if sizes:
+            sizes[plan.axis] = known
+        else:  # of unknown rank
+            sizes = [batch, known]
+        logits = SimpleNamespace(shape=tuple(sizes), size=math.prod(sizes), ndim=len(sizes))
+        filled = plan._replace(num_classes=known)
+        names[backend.kernel(filled, Operands(logits, None, None, None, None))] = None
+    return " or ".join(names)

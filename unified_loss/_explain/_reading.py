@@ -1,0 +1,197 @@
+"""Arguments as the rules know them: of arrays, and of what stands for them."""
+
+import re
+from typing import Any, NamedTuple
+
+from unified_loss import _host as host
+from unified_loss import _messages as messages
+from unified_loss import _rules as rules
+from unified_loss._arguments import _number as as_number
+from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of
+from unified_loss._types import Backend, Problem, Shape, Size, Spec
+from unified_loss.exceptions import BackendError, LossInputError, OptionError
+
+Arrays = tuple[Any, Any, Any, Any, Any]
+ARRAYS = ("logits", "labels", "class_weight", "sample_weight", "normalizer")
+HOST = ("numpy", "python")
+ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
+TEXT = re.compile(r"\s*(?:([a-z]\w*)\s+)?(\w+)?\s*[\[(]([^\[\]()]*)[\])]\s*")
+SHORT = {"bf": "bfloat", "f": "float", "i": "int", "u": "uint"}
+PYTHON = {"int": "int64", "long": "int64", "half": "float16", "float": "float32",
+          "double": "float64"}  # fmt: skip
+
+
+class Shaped(NamedTuple):
+    """What stands for an array."""
+
+    library: str | None  # None: not told
+    shape: Shape | None
+    dtype: str | None
+
+
+class Call(NamedTuple):
+    """A call by its shapes."""
+
+    problem: Problem
+    backend: Backend | None  # None: not installed
+    error: LossInputError | None  # what shapes, dtypes and options do not tell
+
+
+def stands_for_array(value: Any) -> bool:
+    """Whether an argument is a shape and can be nothing else."""
+    return isinstance(value, str) or _abstract_library(value) is not None
+
+
+def is_shape(logits: Any) -> bool:
+    """Whether the logits are a shape; no library has tuples for arrays."""
+    return isinstance(logits, tuple) or stands_for_array(logits)
+
+
+def problem_of(backend: Backend, arrays: Arrays, options: tuple[Any, ...]) -> Problem:
+    """The problem of a call with arrays alone."""
+    logits, labels, *others = arrays
+    specs = [None if value is None else _spec_of_array(value) for value in others]
+    specs = [_spec_of_array(labels), *specs]
+    return _problem(backend.spec(logits), specs, options, backend.same_size)
+
+
+def read_shapes(arrays: Arrays, options: tuple[Any, ...], framework: str | None) -> Call:
+    """A call in which an argument, or all, are shapes."""
+    *others, normalizer = arrays
+    normalizer, error = _number_or_error(normalizer)
+    shaped = {
+        name: _read(name, value, framework, tuples=is_shape(arrays[0]))
+        for name, value in zip(ARRAYS, (*others, normalizer), strict=True)
+        if value is not None or name in ARRAYS[:2]
+    }
+    library = framework or _library_told(shaped)
+    logits, *specs = (_spec(name, shaped, library) for name in ARRAYS)
+    backend = _load(library)
+    same = rules.same_size if backend is None else backend.same_size
+    problem = _problem(logits, specs, options, same)
+    return Call(problem, backend, _foreign(problem, backend) or error)
+
+
+def check_framework(framework: str | None, *, with_arrays: bool) -> None:
+    """`OptionError` for a library that is not known, or that the logits tell already."""
+    known = (*LOADERS, *ARRAY_API_LIBRARIES)
+    if framework is not None and (framework not in known or with_arrays):
+        wanted = "None where logits are an array" if with_arrays else f"one of {', '.join(known)}"
+        raise OptionError(messages.option("framework", framework, wanted))
+
+
+def _number_or_error(normalizer: Any) -> tuple[Any, LossInputError | None]:
+    if is_shape(normalizer):
+        return normalizer, None
+    try:
+        return as_number(normalizer), None
+    except LossInputError as error:
+        return None, error
+
+
+def _problem(logits: Spec, others: Any, options: tuple[Any, ...], same: Any) -> Problem:
+    return Problem._make((logits, *others, *options, tuple(map(type, options)), same))
+
+
+def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:
+    if stands_for_array(value):
+        read = _read_text(name, value) if isinstance(value, str) else _read_abstract(value)
+        overruled = framework is not None and read.library not in HOST
+        return read._replace(library=None) if overruled else read
+    if tuples and isinstance(value, tuple):
+        return Shaped(None, tuple(_size(name, value, size) for size in value), None)
+    try:
+        return Shaped(*_spec_of_array(value))
+    except BackendError:
+        raise OptionError(_unreadable(name, value)) from None
+
+
+def _read_abstract(value: Any) -> Shaped:
+    rank = getattr(value.shape, "rank", 0)  # None in TensorFlow
+    shape = None if rank is None else tuple(value.shape)
+    return Shaped(_abstract_library(value), shape, value.dtype.name)
+
+
+def _spec_of_array(value: Any) -> Spec:
+    if host.is_host_data(value):
+        array = host.as_numpy(value, "an argument")
+        library = "numpy" if hasattr(value, "dtype") else "python"
+        return Spec(library, array.shape, host.dtype_name(array))
+    return backend_of(value).spec(value)
+
+
+def _read_text(name: str, text: str) -> Shaped:
+    match = TEXT.fullmatch(text)
+    if match is None:
+        raise OptionError(_unreadable(name, text))
+    library, dtype, sizes = match.groups()
+    dtype = None if dtype is None else _full_name(dtype)
+    if sizes.strip() == "...":
+        return Shaped(library, None, dtype)
+    parts = [part.strip() for part in sizes.strip().removesuffix(",").split(",")]
+    shape = () if parts == [""] else tuple(_size(name, text, part) for part in parts)
+    return Shaped(library, shape, dtype)
+
+
+def _full_name(dtype: str) -> str:
+    short = re.fullmatch(r"(bf|f|i|u)(\d+)", dtype)
+    return SHORT[short[1]] + short[2] if short else PYTHON.get(dtype, dtype)
+
+
+def _size(name: str, whole: Any, size: Any) -> Size:
+    if size is None or size in ("?", "None"):
+        return None
+    if isinstance(size, str) and size.isdecimal():
+        return int(size)
+    if not isinstance(size, str) and rules.is_integer(size) and size >= 0:
+        return int(size)
+    raise OptionError(_unreadable(name, whole))
+
+
+def _unreadable(name: str, value: Any) -> str:
+    wanted = 'an array, or a shape such as "float32[32, 10]" or (32, 10)'
+    return messages.option(name, value, wanted)
+
+
+def _abstract_library(value: Any) -> str | None:
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    return package if (package, kind.__name__) in ABSTRACT else None
+
+
+def _library_told(shaped: dict[str, Shaped]) -> str:
+    """The library that the logits tell, else another argument, else NumPy."""
+    told = shaped["logits"].library
+    if told is not None:
+        return "numpy" if told in HOST else told
+    others = (one.library for one in shaped.values())
+    return next((one for one in others if one is not None and one not in HOST), "numpy")
+
+
+def _spec(name: str, shaped: dict[str, Shaped], library: str) -> Any:
+    if name not in shaped:
+        return None
+    told, shape, dtype = shaped[name]
+    if name == "logits" or told is None:
+        told = library
+    is_index = name == "labels" and shape != shaped["logits"].shape
+    return Spec(told, shape, dtype or ("int64" if is_index else "float32"))
+
+
+def _load(library: str) -> Backend | None:
+    try:
+        return LOADERS.get(library, _array_api)()
+    except ImportError:
+        return None
+
+
+def _foreign(problem: Problem, backend: Backend | None) -> BackendError | None:
+    """R2: an argument of a third library."""
+    here = problem.logits.library
+    for name in ARRAYS[1:]:
+        spec = getattr(problem, name)
+        if spec is not None and spec.library not in {here, *HOST}:
+            reason = f"it is of {spec.library}, the logits of {here}"
+            fix = "convert it first" if backend is None else backend.convert(name)
+            return BackendError(messages.cannot_combine(name, reason, fix))
+    return None

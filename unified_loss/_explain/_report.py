@@ -1,0 +1,107 @@
+"""`Report`: what `explain` returns."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from unified_loss._explain._facts import Fact, batch_shape
+from unified_loss._explain._picture import Column, drawn
+from unified_loss._messages import described
+from unified_loss._types import LabelKind, Plan, Problem, Shape
+from unified_loss.exceptions import LossInputError
+
+WIDTH = 100
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Report:
+    """How a call is understood, or what is wrong with it; `str` gives the text.
+
+    Attributes
+    ----------
+    error : LossInputError or None
+        What the call would raise, with `cause`, `fixes` and `readings`.
+    warnings : tuple of str
+        What the call would warn of.
+    kernel : str or None
+        The name of the kernel that would serve the call.
+    extra_memory : int or None
+        An estimate of the most bytes that the loss takes beside its arguments, without a gradient.
+    facts : tuple of (str, str)
+        Headings and sentences; empty for an invalid call.
+    """
+
+    _plan: Plan | None
+    _problem: Problem | None
+    error: LossInputError | None = None
+    warnings: tuple[str, ...] = ()
+    kernel: str | None = None
+    extra_memory: int | None = None
+    facts: tuple[Fact, ...] = ()
+    _columns: tuple[Column, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the call would return a loss."""
+        return self.error is None
+
+    @property
+    def axis(self) -> int | None:
+        """The class axis of the logits."""
+        return None if self._plan is None else self._plan.axis
+
+    @property
+    def num_classes(self) -> Any:
+        """The number of classes."""
+        return None if self._plan is None else self._plan.num_classes
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Whether labels are class ids ("index") or rows ("dense")."""
+        return None if self._plan is None else self._plan.label_kind
+
+    @property
+    def batch_shape(self) -> Shape | None:
+        """The shape of the logits without the class axis."""
+        if self._plan is None or self._problem is None:
+            return None
+        return batch_shape(self._problem, self._plan)
+
+    @property
+    def result_shape(self) -> Shape | None:
+        """The shape of the loss."""
+        if self._plan is None or self._plan.reduction == "none":
+            return self.batch_shape
+        return ()
+
+    @property
+    def result_dtype(self) -> str | None:
+        """The dtype of the loss."""
+        return None if self._plan is None else self._plan.compute_dtype
+
+    def __str__(self) -> str:
+        """The report for a terminal."""
+        if self.error is not None:
+            return f"invalid ({type(self.error).__name__}): {self.error}"
+        rows = [*self.facts, *(("warning", text) for text in self.warnings)]
+        indent = max(len(heading) for heading, _ in rows) + 4
+        lines = (
+            textwrap.fill(text, WIDTH, initial_indent=f"  {heading}".ljust(indent),
+                          subsequent_indent=" " * indent)
+            for heading, text in rows
+        )  # fmt: skip
+        return "\n".join([self._headline(), *lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The report for a notebook: the axes drawn, and the text."""
+        rows = [*self.facts, *(("warning", text) for text in self.warnings)]
+        return drawn(self._headline(), self._columns, rows, self.error)
+
+    def _headline(self) -> str:
+        verdict = "valid" if self.error is None else f"invalid ({type(self.error).__name__})"
+        if self._problem is None:
+            return verdict
+        names = described(self._problem.logits), described(self._problem.labels)
+        return f"{verdict}: logits {names[0]}, labels {names[1]}"

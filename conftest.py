@@ -20,7 +20,7 @@ pages = Sybil(
 )
 docstrings = Sybil(
     parsers=[DocTestParser()],
-    patterns=["unified_loss/*.py"],
+    patterns=["unified_loss/**/*.py"],
     document_types={".py": PythonDocStringDocument},
 )
 pytest_collect_file = (pages + docstrings).pytest()

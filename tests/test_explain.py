@@ -280,6 +280,7 @@ def test_kernel_by_shapes_is_that_of_arrays(backend: Backend) -> None:
         shapes = explain(shape, (shape[0],), framework=library)
         assert shapes.kernel == report.kernel
         assert shapes.facts[-1] == report.facts[-1]
+        assert explain("[?, 3]", "[?]", framework=library).batch_shape == (None,)
 
 
 def test_kernel_is_unknown_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

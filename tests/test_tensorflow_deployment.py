@@ -13,7 +13,7 @@ from numpy.random import Generator
 from tests.accuracy import assert_accurate
 from tests.backends import BACKENDS, Backend
 from tests.problems import sample
-from unified_loss import cross_entropy
+from unified_loss import BackendError, cross_entropy
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +90,11 @@ def test_keras_trains_with_it(policy: str, *, jit_compile: bool, rng: Generator)
     losses = [step() for _ in range(30)]
     assert losses[0].dtype == tf.float32
     assert losses[-1] < losses[0] / 2
+
+
+def test_graphs_of_version_1_are_refused() -> None:
+    """R2: where `==` compares identities, nothing is answered."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), pytest.raises(BackendError, match=r"tf\.function"):
+        cross_entropy(tf.zeros([2, 3]), tf.zeros([2], tf.int32))

@@ -4,6 +4,7 @@ Runs every check of `CHECKS` on all ranks, and leaves what happened in ``FOLDER/
 """
 
 import datetime as dt
+import functools
 import json
 import sys
 import traceback
@@ -32,15 +33,22 @@ from unified_loss import BackendError, LabelError, cross_entropy, cross_entropy_
 Placed = tuple[Any, list[Any]]  # a mesh and the placements on it
 
 
+@functools.cache
+def mesh_of(*shape: int) -> Any:
+    """One mesh of each shape: compiled, torch mistakes an equal one for another result."""
+    return init_device_mesh("cpu", shape)
+
+
 def layouts(class_axis: int, batch_axis: int) -> Iterator[Placed]:
     """The rows, the classes, or both spread over the processes."""
     world = distributed.get_world_size()
-    line = init_device_mesh("cpu", (world,))
+    line = mesh_of(world)
     yield line, [Shard(class_axis)]
     yield line, [Shard(batch_axis)]
-    yield line, [Replicate()]
-    if world == 4:
-        square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "classes"))
+    if world == 2:
+        yield line, [Replicate()]
+    else:
+        square = mesh_of(2, 2)
         yield square, [Shard(batch_axis), Shard(class_axis)]
         yield square, [Shard(class_axis), Replicate()]
 
@@ -92,7 +100,9 @@ def values_and_gradients() -> None:
             loss = cross_entropy(**given, **problem.options)
             loss.backward()
             assert_accurate(whole(loss), problem, "float32")
-            assert logits.grad.placements == tuple(places)
+            # An axis shorter than the mesh is no longer spread: torch gathers what little it has.
+            short = any(p.is_shard() and logits.shape[p.dim] < mesh.size() for p in places)
+            assert short or logits.grad.placements == tuple(places)
             assert_accurate(whole(logits.grad), problem, "float32", "gradient")
             loss, slope = cross_entropy_with_grad(**given, **problem.options)
             assert_accurate(whole(loss), problem, "float32")
@@ -144,7 +154,7 @@ def losses_stay_where_their_rows_are() -> None:
     """Unreduced losses of spread rows, also along a later batch axis, are spread as the rows."""
     problem = sample(seeded(), batch=(4, 6), class_axis=1, sample_weight="first", reduction="none")
     arrays = TORCH.place(problem, "float32")
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    mesh = mesh_of(distributed.get_world_size())
     for axis, expected in ((0, Shard(0)), (1, Replicate()), (2, Shard(1))):
         logits = distribute_tensor(arrays["logits"], mesh, [Shard(axis)]).requires_grad_()
         losses = cross_entropy(**arrays | {"logits": logits}, **problem.options)
@@ -235,7 +245,7 @@ def half_precision_and_partial_sums() -> None:
     """bfloat16 logits give a float32 loss; partial sums are added up first."""
     problem = problem_of("plain", seeded())
     arrays = TORCH.place(problem, "bfloat16")
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    mesh = mesh_of(distributed.get_world_size())
     logits = distribute_tensor(arrays["logits"], mesh, [Shard(1)]).requires_grad_()
     loss = cross_entropy(logits, arrays["labels"])
     loss.backward()
@@ -249,7 +259,7 @@ def half_precision_and_partial_sums() -> None:
 
 def mistakes() -> None:
     """Bad labels are an error where they can be read; what cannot be combined is refused."""
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    mesh = mesh_of(distributed.get_world_size())
     logits, labels = torch.zeros(3, 4), torch.tensor([0, 4, 1])
     spread, replica = (distribute_tensor(each, mesh, [Replicate()]) for each in (logits, labels))
     losses = cross_entropy(spread, replica, reduction="none")

@@ -59,7 +59,7 @@ def prepare(
     problem = Problem._make((backend.spec(logits), *specs, *options, types, backend.same_size))
     try:
         plan = plan_for(problem)
-        if plan.num_classes == 1 and isinstance(plan.num_classes, int):
+        if isinstance(plan.num_classes, int) and plan.num_classes == 1:
             warnings.warn(messages.single_class(problem), SingleClassWarning, stacklevel=4)
         call = _looked_at(backend, plan, logits, *arguments)
     except LossInputError as error:
@@ -235,7 +235,7 @@ def _suspicions(
 
 def _values(backend: Backend, argument: _Argument | None, *, wait: bool) -> Any:
     """The values of an argument as a NumPy array, if they can be read."""
-    if argument is None:
+    if argument is None or argument.spec.dtype not in rules.REAL | {"bool"}:
         return None
     return argument.value if argument.on_host else backend.read(argument.value, wait=wait)
 

@@ -110,7 +110,7 @@ def evaluate(
     for_each(fill, cuts(logits.shape, size))
     loss = combine(ops, plan, rows, whole, denominator)
     if plan.reduction == "none":
-        loss = loss.reshape(batch)
+        loss = loss.reshape(batch)[()]  # NumPy's scalar where there is no batch axis
     return loss, None if slope is None else slope.reshape(shape)
 
 

@@ -88,27 +88,30 @@ def cross_entropy(
     OptionError
         If an option is out of its range.
     LabelError
-        If class ids are out of range and not dropped, where `check` lets them be seen.
+        If class ids are out of range and not dropped, where `check` lets them be seen; under
+        ``check=True`` also if dense labels are negative or not finite.
 
     Warns
     -----
     SingleClassWarning
         If there is one class only, so that the loss is always 0.
     LossInputWarning
-        Under ``check=True``, if dense label rows do not sum to 1.
+        Under ``check=True``, of what is legal and probably not meant: dense label rows that do
+        not sum to 1, logits that look like the output of a softmax, labels that are all ignored.
 
     See Also
     --------
     cross_entropy_with_grad : The gradient as well, also without autodiff.
+    explain : How a call is understood, or what is wrong with it.
 
     Notes
     -----
     Where class ids cannot be seen (under a tracing compiler, on an accelerator, in a lazy array),
     the loss and the gradient of an example with a wrong one are NaN.
 
-    A dropped example (`ignore_index`, sample weight 0 or False, nothing but zero class weights)
-    costs exactly 0, and so does its gradient, whatever its logits hold. The mean over no example
-    is 0. A probability of 0 times a logit of -inf is 0.
+    A dropped example (`ignore_index`, sample weight 0 or False, a label row of nothing but zeros,
+    or zero class weights wherever it is not) costs exactly 0, and so does its gradient, whatever
+    its logits hold. The mean over no example is 0. A probability of 0 times a logit of -inf is 0.
 
     `torch.nn.functional.cross_entropy` averages weighted dense labels over the number of
     examples; here index and one-hot labels mean the same.
@@ -154,8 +157,12 @@ def cross_entropy_with_grad(
     r"""Softmax cross-entropy, in nats, and its gradient with respect to the logits.
 
     The gradient of one example is
-    :math:`(\sum_c w_c t'_c)\, p - w \odot t'` in the notation of `cross_entropy`, in closed form:
-    no autodiff is needed, so NumPy has it as well.
+    :math:`(\sum_c w_c t'_c)\, p - w \odot t'` in the notation of `cross_entropy`. No autodiff is
+    needed for it, so NumPy has it as well.
+
+    On NumPy, large problems run in threads: as many as the environment variable
+    ``UNIFIED_LOSS_NUM_THREADS`` says, else ``OMP_NUM_THREADS``, else as there are cores. Their
+    number changes no bit of the result.
 
     Parameters
     ----------

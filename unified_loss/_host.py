@@ -61,7 +61,8 @@ def dtype_name(array: HostArray) -> str:
 
 def cast(values: HostArray, dtype: str) -> HostArray:
     """Host data in a dtype that every library can take."""
-    return np.ascontiguousarray(values.astype(dtype, copy=False)).reshape(values.shape)
+    with np.errstate(over="ignore"):  # a weight beyond the compute dtype is infinite
+        return np.ascontiguousarray(values.astype(dtype, copy=False)).reshape(values.shape)
 
 
 def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> HostArray:

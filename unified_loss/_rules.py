@@ -13,8 +13,8 @@ from unified_loss._types import LabelKind, Problem, Reduction, Same, Shape, Size
 from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
-SIGNED = {f"int{bits}": bits for bits in (8, 16, 32, 64)}
-UNSIGNED = {f"uint{bits}": bits for bits in (8, 16, 32, 64)}
+SIGNED = {f"int{bits}": bits for bits in (2, 4, 8, 16, 32, 64)}
+UNSIGNED = {f"uint{bits}": bits for bits in (2, 4, 8, 16, 32, 64)}
 UNBOUNDED = "int"  # Python's integers, where one of them is beyond 64 bits
 INTEGER = frozenset({UNBOUNDED, *SIGNED, *UNSIGNED})
 REAL = FLOATING | INTEGER
@@ -240,7 +240,7 @@ def reduction(problem: Problem) -> Reduction:
     if spec is not None:
         if value != "mean":
             raise OptionError(messages.normalizer_without_mean(value))
-        if spec.dtype not in REAL or spec.shape not in {(), None}:
+        if spec.dtype not in REAL or (spec.shape is not None and len(spec.shape)):
             raise OptionError(messages.normalizer_not_scalar(spec))
     return cast("Reduction", value)
 

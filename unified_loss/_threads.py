@@ -6,7 +6,8 @@ the processor cores that the process may use. It changes no result: every block 
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from threading import Lock
 from typing import TypeVar
@@ -54,9 +55,14 @@ def for_each(work: Callable[[Item], None], items: Iterable[Item]) -> None:
                 return
             work(item)  # type: ignore[arg-type]
 
-    futures = [_pool(helpers).submit(take_part) for _ in range(helpers)]
-    take_part()
-    for future in futures:
+    futures = []
+    with suppress(RuntimeError):  # the interpreter is shutting down
+        futures = [_pool(helpers).submit(take_part) for _ in range(helpers)]
+    try:
+        take_part()
+    finally:
         # One that has not begun, in a pool that others keep busy, has nothing left to do.
-        if not future.cancel():
+        wait([future for future in futures if not future.cancel()])
+    for future in futures:
+        if not future.cancelled():
             future.result()

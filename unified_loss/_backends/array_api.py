@@ -17,10 +17,12 @@ NAME = "array-api"
 class ArrayOps:
     """`Ops` on an array-API namespace, and the way between it and NumPy."""
 
-    reads_freely = False  # are values on the host, so that reading them waits for nothing?
-
     def __init__(self, xp: Any) -> None:
         self.xp = xp
+
+    def reads_freely(self, array: Array) -> bool:
+        """Whether the values are on the host, so that reading them waits for nothing."""
+        return False
 
     def to_numpy(self, array: Array) -> Any | None:
         """The values, None where there are none yet."""
@@ -127,7 +129,11 @@ class ArrayOps:
 class StrictOps(ArrayOps):
     """The reference implementation of the standard is NumPy inside."""
 
-    reads_freely = True
+    def reads_freely(self, array: Array) -> bool:
+        return array.device == self.xp.Device("CPU_DEVICE")
+
+    def to_numpy(self, array: Array) -> Any:
+        return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))
 
 
 class MlxOps(ArrayOps):
@@ -135,7 +141,10 @@ class MlxOps(ArrayOps):
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == self.xp.bfloat16
-        return np.asarray(array.astype(self.xp.float32) if is_bfloat16 else array)
+        try:
+            return np.asarray(array.astype(self.xp.float32) if is_bfloat16 else array)
+        except ValueError:  # traced by `mx.compile`
+            return None
 
     def from_numpy(self, values: Any, like: Array) -> Array:
         return self.xp.array(values)
@@ -222,7 +231,7 @@ def move(name: str) -> str:
 
 def read(array: Array, *, wait: bool) -> Any | None:
     ops = _ops(array)
-    return ops.to_numpy(array) if wait or ops.reads_freely else None
+    return ops.to_numpy(array) if wait or ops.reads_freely(array) else None
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:

@@ -113,6 +113,8 @@ def refusal(array: Array) -> str | None:
     for kind, reason in _COMPOSITE.items():
         if isinstance(array, kind):
             return reason
+    if not tf.compat.v1.executing_eagerly_outside_functions():
+        return "in a TensorFlow 1 graph, == compares identities; trace with tf.function"
     return None
 
 
@@ -203,6 +205,8 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
             class_weight = _of_shape(class_weight, "class_weight", whole[axis : axis + 1])
         if sample_weight is not None:
             sample_weight = _of_shape(sample_weight, "sample_weight", batch, batch[:1])
+        if normalizer is not None:
+            normalizer = _of_shape(normalizer, "normalizer", tf.zeros([0], tf.int32))
     plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
     return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
 

@@ -77,8 +77,9 @@ def read(array: Array, *, wait: bool) -> Any | None:
     if not _is_plain(array) or (array.device.type != "cpu" and not wait):
         return None
     try:
-        return array.detach().as_subclass(torch.Tensor).cpu().numpy()
-    except (RuntimeError, TypeError):  # on the meta device, or bfloat16
+        values = array.detach().as_subclass(torch.Tensor).cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    except (RuntimeError, TypeError):  # on the meta device
         return None
 
 

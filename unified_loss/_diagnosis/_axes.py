@@ -73,15 +73,11 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
     if other:
         named = " and ".join(_size(facts, axis) for axis in other[:2])
         sure = len(other) == 1 and facts.integer and other[0] > 0
-        flat = len(logits) == 2
+        score = CERTAIN if sure else 96
+        if len(logits) == 2:
+            score = 84 if facts.integer and len(labels) == 1 else 60
         yield Reading(
-            CERTAIN
-            if sure
-            else 96
-            if not flat
-            else 84
-            if facts.integer and len(labels) == 1
-            else 60,
+            score,
             f"labels {shown(labels)} fit if the classes are on {named} of the logits.",
             tuple(
                 found

@@ -94,7 +94,6 @@ DIALECTS: dict[str, Dialect] = {
     "tensorflow": _functions(
         "tf",
         cast=lambda x, dtype: f"tf.cast({x}, tf.{dtype})",
-        reshape=lambda x, shape: f"tf.reshape({x}, [{_listed(_sizes(shape))}])",
         mean=lambda x, axes: f"tf.reduce_mean({x}, axis={_one_or_all(axes)})",
         one_hot=lambda x, classes: f"tf.one_hot({x}, {classes})",
     ),

@@ -67,8 +67,7 @@ def read_shapes(arrays: Arrays, options: tuple[Any, ...], framework: str | None)
     library = framework or _library_told(shaped)
     logits, *specs = (_spec(name, shaped, library) for name in ARRAYS)
     backend = _load(library)
-    same = rules.same_size if backend is None else backend.same_size
-    problem = _problem(logits, specs, options, same)
+    problem = _problem(logits, specs, options, rules.same_size)
     return Call(problem, backend, _foreign(problem, backend) or error)
 
 

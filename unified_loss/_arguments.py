@@ -134,7 +134,10 @@ def _looked_at(
             codes = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
             labels = labels._replace(value=codes)
             plan = plan._replace(
-                labels_dtype=labels_dtype, ignore_index=host.DROPPED, below=True, above=False
+                labels_dtype=labels_dtype,
+                ignore_index=host.DROPPED,
+                below=True,
+                above=not isinstance(plan.num_classes, int),
             )
     operands = Operands(
         logits,

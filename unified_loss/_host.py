@@ -68,7 +68,9 @@ def cast(values: HostArray, dtype: str) -> HostArray:
 def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> HostArray:
     """Index labels as int32 class ids, with `DROPPED` and `OUT_OF_RANGE` for the others."""
     high = min(num_classes - 1, _INT32_MAX) if isinstance(num_classes, int) else _INT32_MAX
-    codes = np.where((labels < 0) | (labels > high), OUT_OF_RANGE, labels).astype(np.int32)
+    foreign = np.asarray((labels < 0) | (labels > high), bool)
+    codes = np.where(foreign, 0, labels).astype(np.int32)  # their dtype may hold no negative code
+    codes = np.where(foreign, OUT_OF_RANGE, codes)
     if ignore_index is not None:
         codes = np.where(np.asarray(labels == ignore_index, bool), DROPPED, codes)
     return codes.astype(np.int32)

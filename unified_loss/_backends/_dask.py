@@ -68,6 +68,12 @@ def reduction(function: Callable[..., Any], x: Array, axis: int | None, dtype: A
     return Lazy(da.reduction(x.array, chunk, chunk, axis=axis, keepdims=keepdims, dtype=dtype))
 
 
+def _sum(x: Any, axis: Any, *, keepdims: bool) -> Any:
+    # Along any axis but the last one NumPy adds one by one; in float64 that is good enough.
+    wide = np.float64 if x.dtype.kind == "f" else None
+    return np.sum(x, axis, wide, keepdims=keepdims).astype(x.dtype)
+
+
 class DaskOps(ArrayOps):
     """Ops on lazy arrays. Dask gathers nothing along an axis."""
 
@@ -126,7 +132,7 @@ class DaskOps(ArrayOps):
         return reduction(functools.partial(np.max, initial=-np.inf), x, axis)
 
     def sum(self, x: Array, axis: int) -> Array:
-        return reduction(np.sum, x, axis)
+        return reduction(_sum, x, axis)
 
     def any(self, x: Array, axis: int) -> Array:
         return reduction(np.any, x, axis, bool)
@@ -135,7 +141,7 @@ class DaskOps(ArrayOps):
         return elementwise(np.log, self.sum(self.exp(f), axis))
 
     def total(self, x: Array) -> Array:
-        return reduction(np.sum, x, None)
+        return reduction(_sum, x, None)
 
     def count(self, x: Array, dtype: str) -> Array:
         return self.cast(self.total(self.cast(x, "int64")), dtype)

@@ -10,6 +10,10 @@ from typing import Any
 
 import torch
 
+from unified_loss._statistics import loss_and_gradient_of, loss_of
+
+KERNELS = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
+
 
 @torch.compiler.allow_in_graph
 def call(kernel: str, *arguments: Any) -> Any:
@@ -22,7 +26,7 @@ def call(kernel: str, *arguments: Any) -> Any:
 
     blind = SimpleNamespace(**vars(backend) | {"read": _unread})
     _, plan, operands = prepare(blind, *arguments)
-    return getattr(backend, kernel)(plan, operands, backend.GRAPH_OPS)
+    return backend.run(KERNELS[kernel], backend.GRAPH_OPS, plan, operands)
 
 
 def _unread(array: Any, *, wait: bool) -> None:

@@ -79,12 +79,16 @@ class _Kernel(NamedTuple):
     def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, rows, w = self.ops, self.rows, self.w
-        dl, dq = slopes[0], slopes[-1]
-        dp = -dl if self.merged else slopes[1]
-        dx = tf.math.multiply_no_nan(kept.e, self._undropped(dl / kept.total))
-        target, shift = self._undropped(dp), None
+        dl, dq = slopes[0] / kept.total, slopes[-1]
+        dp = -slopes[0] if self.merged else slopes[1]
+        if rows.dropped is not None:
+            # The slopes of other dropped examples are 0, and carry the gradients of their weights.
+            lost = rows.dropped & ~ops.isfinite(kept.l)
+            dl, dp, dq = (ops.where(lost, 0.0, slope) for slope in (dl, dp, dq))
+        dx = tf.math.multiply_no_nan(kept.e, dl)
+        target, shift = dp, None
         if self.smoothed:
-            shift = self._undropped(dq) if w is None else self._undropped(dq) * w
+            shift = dq if w is None else dq * w
         if rows.k is not None:
             dx += target * rows.k
         elif rows.ids is not None and (self.smoothed or dx.shape.rank is None):
@@ -101,10 +105,7 @@ class _Kernel(NamedTuple):
         return [dx, *self._weight_slopes(kept, dp, dq)]
 
     def _weight_slopes(self, kept: _Kept, dp: Array, dq: Array) -> list[Array]:
-        ops, dropped, k, w = self.ops, self.rows.dropped, self.rows.k, self.w
-        if dropped is not None and self.weights:
-            lost = dropped & ~ops.isfinite(kept.l)
-            dp, dq = (ops.where(lost, 0.0, slope) for slope in (dp, dq))
+        ops, k, w = self.ops, self.rows.k, self.w
         slopes = []
         if k is not None:
             # Without class weights, `_dense_rows` mutes zero labels on masked classes.

@@ -120,7 +120,11 @@ class ArrayOps:
 
     def classes(self, like: Array, axis: int) -> Array:
         """The class ids laid along the class axis."""
-        return self.along(self.xp.arange(like.shape[axis]), like, axis)
+        return self.along(self.arange(like.shape[axis], like), like, axis)
+
+    def arange(self, size: int, like: Array) -> Array:
+        """The integers below `size`, where `like` is."""
+        return self.xp.arange(size, device=array_api_compat.device(like))
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return self.xp.where(ids == self.classes(x, axis), x - b, x)
@@ -135,9 +139,18 @@ class StrictOps(ArrayOps):
     def to_numpy(self, array: Array) -> Any:
         return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))
 
+    def sum(self, x: Array, axis: int) -> Array:
+        # Along any axis but the last one NumPy adds one by one; in float64 that is good enough.
+        return self.xp.astype(
+            self.xp.sum(x, axis=axis, keepdims=True, dtype=self.xp.float64), x.dtype
+        )
+
 
 class MlxOps(ArrayOps):
     """MLX differentiates, and takes no Python integer beyond 63 bits."""
+
+    def arange(self, size: int, like: Array) -> Array:
+        return self.xp.arange(size)
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == self.xp.bfloat16

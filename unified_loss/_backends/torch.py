@@ -15,7 +15,7 @@ from unified_loss._backends._torch_ops import NAMES, GraphOps, TorchOps, fake_mo
 from unified_loss._rules import kept, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
-from unified_loss.exceptions import ShapeError
+from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
 
@@ -54,8 +54,6 @@ def same_size(a: Size, b: Size) -> bool | None:
 
 
 def combinable(logits: Array, other: Array) -> str | None:
-    if _is_distributed(other) and getattr(logits, "device_mesh", None) != other.device_mesh:
-        return "it is a DTensor on a mesh that the logits are not on"
     if other.device == logits.device:
         return None
     return f"it is on device {other.device}, the logits on {logits.device}"
@@ -90,19 +88,24 @@ def _is_plain(array: Array) -> bool:
 
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
+    values = host.cast(values, dtype)
+    if not values.flags.writeable:  # torch would warn, though nothing is written
+        values = values.copy()
     with fake_mode_of(logits):
-        return torch.as_tensor(host.cast(values, dtype), device=logits.device)
+        return torch.as_tensor(values, device=logits.device)
 
 
-def loss(plan: Plan, operands: Operands, ops: TorchOps = OPS) -> Array:
-    return _run(loss_of, ops, plan, operands)
+def loss(plan: Plan, operands: Operands) -> Array:
+    return run(loss_of, OPS, plan, operands)
 
 
-def loss_and_gradient(plan: Plan, operands: Operands, ops: TorchOps = OPS) -> tuple[Array, Array]:
-    return _run(loss_and_gradient_of, ops, plan, operands)
+def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    return run(loss_and_gradient_of, OPS, plan, operands)
 
 
-def _run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
+def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
+    """`kernel`, with `ops` unless where the logits are asks for others."""
+    _refuse_other_meshes(operands)
     _compare_sizes(plan, operands)
     plan, operands = _signed(plan, operands)
     if _is_distributed(_unwrapped(operands.logits)):
@@ -118,6 +121,14 @@ def kernel(plan: Plan, operands: Operands) -> str:
 
 def _is_distributed(array: Array) -> bool:
     return hasattr(type(array), "placements")
+
+
+def _refuse_other_meshes(operands: Operands) -> None:
+    mesh = getattr(operands.logits, "device_mesh", None)
+    for name, operand in zip(Operands._fields, operands, strict=True):
+        if _is_distributed(operand) and operand.device_mesh != mesh:
+            reason = "it is a DTensor on a mesh that the logits are not on"
+            raise BackendError(messages.cannot_combine(name, reason, f"{name}.full_tensor()"))
 
 
 def _unwrapped(array: Array) -> Array:

@@ -24,6 +24,7 @@ from torch.distributed.tensor import (
     distribute_tensor,
     init_device_mesh,
 )
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.accuracy import assert_accurate
@@ -263,12 +264,14 @@ def mistakes() -> None:
     mesh = mesh_of(distributed.get_world_size())
     logits, labels = torch.zeros(3, 4), torch.tensor([0, 4, 1])
     spread, replica = (distribute_tensor(each, mesh, [Replicate()]) for each in (logits, labels))
+    odd = DTensor.from_local(logits, mesh, [_StridedShard(0, split_factor=2)], run_check=False)
     losses = cross_entropy(spread, replica, reduction="none")
     assert np.isnan(whole(losses)).tolist() == [False, True, False]
     for refused, error in (
         (lambda: cross_entropy(spread, labels), LabelError),
         (lambda: cross_entropy(spread, replica, check=True), LabelError),
         (lambda: cross_entropy(logits, replica), BackendError),
+        (lambda: cross_entropy(odd, [0] * odd.shape[0]), BackendError),
         (lambda: torch.func.grad(cross_entropy)(spread, labels % 4), BackendError),
     ):
         try:

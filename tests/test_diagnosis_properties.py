@@ -102,9 +102,9 @@ def test_no_call_crashes_the_diagnosis(call: Problem, seen: Values | None) -> No
     error = error_of(call)
     if error is None:
         return
-    start = time.perf_counter()
+    start = time.thread_time()
     found = diagnose(call, error, seen)
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
     text = str(found)
     assert text.splitlines()[0] == str(error).splitlines()[0]
     assert len(text.splitlines()) <= 12
@@ -222,10 +222,10 @@ def test_it_is_fast() -> None:
     for arrays in cases:
         times = []
         for _ in range(7):
-            start = time.perf_counter()
+            start = time.thread_time()
             with pytest.raises(LossInputError):
                 cross_entropy(*arrays)
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
         assert min(times) < 0.005
 
 

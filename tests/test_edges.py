@@ -148,3 +148,32 @@ def test_long_rows_on_a_leading_axis_are_summed_as_well_as_elsewhere(backend, rn
     ours = cross_entropy(backend.asarray(x, "float32"), labels, axis=0, reduction="none")
     truth = cross_entropy(x.astype(np.float64), labels, axis=0, reduction="none")
     np.testing.assert_allclose(backend.to_numpy(ours), truth, rtol=2e-6)
+
+
+def test_largest_unsigned_id_can_be_ignored(backend):
+    """R6: ids of 64 bits are compared by value, also beyond those that have a sign."""
+    last = 2**64 - 1
+    labels = np.array([0, 1, last], np.uint64)
+    if backend.name == "jax":
+        last, labels = 2**32 - 1, np.array([0, 1, 2**32 - 1], np.uint32)
+    logits = backend.asarray(ZEROS, "float32")
+    loss = cross_entropy(logits, backend.asarray(labels, labels.dtype.name), ignore_index=last)
+    np.testing.assert_allclose(backend.to_numpy(loss), np.log(4), rtol=1e-6)
+
+
+def test_examples_of_an_unknown_batch_are_counted_in_the_graph(installed):
+    """R12, R23: where nothing can be dropped, the mean divides by a number that tracing lacks."""
+    tf = library("tensorflow", installed)
+    step = tf.function(
+        lambda x, y: cross_entropy(x, y, ignore_index=None),
+        input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)],
+    )
+    for rows in (0, 1, 7):
+        loss = step(tf.zeros((rows, 4)), tf.zeros(rows, tf.int32))
+        np.testing.assert_allclose(loss, np.log(4) if rows else 0, rtol=1e-6)
+
+
+def test_no_logits_look_like_no_softmax_output(backend):
+    """R9, R17: an empty batch under ``check=True`` is looked at and found fine."""
+    logits = backend.asarray(np.zeros((0, 3)), "float32")
+    assert float(backend.to_numpy(cross_entropy(logits, np.zeros(0, int), check=True))) == 0

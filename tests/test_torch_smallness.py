@@ -169,9 +169,9 @@ def seconds_to_trace(loss: Callable[..., Any], *, dynamic: bool) -> float:
         given = arrays()
         given["logits"].requires_grad_()
         step = torch.compile(loss, backend="eager", fullgraph=True, dynamic=dynamic)
-        start = time.process_time()
+        start = time.thread_time()
         step(given)
-        best = min(best, time.process_time() - start)
+        best = min(best, time.thread_time() - start)
     return best
 
 

@@ -1,0 +1,162 @@
+"""NumPy in blocks and in threads: the same numbers as all at once, whatever the walk."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from unified_loss import _threads as threads
+from unified_loss import cross_entropy, cross_entropy_with_grad
+from unified_loss._backends import numpy as backend
+
+SHAPES = [
+    ((700, 10), 1),
+    ((10, 700), 0),
+    ((30, 200), 1),
+    ((3, 21, 12, 12), 1),
+    ((5, 40, 30), 2),
+    ((40, 30, 5), 1),
+    ((2, 3, 4, 50, 5), 3),
+    ((33, 1, 200), 2),
+]
+OPTIONS = ["plain", "ignored", "dense", "class_weight", "sample_weight", "first", "mask", "all"]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks and thresholds for a few thousand logits."""
+    sizes = {"SMALL": 500, "TURNED_BLOCK": 600, "BLOCK": 1000, "PARALLEL": 2000}
+    for name, size in sizes.items():
+        monkeypatch.setattr(backend, name, size)
+
+
+def sample(shape, axis, option, rng):
+    """Logits, labels and options, with a class that one row cannot have."""
+    logits = rng.standard_normal(shape).astype(np.float32)
+    logits[tuple(rng.integers(size) for size in shape)] = -np.inf
+    axis %= len(shape)
+    batch, classes = shape[:axis] + shape[axis + 1 :], shape[axis]
+    labels, options = rng.integers(0, classes, batch), {"axis": axis}
+    if option == "ignored":
+        labels.reshape(-1)[::3] = -100
+    if option == "dense":
+        labels = np.moveaxis(np.eye(classes)[labels], -1, axis)
+    if option in {"class_weight", "all"}:
+        options["class_weight"] = rng.uniform(size=classes)
+    if option in {"sample_weight", "all"}:
+        options["sample_weight"] = rng.uniform(size=batch) * (rng.uniform(size=batch) > 0.3)
+    if option == "first":
+        options["sample_weight"] = rng.uniform(size=batch[:1])
+    if option == "mask":
+        options["sample_weight"] = rng.uniform(size=batch) > 0.3
+    if option == "all":
+        options |= {"label_smoothing": 0.1, "z_loss": 0.1, "reduction": "none"}
+    return logits, labels, options
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_blocks_change_no_number(small_blocks, monkeypatch, shape, axis, option, rng):
+    """R3, R14, R20: loss and gradient in blocks are those of all rows at once."""
+    logits, labels, options = sample(shape, axis, option, rng)
+    loss, slope = cross_entropy_with_grad(logits, labels, **options)
+    np.testing.assert_array_equal(loss, cross_entropy(logits, labels, **options))
+    monkeypatch.setattr(backend, "SMALL", 10**9)
+    whole_loss, whole_slope = cross_entropy_with_grad(logits, labels, **options)
+    assert loss.shape == whole_loss.shape
+    assert slope.shape == logits.shape
+    assert slope.dtype == np.float32
+    np.testing.assert_allclose(loss, whole_loss, rtol=1e-5)
+    np.testing.assert_allclose(slope, whole_slope, rtol=1e-5, atol=3e-7)
+
+
+def test_any_number_of_threads_gives_the_same_bits(small_blocks, monkeypatch, rng):
+    """R21: blocks are computed alone, so who computes them changes nothing."""
+    logits, labels, options = sample((3, 21, 12, 12), 1, "all", rng)
+    results = []
+    for number in ("1", "2", "5"):
+        monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", number)
+        results.append(cross_entropy_with_grad(logits, labels, **options))
+    for loss, slope in results[1:]:
+        np.testing.assert_array_equal(loss, results[0][0])
+        np.testing.assert_array_equal(slope, results[0][1])
+
+
+def test_bad_logits_in_a_thread_warn_nobody(small_blocks, monkeypatch):
+    """R18: NumPy's error state belongs to a thread, and every thread is quiet."""
+    monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", "3")
+    logits = np.full((400, 10), -np.inf, np.float32)
+    assert np.isnan(cross_entropy(logits, np.zeros(400, int)))
+
+
+@pytest.mark.parametrize(
+    ("own", "openmp", "number"),
+    [("3", "2", 3), ("", "2,1", 2), ("none", "4", 4), ("0", "", None), (None, None, None)],
+)
+def test_number_of_threads_follows_the_environment(monkeypatch, own, openmp, number):
+    """R21: our variable, else OpenMP's, else the cores that the process may use."""
+    for name, value in (("UNIFIED_LOSS_NUM_THREADS", own), ("OMP_NUM_THREADS", openmp)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    expected = len(os.sched_getaffinity(0)) if number is None else number
+    assert threads.number_of_threads() == expected
+
+
+@pytest.mark.parametrize("number", ["1", "3"])
+def test_an_error_in_a_thread_is_raised(monkeypatch, number):
+    """R26: what fails in one block fails the call, and nothing writes on after it."""
+    monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", number)
+
+    def work(item):
+        if item == 3:
+            raise RuntimeError(item)
+
+    with pytest.raises(RuntimeError, match="3"):
+        threads.for_each(work, range(50))
+
+
+SCRIPT = """
+import atexit, os
+import numpy as np
+from unified_loss import cross_entropy
+
+logits, labels = np.zeros((2**18, 4), np.float32), np.zeros(2**18, int)
+expected = np.float32(np.log(4))
+assert np.isclose(cross_entropy(logits, labels), expected)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.isclose(cross_entropy(logits, labels), expected) else 1)
+assert os.waitpid(child, 0)[1] == 0
+atexit.register(lambda: print(np.isclose(cross_entropy(logits, labels), expected)))
+"""
+
+
+def test_threads_survive_a_fork_and_the_end_of_the_interpreter():
+    """R21: a forked child has a pool of its own, and at exit one thread does all the work."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ | {"UNIFIED_LOSS_NUM_THREADS": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_calls_from_many_threads_do_not_meet(small_blocks, rng):
+    """R21: eight threads that call at once get what each would get alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    calls = [sample((3, 21, 12, 12), 1, "all", rng) for _ in range(8)]
+    alone = [cross_entropy(x, y, **options) for x, y, options in calls]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(
+            pool.map(lambda call: cross_entropy(call[0], call[1], **call[2]), calls * 5)
+        )
+    for found, expected in zip(together, alone * 5, strict=True):
+        np.testing.assert_array_equal(found, expected)

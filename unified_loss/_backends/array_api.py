@@ -80,7 +80,7 @@ class ArrayOps:
         return self.xp.sum(x)
 
     def count(self, x: Array, dtype: str) -> Array:
-        return self.cast(self.xp.sum(self.cast(x, "int64")), dtype)
+        return self.cast(self.total(self.cast(x, "int64")), dtype)
 
     def examples(self, logits: Array, axis: int, dtype: str) -> Any:
         return math.prod(rules.without(logits.shape, axis))
@@ -151,6 +151,10 @@ class MlxOps(ArrayOps):
 
     def arange(self, size: int, like: Array) -> Array:
         return self.xp.arange(size)
+
+    def total(self, x: Array) -> Array:
+        # Over several axes, of which one is empty, MLX returns what its memory held before.
+        return self.xp.sum(self.xp.reshape(x, (x.size,)))
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == self.xp.bfloat16

@@ -177,3 +177,12 @@ def test_no_logits_look_like_no_softmax_output(backend):
     """R9, R17: an empty batch under ``check=True`` is looked at and found fine."""
     logits = backend.asarray(np.zeros((0, 3)), "float32")
     assert float(backend.to_numpy(cross_entropy(logits, np.zeros(0, int), check=True))) == 0
+
+
+@pytest.mark.parametrize("batch", [(0,), (2, 0), (0, 3), (2, 0, 3)])
+def test_any_empty_batch_costs_nothing(backend, batch):
+    """R9, R15: wherever the empty axis is, sum and mean over no example are 0."""
+    logits = backend.asarray(np.zeros((*batch, 3)), "float32")
+    for reduction in ("sum", "mean"):
+        loss = cross_entropy(logits, np.zeros(batch, int), axis=-1, reduction=reduction)
+        assert float(backend.to_numpy(loss)) == 0

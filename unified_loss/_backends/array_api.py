@@ -152,8 +152,20 @@ class MlxOps(ArrayOps):
     def arange(self, size: int, like: Array) -> Array:
         return self.xp.arange(size)
 
+    # Where an axis is empty, MLX reduces what its memory held before, and may never end.
+    def max(self, x: Array, axis: int) -> Array:
+        return super().max(x, axis) if x.size else self._nothing(x, axis)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return super().sum(x, axis) if x.size else self._nothing(x, axis)
+
+    def any(self, x: Array, axis: int) -> Array:
+        return super().any(x, axis) if x.size else self._nothing(x, axis)
+
+    def _nothing(self, x: Array, axis: int) -> Array:
+        return self.xp.zeros(rules.kept(x.shape, axis), dtype=x.dtype)
+
     def total(self, x: Array) -> Array:
-        # Over several axes, of which one is empty, MLX returns what its memory held before.
         return self.xp.sum(self.xp.reshape(x, (x.size,)))
 
     def to_numpy(self, array: Array) -> Any:

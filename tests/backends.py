@@ -359,10 +359,11 @@ class Mlx(Backend):
         return self.library.array(values, dtype and getattr(self.library, dtype))
 
     def total(self, array: Any, axis: int | None = None) -> Any:
-        """Over all entries in one axis: MLX adds up garbage where one of several is empty."""
-        if axis is None:
-            array, axis = array.reshape((array.size,)), 0
-        return self.library.sum(array, axis=axis)
+        """Where an axis is empty, MLX adds up what its memory held, and may never end."""
+        if array.size:
+            return self.library.sum(array, axis=axis)
+        shape = () if axis is None else np.empty(array.shape).sum(axis).shape
+        return self.library.zeros(shape, dtype=array.dtype)
 
     def to_numpy(self, array: Any) -> Array:
         """The values; NumPy cannot read MLX's bfloat16."""

@@ -160,7 +160,7 @@ class MlxOps(ArrayOps):
         return super().sum(x, axis) if x.size else self._nothing(x, axis)
 
     def any(self, x: Array, axis: int) -> Array:
-        return super().any(x, axis) if x.size else self._nothing(x, axis)
+        return super().any(x, axis) if x.size else self._nothing(x != 0, axis)
 
     def _nothing(self, x: Array, axis: int) -> Array:
         return self.xp.zeros(rules.kept(x.shape, axis), dtype=x.dtype)

@@ -66,7 +66,7 @@ def prepare(
         _diagnose(error, backend, problem, logits, arguments[0])
         raise
     if plan.check is True:
-        for suspicion in _suspicions(backend, plan, problem, logits, *arguments):
+        for suspicion in _suspicions(backend, plan, problem, logits, arguments[0], arguments[2]):
             warnings.warn(suspicion, stacklevel=4)
     return call
 
@@ -213,9 +213,7 @@ def _suspicions(
     problem: Problem,
     logits: Array,
     labels: _Argument,
-    class_weight: _Argument | None,  # noqa: ARG001 (the arguments of `prepare`)
     sample_weight: _Argument | None,
-    normalizer: _Argument | None,  # noqa: ARG001
 ) -> Iterator[LossInputWarning]:
     """Under ``check=True``: what is legal, and probably not meant."""
     stages: list[Any] = []

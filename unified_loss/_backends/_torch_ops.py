@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from unified_loss._rules import kept, without
+from unified_loss._statistics import INFINITY
 from unified_loss._types import Array
-
-INFINITY = float("inf")
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
            if isinstance(dtype, torch.dtype)}  # fmt: skip

@@ -4,24 +4,36 @@
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-ENVIRONMENTS := .venv .venv-demo .venv-lint
+# The test files that tell whether a release of a framework is recent enough.
+OLDEST := agreement arguments dask_lazy dispatch gradients integration_keras \
+	integration_transformers jax_modes jax_transforms labels masked options support \
+	tensorflow_transforms values
+
+# The first Python block of a Markdown page.
+FIRST_EXAMPLE := awk '/^```$$/ && inside { exit } inside; /^```python$$/ { inside = 1 } END { exit !inside }'
+
+ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-lint .venv-oldest
 INSTALLED := $(ENVIRONMENTS:=/.installed)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint typing build clean
+.PHONY: help demo test test-oldest lint typing bench docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv-demo/.installed  ## Train on handwritten digits with NumPy alone
 	.venv-demo/bin/python -m unified_loss demo
 
 test: .venv/.installed  ## Run the whole test suite with every backend, and measure coverage
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term $(PYTEST_FLAGS)
+
+test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(OLDEST:%=tests/test_%.py)
 
 lint: .venv-lint/.installed  ## Check style and format
 	.venv-lint/bin/ruff check .
@@ -30,25 +42,43 @@ lint: .venv-lint/.installed  ## Check style and format
 typing: .venv-lint/.installed  ## Check the types
 	.venv-lint/bin/mypy
 
-build: .venv-lint/.installed  ## Build sdist and wheel, and try each in an empty environment
+bench: .venv-bench/.installed  ## Measure time and memory beside the native losses, and plot both
+	.venv-bench/bin/python -m benchmarks $(BENCH_FLAGS)
+
+docs: .venv-docs/.installed  ## Build the documentation: docs/_build/html
+	.venv-docs/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+dist: .venv-dist/.installed  ## Build sdist and wheel, and try each in an empty environment
 	rm -rf dist
-	.venv-lint/bin/python -m build --outdir dist
+	.venv-dist/bin/python -m build --outdir dist
+	.venv-dist/bin/twine check --strict dist/*
 	set -e; for package in dist/*; do \
-		$(PYTHON) -m venv --clear .venv-build; \
-		.venv-build/bin/pip install --quiet --constraint constraints.txt "$$package"; \
-		.venv-build/bin/python -I -m unified_loss doctor; \
+		$(PYTHON) -m venv --clear .venv-empty; \
+		.venv-empty/bin/pip install --quiet --constraint constraints.txt "$$package"; \
+		$(FIRST_EXAMPLE) README.md > .venv-empty/first_example.py; \
+		.venv-empty/bin/python -I .venv-empty/first_example.py; \
+		.venv-empty/bin/python -I -m unified_loss doctor; \
 	done
 
 clean:  ## Remove the environments and all that was built or cached
-	rm -rf .venv .venv-* dist build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find unified_loss tests docs -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv .venv-* dist build docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks unified_loss tests docs -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.installed: extras := dask,jax,mlx,tensorflow,test,torch
+.venv/.installed: extras := dask,jax,keras,mlx,tensorflow,test,torch
+.venv-bench/.installed: extras := bench
 .venv-demo/.installed: extras := demo
+.venv-dist/.installed: extras := dist
+.venv-docs/.installed: extras := docs
 .venv-lint/.installed: extras := lint
+.venv-oldest/.installed: extras := dask,jax,keras,mlx,runner,tensorflow,torch,transformers
 
-$(INSTALLED): %/.installed: pyproject.toml constraints.txt
+pins := constraints.txt
+.venv-oldest/.installed: pins := constraints-oldest.txt
+.venv-oldest/.installed: constraints-oldest.txt
+$(filter-out .venv-oldest/%,$(INSTALLED)): constraints.txt
+
+$(INSTALLED): %/.installed: pyproject.toml
 	@echo "Installing [$(extras)] into $* (the first time this downloads the packages)"
 	$(PYTHON) -m venv --clear $*
-	$*/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(extras)]'
+	$*/bin/pip install --quiet --no-compile --constraint $(pins) --editable '.[$(extras)]'
 	@touch $@

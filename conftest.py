@@ -1,5 +1,6 @@
 """The Python examples of README, docs and docstrings are tests."""
 
+from doctest import ELLIPSIS
 from importlib.util import find_spec
 
 from sybil import Sybil
@@ -14,8 +15,8 @@ def missing(library):
 
 
 pages = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/*.md"],
+    parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     setup=lambda namespace: namespace.update(missing=missing),
 )
 docstrings = Sybil(

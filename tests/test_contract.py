@@ -34,9 +34,10 @@ LAYERS: dict[str, set[str]] = {
     "_plan": {"_rules", "_types"},
     "_ops": {"_types"},
     "_statistics": {"_ops", "_types"},
+    "_familiar": {"_host", "_types"},
     "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
     "_dispatch": {"_backends", "_types", "exceptions"},
-    "_arguments": {"_host", "_messages", "_plan", "_rules", "_types", "exceptions"},
+    "_arguments": {"_familiar", "_host", "_messages", "_plan", "_rules", "_types", "exceptions"},
     "_cross_entropy": {"_arguments", "_dispatch"},
     "__init__": {"_cross_entropy", "_version", "exceptions"},
 }

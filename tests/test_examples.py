@@ -12,10 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 NEEDS = {
+    "equinox_padding.py": ("equinox", "optax"),
+    "flax_digits.py": ("flax", "optax", "sklearn"),
     "keras_cnn.py": ("keras", "tensorflow", "sklearn"),
     "missing_batch_axis.py": (),
     "swap.py": ("torch", "jax", "tensorflow", "sklearn"),
     "torch_tagger.py": ("torch",),
+    "xgboost_objective.py": ("xgboost", "sklearn"),
 }
 
 
@@ -60,6 +63,21 @@ def test_torch_tagger_learns_without_a_transpose():
     assert after < before / 2
 
 
+def test_equinox_learns_from_padded_sequences():
+    """`ignore_index` in a jitted Equinox step: the loss falls, and only real positions count."""
+    output = output_of("equinox_padding.py")
+    real, positions = re.search(r"(\d+) of (\d+) positions count", output).groups()
+    assert int(real) < int(positions)
+    ((before, after),) = losses_in(output)
+    assert after < before / 4
+
+
+def test_flax_digits_learns():
+    """A jitted Flax NNX step: the loss falls."""
+    ((before, after),) = losses_in(output_of("flax_digits.py"))
+    assert after < before / 2
+
+
 def test_missing_batch_axis_is_named():
     """The error names both shapes and the axis on which they disagree."""
     stopped, rest = output_of("missing_batch_axis.py").split("one row per image: loss ")
@@ -77,3 +95,11 @@ def test_swap_gives_the_same_losses_in_four_libraries():
         assert before == pytest.approx(losses[0][0], abs=1e-5)
         assert after == pytest.approx(losses[0][1], abs=1e-5)
         assert after < before / 2
+
+
+def test_xgboost_grows_the_trees_of_its_own_objective():
+    """Gradient and hessian are XGBoost's own, up to rounding, and the trees learn."""
+    output = output_of("xgboost_objective.py")
+    ((before, after),) = losses_in(output)
+    assert after < before / 2
+    assert float(re.search(r"own objective (\S+)$", output)[1]) < 1e-5

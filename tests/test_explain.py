@@ -203,7 +203,7 @@ def test_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each thread has its own blocks."""
     monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", "4")
     text = dict(explain((200_000, 20), (200_000,)).facts)["memory"]
-    assert "3 float32 arrays of 32,768 logits in each of 4 threads" in text
+    assert "3 float32 arrays of 65,536 logits in each of 4 threads" in text
 
 
 def test_attributes() -> None:

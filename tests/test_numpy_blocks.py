@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -106,17 +107,16 @@ def test_number_of_threads_follows_the_environment(monkeypatch, own, openmp, num
     assert threads.number_of_threads() == expected
 
 
-@pytest.mark.parametrize("number", ["1", "3"])
-def test_an_error_in_a_thread_is_raised(monkeypatch, number):
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_error_in_a_thread_is_raised(number):
     """R26: what fails in one block fails the call, and nothing writes on after it."""
-    monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", number)
 
     def work(item):
         if item == 3:
             raise RuntimeError(item)
 
     with pytest.raises(RuntimeError, match="3"):
-        threads.for_each(work, range(50))
+        threads.for_each(work, range(50), threads=number, around=nullcontext)
 
 
 SCRIPT = """

@@ -1,5 +1,7 @@
 """R23 to R25 under `torch.compile` and `torch.export`: one graph, no guards, no fat, same words."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -264,3 +266,22 @@ def test_sizes_that_allow_two_readings_are_refused() -> None:
             (logits, labels),
             dynamic_shapes=sizes,
         )
+
+
+FRESH = """
+import torch
+from unified_loss import cross_entropy
+
+step = torch.compile(lambda x, y: cross_entropy(x, y), backend="eager", fullgraph=True)
+for _ in range(3):
+    step(torch.zeros(4, 5), torch.arange(4))
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_the_first_call_of_a_process_is_compiled_once() -> None:
+    """R23: what the first call loads is nothing that a guard looks at."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert done.stdout.split() == ["1"]

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from unified_loss import _familiar as familiar
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
@@ -45,6 +46,12 @@ def prepare(
     options: tuple[Any, ...],
 ) -> Call:
     """Check everything that can be checked (R26), and bring all arrays to the logits (R2)."""
+    key = None
+    if class_weight is None and sample_weight is None and normalizer is None:
+        key = familiar.key_of(backend, logits, labels, options)
+        known = None if key is None else familiar.plan_of(key, backend, labels)
+        if known is not None:
+            return Call(backend, known, Operands(logits, labels, None, None, None))
     reason = backend.refusal(logits)
     if reason is not None:
         raise BackendError(messages.refused("logits", _kind(logits), reason))
@@ -65,6 +72,8 @@ def prepare(
     except LossInputError as error:
         _diagnose(error, backend, problem, logits, arguments[0])
         raise
+    if key is not None:
+        familiar.remember(key, plan)
     if plan.check is True:
         for suspicion in _suspicions(backend, plan, problem, logits, arguments[0], arguments[2]):
             warnings.warn(suspicion, stacklevel=4)
@@ -101,10 +110,7 @@ def _number(normalizer: Any) -> Any:
     """A normalizer that is no array, as a float."""
     if normalizer is None or rules.is_array(normalizer):
         return normalizer
-    number = rules.number("normalizer", normalizer, "a number > 0")
-    if not number > 0:
-        raise OptionError(messages.option("normalizer", number, "a number > 0"))
-    return number
+    return rules.normalizer(normalizer)
 
 
 def _looked_at(
@@ -129,7 +135,7 @@ def _looked_at(
     if plan.label_kind == "index":
         labels_dtype = "int32"
         if is_clean:
-            plan = plan._replace(ignore_index=None, below=False, above=False)
+            plan = plan.of_class_ids()
         elif labels.on_host:
             codes = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
             labels = labels._replace(value=codes)

@@ -1,27 +1,35 @@
 """Walk over a large problem in blocks that stay in cache, with the arithmetic of `_statistics`.
 
 Rows are independent, so a block is a small problem of its own: the same functions run on slices
-of the logits and of what labels and weights say of them, and no array of the logits' size is made
-but the gradient.
+of the logits, labels and weights, and no array of the logits' size is made but the gradient.
+
+Most blocks are plain: their statistics are finite, and then the plain arithmetic was right. Only
+one that is not is computed again, with care for what is infinite or NaN and does not count.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from copy import copy
 from typing import Any, NamedTuple, Protocol
 
 from unified_loss._ops import KernelOps
+from unified_loss._rules import without
 from unified_loss._statistics import (
     Rows,
     Statistics,
     combine,
-    examples,
+    denominator,
     gradient,
     row_statistics,
+    rows_of,
+    weights_of,
 )
+from unified_loss._threads import for_each
 from unified_loss._types import Array, Operands, Plan, Shape
 
 Cut = tuple[slice, slice, slice]
-ForEach = Callable[[Callable[[Cut], None], Iterable[Cut]], None]
+Item = tuple[int, Cut]  # a block and its number
 
 
 class BlockOps(KernelOps, Protocol):
@@ -33,34 +41,194 @@ class BlockOps(KernelOps, Protocol):
     def broadcast(self, x: Array, shape: Shape) -> Array:
         """A view of another shape."""
 
-    def arranged(self, x: Array, *, turned: bool) -> Array:
-        """A block ready to reduce over its middle axis; turned: its first and last axis swapped."""
+    def contiguous(self, x: Array) -> Array:
+        """`x` laid out in the order of its axes."""
+
+    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
+        """The statistics, if all of them are finite."""
+
+    def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
+        """The softmax of rows whose statistics are finite."""
+
+    def is_finite(self, x: Array) -> bool:
+        """Whether all of `x` is finite; False also where its sum is not."""
+
+    def all(self, x: Array) -> bool:
+        """Whether all of `x` is true, or a number but 0."""
 
 
-class Problem3(NamedTuple):
-    """A problem whose logits are (before, C, after): the class axis in the middle of three."""
+class Walk(NamedTuple):
+    """How to go through the logits."""
 
-    plan: Plan
-    operands: Operands
-    batch: Shape
+    size: int  # of a block, in logits
+    turned: bool  # swap a block's first and last axis, to reduce over rows of many examples
+    threads: int
+    around: Callable[[], AbstractContextManager[object]]  # what each thread works in
 
 
-def in_three(ops: BlockOps, plan: Plan, operands: Operands) -> Problem3:
-    """Views of all operands with the axes before and behind the class axis flattened."""
-    shape, axis = tuple(operands.logits.shape), plan.axis
-    batch = shape[:axis] + shape[axis + 1 :]
-    flat = (math.prod(shape[:axis]), math.prod(shape[axis + 1 :]))
-    whole = (flat[0], shape[axis], flat[1])
-    weight = operands.sample_weight
-    if weight is not None:
-        weight = weight.reshape(tuple(weight.shape) + (1,) * (len(batch) - len(weight.shape)))
-        weight = ops.broadcast(weight, batch).reshape(flat)
-    operands = operands._replace(
-        logits=operands.logits.reshape(whole),
-        labels=operands.labels.reshape(flat if plan.label_kind == "index" else whole),
-        sample_weight=weight,
-    )
-    return Problem3(plan._replace(axis=1, ndim=3, labels_keep_axis=False), operands, batch)
+class Blocks:
+    """One problem in blocks: a walk for the loss, and perhaps another one for the gradient."""
+
+    def __init__(self, ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> None:
+        self.ops, self.walk = ops, walk
+        self.shape, axis = tuple(operands.logits.shape), plan.axis
+        self.batch = without(self.shape, axis)
+        before, after = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
+        self.whole, self.each = (before, self.shape[axis], after), (before, 1, after)
+        self.plan = plan._replace(axis=1, ndim=3, labels_keep_axis=False)
+        self.operands = self._flattened(operands)
+        self.careful: set[int] = set()  # the numbers of the blocks that are not plain
+
+    def without_operands(self) -> "Blocks":
+        """What to keep for the gradient beside the operands."""
+        kept = copy(self)
+        del kept.operands
+        return kept
+
+    def with_operands(self, operands: Operands) -> "Blocks":
+        """The problem again, with the operands that it was made with."""
+        whole = copy(self)
+        whole.operands = self._flattened(operands)
+        return whole
+
+    def _flattened(self, operands: Operands) -> Operands:
+        """Views of the operands with the axes around the class axis flattened."""
+        before, _, after = self.whole
+        is_index = self.plan.label_kind == "index"
+        weight = operands.sample_weight
+        if weight is not None:
+            weight = weight.reshape((*weight.shape, *(1,) * (len(self.batch) - weight.ndim)))
+            weight = self.ops.broadcast(weight, self.batch).reshape((before, after))
+        return operands._replace(
+            logits=operands.logits.reshape(self.whole),
+            labels=operands.labels.reshape((before, after) if is_index else self.whole),
+            sample_weight=weight,
+        )
+
+    def loss(self) -> Array:
+        """The loss."""
+        ops, plan = self.ops, self.plan
+        parts = (True, True, plan.label_smoothing != 1, plan.label_smoothing != 0)
+        statistics = Statistics(*(self._empty() if part else None for part in parts))
+        is_index = plan.label_kind == "index"
+        self.rows = rows_of(ops, plan, self.operands) if is_index else self._unread_rows()
+        self.statistics = statistics
+        self._go(self._look_at)
+        self.rows, self.denominator = denominator(ops, plan, self.operands, self.rows)
+        dropped = self.rows.dropped
+        self.is_idle = dropped is not None and ops.all(dropped)
+        if dropped is not None and self.is_idle:
+            nothing = ops.cast(~dropped, plan.compute_dtype)
+            statistics = Statistics(*(None if part is None else nothing for part in statistics))
+        loss = combine(ops, plan, self.rows, statistics, self.denominator)
+        return loss.reshape(self.batch) if plan.reduction == "none" else loss
+
+    def gradient(self, factor: Array | None = None) -> Array:
+        """The gradient of the loss that was computed, times `factor` of the loss's shape."""
+        plan = self.plan
+        slope = self.ops.empty(self.whole, plan.logits_dtype, self.operands.logits)
+        if factor is not None and plan.reduction == "none":
+            factor = factor.reshape(self.each)
+
+        def fill(item: Item) -> None:
+            number, cut = item
+            find = self._careful_gradient if number in self.careful else self._plain_gradient
+            slope[cut] = self._turned(find(cut, self._cut(factor, cut)))
+
+        if self.is_idle:
+            slope[...] = 0
+        else:
+            self._go(fill)
+        return slope.reshape(self.shape)
+
+    def _go(self, work: Callable[[Item], None]) -> None:
+        blocks = enumerate(cuts(self.whole, self.walk.size))
+        for_each(work, blocks, threads=self.walk.threads, around=self.walk.around)
+
+    def _look_at(self, item: Item) -> None:
+        """Keep the statistics of a block, and what dense labels say of its rows."""
+        ops, plan = self.ops, self.plan
+        number, cut = item
+        operands = self._operands(cut)
+        x = ops.cast(operands.logits, plan.compute_dtype)
+        is_dense = plan.label_kind == "dense"
+        rows = rows_of(ops, plan, operands, plain=True) if is_dense else self._rows(cut)
+        found = ops.plain_statistics(plan, x, rows)
+        parts = [*found[1:], rows.m] if is_dense else found[1:]
+        parts = [part for part in parts if part is not None and not isinstance(part, float)]
+        is_plain = all(map(ops.is_finite, parts))
+        if not is_plain or (is_dense and not ops.all(rows.m)):
+            self.careful.add(number)
+            rows = rows_of(ops, plan, operands) if is_dense else rows
+            found = row_statistics(ops, plan, x, rows)
+        self._keep(self.statistics, found, cut)
+        if is_dense:
+            dropped = False if rows.dropped is None else rows.dropped
+            self._keep(self.rows[-4:], (rows.m, rows.t, dropped, rows.mass), cut)
+
+    def _keep(self, wholes: Iterable[Array | None], parts: Iterable[Any], cut: Cut) -> None:
+        for whole, part in zip(wholes, parts, strict=True):
+            if whole is not None and part is not None:
+                whole[cut] = part if isinstance(part, bool | float) else self._turned(part)
+
+    def _careful_gradient(self, cut: Cut, factor: Array | None) -> Array:
+        ops, plan = self.ops, self.plan
+        operands = self._operands(cut)
+        x = ops.cast(operands.logits, plan.compute_dtype)
+        is_dense = plan.label_kind == "dense"
+        rows = rows_of(ops, plan, operands) if is_dense else self._rows(cut)
+        found = row_statistics(ops, plan, x, rows)
+        softmax = ops.exp(x - found.m - found.l)
+        return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
+
+    def _plain_gradient(self, cut: Cut, factor: Array | None) -> Array:
+        ops, plan = self.ops, self.plan
+        operands = self._operands(cut)
+        x = ops.cast(operands.logits, plan.compute_dtype)
+        rows = self._rows(cut)._replace(dropped=None)
+        if plan.label_kind == "dense":
+            t = ops.cast(operands.labels, plan.compute_dtype)
+            rows = rows._replace(k=t if rows.w is None else rows.w * t)
+        found = Statistics(*(self._cut(part, cut) for part in self.statistics))
+        softmax = ops.softmax(x, found, plan.axis)
+        return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
+
+    def _unread_rows(self) -> Rows:
+        """The rows of dense labels, which the walk will read."""
+        classes, w, s = weights_of(self.ops, self.plan, self.operands)
+        mass = None if w is None and s is None else self._empty()
+        m, t, dropped = self._empty(), self._empty(), self._empty("bool")
+        return Rows(classes, None, None, w, s, m, t, dropped, mass)
+
+    def _empty(self, dtype: str | None = None) -> Array:
+        """An array for one number for each example."""
+        like = self.operands.logits
+        return self.ops.empty(self.each, dtype or self.plan.compute_dtype, like)
+
+    def _rows(self, cut: Cut) -> Rows:
+        return Rows(self.rows.classes, *(self._cut(part, cut) for part in self.rows[1:]))
+
+    def _operands(self, cut: Cut) -> Operands:
+        """The operands of a block."""
+        logits, labels, class_weight, sample_weight, normalizer = self.operands
+        rows, _, columns = cut
+        if self.plan.label_kind == "index":
+            labels = None  # the rows have been read
+        if sample_weight is not None:
+            sample_weight = sample_weight[rows, columns]
+            sample_weight = sample_weight.swapaxes(0, 1) if self.walk.turned else sample_weight
+        logits, labels = self._cut(logits, cut), self._cut(labels, cut)
+        return Operands(logits, labels, class_weight, sample_weight, normalizer)
+
+    def _cut(self, part: Any, cut: Cut) -> Any:
+        """The slice of an array that belongs to a block; numbers belong to all."""
+        if len(getattr(part, "shape", ())) != len(cut):
+            return part
+        here = tuple(slice(None) if n == 1 else s for n, s in zip(part.shape, cut, strict=True))
+        return self.ops.contiguous(self._turned(part[here])) if self.walk.turned else part[here]
+
+    def _turned(self, x: Array) -> Array:
+        return x.swapaxes(0, 2) if self.walk.turned else x
 
 
 def cuts(shape: Shape, size: int) -> Iterator[Cut]:
@@ -71,56 +239,3 @@ def cuts(shape: Shape, size: int) -> Iterator[Cut]:
     for row in range(0, before, rows):
         for column in range(0, after, columns):
             yield slice(row, row + rows), slice(None), slice(column, column + columns)
-
-
-def evaluate(
-    ops: BlockOps,
-    plan: Plan,
-    operands: Operands,
-    *,
-    size: int,
-    turned: bool,
-    with_gradient: bool,
-    for_each: ForEach,
-) -> tuple[Array, Array | None]:
-    """The loss, and the gradient if wanted, in blocks of about `size` logits."""
-    shape = operands.logits.shape
-    plan, operands, batch = in_three(ops, plan, operands)
-    logits = operands.logits
-    rows, denominator = examples(ops, plan, operands)
-    before, _, after = logits.shape
-    parts = (True, True, plan.label_smoothing != 1, plan.label_smoothing != 0)
-    whole = Statistics(*(
-        ops.empty((before, 1, after), plan.compute_dtype, logits) if part else None
-        for part in parts
-    ))  # fmt: skip
-    slope = ops.empty(logits.shape, plan.logits_dtype, logits) if with_gradient else None
-
-    def fill(cut: Cut) -> None:
-        x = ops.cast(ops.arranged(logits[cut], turned=turned), plan.compute_dtype)
-        block = Rows(rows.classes, *(_cut(ops, part, cut, turned=turned) for part in rows[1:]))
-        found = row_statistics(ops, plan, x, block)
-        for part, value in zip(whole, found, strict=True):
-            if part is not None:
-                part[cut] = _turned(value) if turned else value
-        if slope is not None:
-            value = gradient(ops, plan, x, block, found, denominator)
-            slope[cut] = _turned(value) if turned else value
-
-    for_each(fill, cuts(logits.shape, size))
-    loss = combine(ops, plan, rows, whole, denominator)
-    if plan.reduction == "none":
-        loss = loss.reshape(batch)[()]  # NumPy's scalar where there is no batch axis
-    return loss, None if slope is None else slope.reshape(shape)
-
-
-def _cut(ops: BlockOps, part: Any, cut: Cut, *, turned: bool) -> Any:
-    """The slice of a part of `Rows` that belongs to a block; numbers belong to all."""
-    if len(getattr(part, "shape", ())) != len(cut):
-        return part
-    here = tuple(slice(None) if n == 1 else s for n, s in zip(part.shape, cut, strict=True))
-    return ops.arranged(part[here], turned=turned)
-
-
-def _turned(x: Array) -> Array:
-    return x.swapaxes(0, 2)

@@ -51,18 +51,14 @@ LOADERS: dict[str, Callable[[], Backend]] = {
 ARRAY_API_LIBRARIES = ("array_api_strict", "cupy", "dask", "mlx")
 
 _ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
-_BY_TYPE: dict[type, Backend] = {}
 
 
 def backend_of(logits: Any) -> Backend:
     """The backend of the logits; `BackendError` if there is none."""
-    kind = type(logits)
-    backend = _BY_TYPE.get(kind)
+    # Nothing is remembered: `torch.compile` would compile again once that has changed.
+    backend = _find(logits)
     if backend is None:
-        backend = _find(logits)
-        if backend is None:
-            raise BackendError(_unknown(logits))
-        _BY_TYPE[kind] = backend
+        raise BackendError(_unknown(logits))
     return backend
 
 

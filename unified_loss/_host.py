@@ -15,6 +15,13 @@ from unified_loss.exceptions import BackendError, LabelError
 DROPPED, OUT_OF_RANGE = -1, -2  # codes of `encoded`; no class has them
 _INT32_MAX = 2**31 - 1
 
+# The unsigned dtype to read integers in, and where those begin that are negative in their own.
+_UNSIGNED = {
+    np.dtype(f"{sign}{size}"): (np.dtype(f"u{size}"), 2 ** (8 * size - (sign == "i")))
+    for sign in "iu"
+    for size in (1, 2, 4, 8)
+}
+
 _HOST_TYPES = (np.ndarray, np.generic, Number)
 HostArray = npt.NDArray[Any]
 
@@ -74,6 +81,15 @@ def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> Ho
     if ignore_index is not None:
         codes = np.where(np.asarray(labels == ignore_index, bool), DROPPED, codes)
     return codes.astype(np.int32)
+
+
+def are_class_ids(labels: HostArray, num_classes: int) -> bool:
+    """Whether there are labels, and all are class ids."""
+    found = _UNSIGNED.get(labels.dtype)
+    if found is None or not labels.size:
+        return False
+    unsigned, limit = found
+    return bool(np.maximum.reduce(labels.view(unsigned), None) < min(limit, num_classes))
 
 
 def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> bool:

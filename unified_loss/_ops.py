@@ -75,11 +75,17 @@ class KernelOps(Ops, Protocol):
     def max(self, x: Array, axis: int) -> Array:
         """Maximum over an axis; NaN where the row holds one."""
 
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        """Logarithm of the sum of exponentials of entries whose maximum is 0."""
+    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+        """Logarithm of the sum of the exponentials of `x` less its maximum `m`.
+
+        For rows that are `dead`, anything that has no gradient.
+        """
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         """The entry of `x` at `ids` along `axis`."""
+
+    def scaled(self, x: Array, a: Array) -> Array:
+        """`x`, which the caller made and gives away, times one number a row."""
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         """`x`, which the caller made and gives away, less `b` at `ids` along `axis`."""

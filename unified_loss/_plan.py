@@ -5,10 +5,13 @@ from unified_loss._types import Plan, Problem
 
 _CACHE: dict[Problem, Plan] = {}
 _CACHE_SIZE = 4096
+_FIXED = frozenset({"builtins", "numpy"})  # modules whose numbers and strings never change
 
 
 def plan_for(problem: Problem) -> Plan:
     """The plan of a call; raises every error that shapes, dtypes and options can cause."""
+    if not _FIXED.issuperset(kind.__module__ for kind in problem.option_types):
+        return make_plan(problem)
     try:
         plan = _CACHE.get(problem)
     except (TypeError, ValueError):  # symbolic sizes and unhashable options

@@ -207,6 +207,14 @@ def z_loss(value: Any) -> float:
     return _number_within("z_loss", value, 0.0, sys.float_info.max, "a finite number >= 0")
 
 
+def normalizer(value: Any) -> float:
+    """R8: a number > 0."""
+    result = number("normalizer", value, "a number > 0")
+    if not result > 0:
+        raise OptionError(messages.option("normalizer", result, "a number > 0"))
+    return result
+
+
 def number(name: str, value: Any, wanted: str) -> float:
     """R8: a number, Python's, NumPy's or anything like one, as a float."""
     if not isinstance(value, int | float) and not _is_like_a_number(value):

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
     m: Array  # M, NaN for a label that is no class id
     t: Array  # T
     dropped: Array | None  # nothing of the example counts
-    mass: Array | None  # None: 1 for each example that is not dropped
+    mass: Array | None  # None: 1 for each example; with "mean" over a count, nothing asks for it
 
 
 class Statistics(NamedTuple):
@@ -69,7 +69,8 @@ def loss_and_gradient_of(ops: KernelOps, plan: Plan, operands: Operands) -> tupl
     rows, denominator = examples(ops, plan, operands)
     statistics = row_statistics(ops, plan, x, rows)
     loss = combine(ops, plan, rows, statistics, denominator)
-    slope = gradient(ops, plan, x, rows, statistics, denominator)
+    softmax = ops.exp(x - statistics.m - statistics.l)
+    slope = gradient(ops, plan, rows, statistics, softmax, None, denominator)
     return loss, ops.cast_like(slope, operands.logits)
 
 
@@ -79,25 +80,41 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     m = ops.stop_gradient(ops.max(x, axis))
     unusable = ~ops.isfinite(m)
     m = ops.where(m == -INFINITY, 0.0, m)  # such a row gives log 0, not inf - inf
-    f = x - m
     dead = None
     if rows.dropped is not None:
         dead = rows.dropped & unusable
         m = ops.where(dead, 0.0, m)
-        f = ops.where(dead, 0.0, f)
     p = q = None
-    if plan.label_smoothing != 1:
-        if rows.k is None:
-            p = _live(ops, ops.pick(f, rows.ids, axis), rows.dropped, rows.m)
-        else:
+    if rows.k is None and plan.label_smoothing != 1:
+        p = ops.pick(x, rows.ids, axis) - m  # not from f, so that no compiler keeps it
+        p = _live(ops, p if dead is None else ops.where(dead, 0.0, p), rows.dropped, rows.m)
+    l = ops.log_sum_exp(x, m, axis, dead)
+    if rows.k is not None or plan.label_smoothing:
+        f = x - m
+        f = f if dead is None else ops.where(dead, 0.0, f)
+        if rows.k is not None and plan.label_smoothing != 1:
             p = ops.sum(rows.k * _live(ops, f, rows.dropped, rows.k), axis)
-    if plan.label_smoothing:
-        if rows.w is None:
+        if plan.label_smoothing and rows.w is None:
             q = ops.sum(_live(ops, f, rows.dropped, rows.t), axis)
-        else:
+        elif plan.label_smoothing:
             q = ops.sum(rows.w * _live(ops, f, rows.dropped, rows.t, rows.w), axis)
-    l = ops.log_sum_exp(f, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
+
+
+def plain_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statistics:
+    """`row_statistics` without its care for what is not finite: right wherever all of it is."""
+    axis = plan.axis
+    m = ops.max(x, axis)
+    p = q = None
+    if rows.k is None and plan.label_smoothing != 1:
+        p = ops.pick(x, rows.ids, axis) - m
+    if rows.k is not None or plan.label_smoothing:
+        f = x - m
+        if rows.k is not None:
+            p = ops.sum(rows.k * f, axis)
+        if plan.label_smoothing:
+            q = ops.sum(f if rows.w is None else rows.w * f, axis)
+    return Statistics(m, ops.log_sum_exp(x, m, axis, None), p, q)
 
 
 def _live(ops: KernelOps, f: Array, idle: Array | None, *coefficients: Array) -> Array:
@@ -132,17 +149,25 @@ def combine(
 def gradient(
     ops: KernelOps,
     plan: Plan,
-    x: Array,
     rows: Rows,
     statistics: Statistics,
+    softmax: Array,
+    factor: Array | None,
     denominator: Array | None,
 ) -> Array:
-    """The gradient of the loss: its slopes in the statistics, times their Jacobian."""
+    """The gradient of the loss: its slopes in the statistics, times their Jacobian.
+
+    `softmax` is the caller's to give away. `factor` is what autodiff multiplies the gradient by.
+    """
     m, l, p, q = statistics
     a, b, c, z = _coefficients(ops, plan, rows)
     if z is not None:
         a = a + 2 * z * (m + l)
-    slope = a * ops.exp(x - m - l)
+    if factor is not None:
+        a, b, c = (None if part is None else part * factor for part in (a, b, c))
+    if denominator is not None:
+        a, b, c = (None if part is None else part / denominator for part in (a, b, c))
+    slope = ops.scaled(softmax, a)
     if p is not None:
         if rows.k is None:
             slope = ops.subtract_at(slope, rows.ids, b, plan.axis)
@@ -150,15 +175,13 @@ def gradient(
             slope = slope - b * rows.k
     if q is not None:
         slope = slope - (c if rows.w is None else c * rows.w)
-    if denominator is not None:
-        slope = slope / denominator
     return slope if rows.dropped is None else ops.where(rows.dropped, 0.0, slope)
 
 
 def _coefficients(ops: Ops, plan: Plan, rows: Rows) -> Coefficients:
     epsilon = plan.label_smoothing
     a = rows.m
-    b = rows.m if rows.k is None else 1.0
+    b = 1.0 if rows.ids is None else rows.m
     c = z = None
     if epsilon:
         classes = ops.cast_size(rows.classes, plan.compute_dtype)
@@ -169,16 +192,28 @@ def _coefficients(ops: Ops, plan: Plan, rows: Rows) -> Coefficients:
     if rows.s is not None:
         a, b, c = (None if part is None else rows.s * part for part in (a, b, c))
     if plan.z_loss:
-        mass = rows.mass
-        if mass is None:
-            mass = 1.0 if rows.dropped is None else ops.cast(~rows.dropped, plan.compute_dtype)
-        z = plan.z_loss * mass
+        z = plan.z_loss * (1.0 if rows.mass is None else rows.mass)
     return Coefficients(a, b, c, z)
 
 
 def examples(ops: Ops, plan: Plan, operands: Operands) -> tuple[Rows, Array | None]:
     """What labels and weights say of each example, and what "mean" divides by."""
-    classes = ops.size(operands.logits, plan.axis)
+    return denominator(ops, plan, operands, rows_of(ops, plan, operands))
+
+
+def rows_of(ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False) -> Rows:
+    """What labels and weights say of each example.
+
+    `plain`: without care for dense label rows that are all zero or not finite.
+    """
+    weights = weights_of(ops, plan, operands)
+    if plan.label_kind == "index":
+        return _index_rows(ops, plan, operands, *weights)
+    return (_plain_dense_rows if plain else _dense_rows)(ops, plan, operands, *weights)
+
+
+def weights_of(ops: Ops, plan: Plan, operands: Operands) -> tuple[Any, Array | None, Array | None]:
+    """C, the class weights w along the class axis, and the sample weights s."""
     w = s = None
     if plan.class_weight:
         w = ops.cast(operands.class_weight, plan.compute_dtype)
@@ -186,9 +221,7 @@ def examples(ops: Ops, plan: Plan, operands: Operands) -> tuple[Rows, Array | No
     if plan.sample_weight != "none":
         s = ops.cast(operands.sample_weight, plan.compute_dtype)
         s = ops.extend(s, operands.logits, plan.axis)
-    read = _index_rows if plan.label_kind == "index" else _dense_rows
-    rows = read(ops, plan, operands, classes, w, s)
-    return (rows, None) if plan.reduction != "mean" else _denominator(ops, plan, operands, rows)
+    return ops.size(operands.logits, plan.axis), w, s
 
 
 def _index_rows(
@@ -205,7 +238,9 @@ def _index_rows(
     unsafe = _either(ignored, foreign)
     if unsafe is not None:
         labels = ops.where(unsafe, 0, labels)
-    dropped = ignored if s is None else _either(ignored, s == 0)
+    if ignored is not None and s is not None:
+        s = ops.where(ignored, 0.0, s)
+    dropped = ignored if s is None else s == 0
     poisoned = foreign
     if foreign is not None and dropped is not None:
         poisoned = foreign & ~dropped
@@ -263,8 +298,26 @@ def _dense_rows(
     return Rows(classes, None, k, w, s, m, total, dropped, mass)
 
 
-def _denominator(ops: Ops, plan: Plan, operands: Operands, rows: Rows) -> tuple[Rows, Array]:
+def _plain_dense_rows(
+    ops: Ops, plan: Plan, operands: Operands, classes: Any, w: Array | None, s: Array | None
+) -> Rows:
+    """`_dense_rows` where labels are finite, and no M is 0."""
+    t = ops.cast(operands.labels, plan.compute_dtype)
+    k = t if w is None else w * t
+    total = ops.sum(t, plan.axis)
+    m = total if w is None else ops.sum(k, plan.axis)
+    mass = s
+    if w is not None:
+        mass = m if s is None else s * m
+    return Rows(classes, None, k, w, s, m, total, None if s is None else s == 0, mass)
+
+
+def denominator(ops: Ops, plan: Plan, operands: Operands, rows: Rows) -> tuple[Rows, Array | None]:
     """What "mean" divides by; where there is nothing to average, every row is dropped instead."""
+    if plan.z_loss and rows.mass is None and rows.dropped is not None:
+        rows = rows._replace(mass=ops.cast(~rows.dropped, plan.compute_dtype))
+    if plan.reduction != "mean":
+        return rows, None
     dtype = plan.compute_dtype
     if rows.mass is not None and not plan.counts:
         total = ops.total(rows.mass)

@@ -7,7 +7,7 @@ the processor cores that the process may use. It changes no result: every block 
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from threading import Lock
 from typing import TypeVar
@@ -36,25 +36,31 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a child inherits no threads
 
 
-def for_each(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Do `work` for each item, in this thread and in those of the pool."""
-    helpers = number_of_threads() - 1
+def for_each(
+    work: Callable[[Item], None],
+    items: Iterable[Item],
+    *,
+    threads: int,
+    around: Callable[[], AbstractContextManager[object]],
+) -> None:
+    """Do `work` for each item, in this thread and in others, each of them `around` its share."""
+    helpers = threads - 1
     remaining = iter(items)
-    if helpers < 1:
-        for item in remaining:
-            work(item)
-        return
     lock = Lock()
     nothing = object()
 
     def take_part() -> None:
-        while True:
-            with lock:
-                item = next(remaining, nothing)
-            if item is nothing:
-                return
-            work(item)  # type: ignore[arg-type]
+        with around():
+            while True:
+                with lock:
+                    item = next(remaining, nothing)
+                if item is nothing:
+                    return
+                work(item)  # type: ignore[arg-type]
 
+    if helpers < 1:
+        take_part()
+        return
     futures = []
     with suppress(RuntimeError):  # the interpreter is shutting down
         futures = [_pool(helpers).submit(take_part) for _ in range(helpers)]

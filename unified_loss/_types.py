@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     check: Check
     compute_dtype: str
     logits_dtype: str
+    is_plain: bool = False  # lse(x) - x_y, of labels that were seen to be class ids
 
     @property
     def labels_have_axis(self) -> bool:
@@ -70,6 +71,18 @@ class Plan(NamedTuple):
     def counts(self) -> bool:
         """Whether the total mass is a number of examples."""
         return not self.class_weight and self.sample_weight != "weight"
+
+    def of_class_ids(self) -> "Plan":
+        """The plan where all index labels are class ids, and none is to be ignored."""
+        has_options = self.class_weight or self.label_smoothing or self.z_loss or self.normalizer
+        return self._replace(
+            ignore_index=None,
+            below=False,
+            above=False,
+            is_plain=not has_options
+            and self.sample_weight == "none"
+            and self.compute_dtype == self.logits_dtype,
+        )
 
 
 class Operands(NamedTuple):
@@ -89,6 +102,15 @@ class Backend(Protocol):
 
     def owns(self, value: object) -> bool:
         """Whether `value` is an array of this library."""
+
+    def outline(self, logits: Array, labels: Array) -> Any:
+        """All that the rules may know of two arrays whose values can be read for free, hashable.
+
+        None: arrays of another kind, or a call that is traced.
+        """
+
+    def values(self, labels: Array) -> Any:
+        """The values of labels that have an outline, as a NumPy array."""
 
     def refusal(self, array: Array) -> str | None:
         """Why an array of this library cannot be used (sparse, ragged, ...), if so."""

@@ -122,9 +122,6 @@ class DTensorOps(GraphOps):
     def any(self, x: Array, axis: int) -> Array:
         return self.sum(x != 0, axis) > 0
 
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return torch.log(self.sum(torch.exp(f), axis))
-
     def total(self, x: Array) -> Array:
         return _whole(super().total(x))
 

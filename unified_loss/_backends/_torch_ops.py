@@ -62,8 +62,9 @@ class TorchOps:
     def any(self, x: Array, axis: int) -> Array:
         return torch.any(x, axis, keepdim=True)
 
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return torch.log(torch.sum(torch.exp(f), axis, keepdim=True))
+    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+        f = x - m if dead is None else (x - m).masked_fill(dead, 0.0)
+        return torch.log(self.sum(torch.exp(f), axis))
 
     def total(self, x: Array) -> Array:
         return torch.sum(x)
@@ -102,6 +103,9 @@ class TorchOps:
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
         return weights[ids]
+
+    def scaled(self, x: Array, a: Array) -> Array:
+        return x * a
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return torch.where(ids == self.classes(x, axis), x - b, x)

@@ -17,17 +17,40 @@ from unified_loss._types import Array, Operands, Plan, Size, Spec
 NAME = "jax"
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def log_sum_exp(f: Array, axis: int) -> Array:
-    """Without it, autodiff would keep exp f as well."""
-    return jnp.log(jnp.sum(jnp.exp(f), axis, keepdims=True))
+# What the derivative of a call keeps for its backward: the logits and a few numbers a row, from
+# which the arrays of their size are made again, where they fuse with what follows.
+_remade = partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def log_sum_exp(x: Array, m: Array, dead: Array | None, axis: int) -> Array:
+    """Log sum exp(x - m), with m a constant, and without a slope in rows that are `dead`."""
+    return jnp.log(jnp.sum(jnp.exp(x - m), axis, keepdims=True))
 
 
 @log_sum_exp.defjvp
 def _log_sum_exp_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    (f,), (df,) = primals, tangents
-    l = log_sum_exp(f, axis)
-    return l, jnp.sum(jnp.exp(f - l) * df, axis, keepdims=True)
+    x, m, dead = primals
+    l = log_sum_exp(x, m, dead, axis)
+    scale = jnp.exp(-l if dead is None else jnp.where(dead, 0.0, -l))
+    return l, scale * _remade(_exp_times)(axis, x, m, dead, tangents[0])
+
+
+def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
+    return jnp.sum(_exp(x, m, dead) * dx, axis, keepdims=True)
+
+
+@jax.custom_jvp
+def _exp(x: Array, m: Array, dead: Array | None) -> Array:
+    """exp(x - m), and 0 in rows that are `dead`, in all derivatives too."""
+    e = jnp.exp(x - m)  # as in the forward, which a compiler sees
+    return e if dead is None else jnp.where(dead, 0.0, e)
+
+
+@_exp.defjvp
+def _exp_jvp(primals: Any, tangents: Any) -> Any:
+    e = _exp(*primals)
+    return e, e * tangents[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -35,16 +58,16 @@ def pick(x: Array, ids: Array, axis: int) -> Array:
     """The entry of `x` at `ids`; its gradient is a comparison, which fuses, and no scatter."""
     if split(x) == split(ids):
         return jnp.take_along_axis(x, ids, axis, mode="promise_in_bounds")
-    return _compare_and_sum(x, ids, axis)  # nothing gathers along an axis that is split
+    return _compare_and_sum(axis, x, ids)  # nothing gathers along an axis that is split
 
 
 @pick.defjvp
 def _pick_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     x, ids = primals
-    return pick(x, ids, axis), _compare_and_sum(tangents[0], ids, axis)
+    return pick(x, ids, axis), _remade(_compare_and_sum)(axis, tangents[0], ids)
 
 
-def _compare_and_sum(x: Array, ids: Array, axis: int) -> Array:
+def _compare_and_sum(axis: int, x: Array, ids: Array) -> Array:
     return jnp.sum(jnp.where(_hit(ids, x, axis), x, 0.0), axis, keepdims=True)
 
 
@@ -71,8 +94,8 @@ class JaxOps(ArrayOps):
     def equals(self, labels: Array, value: int) -> Array:
         return labels == np.asarray(value, labels.dtype)  # a Python integer would be an int32
 
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return log_sum_exp(f, axis)
+    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+        return log_sum_exp(x, m, dead, axis)
 
     def count(self, x: Array, dtype: str) -> Array:
         return jnp.sum(x).astype(dtype)
@@ -95,7 +118,7 @@ class JaxOps(ArrayOps):
             return weights.at[ids].get(mode="promise_in_bounds", out_sharding=layout(ids, *names))
         where = layout(ids, *names, *split(weights))
         rows = jnp.broadcast_to(weights, (*ids.shape, *weights.shape), out_sharding=where)
-        return jnp.squeeze(_compare_and_sum(rows, ids[..., None], ids.ndim), -1)
+        return jnp.squeeze(_compare_and_sum(ids.ndim, rows, ids[..., None]), -1)
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return jnp.where(_hit(ids, x, axis), x - b, x)
@@ -106,6 +129,17 @@ OPS = JaxOps(jnp)
 
 def owns(value: object) -> bool:
     return isinstance(value, jax.Array)
+
+
+def outline(logits: Array, labels: Array) -> Any:
+    if not owns(labels) or any(isinstance(x, jax.core.Tracer) for x in (logits, labels)):
+        return None
+    placed = logits.sharding, logits.committed, labels.sharding, labels.committed
+    return logits.shape, logits.dtype, labels.shape, labels.dtype, placed
+
+
+def values(labels: Array) -> Any:
+    return np.asarray(labels)
 
 
 def refusal(array: Array) -> str | None:

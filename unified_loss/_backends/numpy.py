@@ -1,17 +1,25 @@
 """NumPy."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unified_loss import _blocks as blocks
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
-from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._threads import for_each
+from unified_loss._blocks import Blocks, Walk
+from unified_loss._statistics import (
+    INFINITY,
+    Rows,
+    Statistics,
+    loss_and_gradient_of,
+    loss_of,
+    plain_statistics,
+)
+from unified_loss._threads import number_of_threads
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 
 NAME = "numpy"
@@ -22,25 +30,19 @@ NAME = "numpy"
 # many it stays in the second-level cache. Threads pay from PARALLEL on.
 SMALL = 2**15
 FEW_CLASSES = 64
-TURNED_BLOCK = 2**15
+TURNED_BLOCK = 2**16
 BLOCK = 2**17
 PARALLEL = 2**18
 
 
-class Walk(NamedTuple):
-    """How to go through the logits."""
-
-    size: int
-    turned: bool
-    parallel: bool
-
-
-def walk(plan: Plan, size: int) -> Walk | None:
+def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
     if size <= SMALL:
         return None
     turned = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-    return Walk(TURNED_BLOCK if turned else BLOCK, turned, size >= PARALLEL)
+    threads = number_of_threads() if size >= PARALLEL else 1
+    around = partial(np.errstate, all="ignore")  # the error state belongs to a thread
+    return Walk(TURNED_BLOCK if turned else BLOCK, turned, threads, around)
 
 
 class NumpyOps(ArrayOps):
@@ -61,8 +63,12 @@ class NumpyOps(ArrayOps):
     def sum(self, x: Array, axis: int) -> Array:
         return x.sum(axis, keepdims=True)
 
-    def log_sum_exp(self, f: Array, axis: int) -> Array:
-        return np.log(np.exp(f).sum(axis, keepdims=True))
+    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+        f = x - m if dead is None else self.where(dead, 0.0, x - m)
+        return np.log(np.exp(f, out=f).sum(axis, keepdims=True))
+
+    def scaled(self, x: Array, a: Array) -> Array:
+        return np.multiply(x, a, out=x)
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         np.put_along_axis(x, ids, np.take_along_axis(x, ids, axis) - b, axis)
@@ -74,8 +80,22 @@ class NumpyOps(ArrayOps):
     def broadcast(self, x: Array, shape: Shape) -> Array:
         return np.broadcast_to(x, shape)
 
-    def arranged(self, x: Array, *, turned: bool) -> Array:
-        return np.ascontiguousarray(x.swapaxes(0, 2)) if turned else x
+    def contiguous(self, x: Array) -> Array:
+        return np.ascontiguousarray(x)
+
+    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
+        return plain_statistics(self, plan, x, rows)
+
+    def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
+        f = x - statistics.m  # before anything is rounded to the size of m
+        f -= statistics.l
+        return np.exp(f, out=f)
+
+    def is_finite(self, x: Array) -> bool:
+        return math.isfinite(x.sum())
+
+    def all(self, x: Array) -> bool:
+        return bool(x.all())
 
 
 OPS = NumpyOps(np)
@@ -83,6 +103,16 @@ OPS = NumpyOps(np)
 
 def owns(value: object) -> bool:
     return isinstance(value, np.ndarray | np.generic)
+
+
+def outline(logits: Array, labels: Array) -> Any:
+    if type(logits) is type(labels) is np.ndarray and labels.dtype != object:
+        return NAME, logits.shape, logits.dtype, labels.shape, labels.dtype
+    return None
+
+
+def values(labels: Array) -> Any:
+    return labels
 
 
 def refusal(array: Array) -> str | None:
@@ -134,37 +164,49 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
-    way = walk(plan, operands.logits.size)
-    if way is None:
+    walk = walk_for(plan, operands.logits.size)
+    if walk is None:
         return "row statistics"
-    return f"row statistics in {'turned ' if way.turned else ''}blocks"
+    return f"row statistics in {'turned ' if walk.turned else ''}blocks"
 
 
 def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
-    # Subclasses have operators that could mean something else.
-    operands = operands._replace(logits=np.asarray(operands.logits))
-    way = walk(plan, operands.logits.size)
     with np.errstate(all="ignore"):
-        if way is not None:
-            return blocks.evaluate(
-                OPS,
-                plan,
-                operands,
-                size=way.size,
-                turned=way.turned,
-                with_gradient=with_gradient,
-                for_each=_in_threads if way.parallel else _in_turn,
-            )
+        # Subclasses have operators that could mean something else.
+        operands = operands._replace(logits=np.asarray(operands.logits))
+        if plan.is_plain and not with_gradient:
+            loss = _plain_loss(plan, operands.logits, operands.labels)
+            if loss is not None:
+                return loss, None
+        walk = walk_for(plan, operands.logits.size)
+        if walk is not None:
+            problem = Blocks(OPS, walk, plan, operands)
+            loss = problem.loss()[()]  # a scalar of NumPy where there is no axis
+            return loss, problem.gradient() if with_gradient else None
         if with_gradient:
             return loss_and_gradient_of(OPS, plan, operands)
         return loss_of(OPS, plan, operands), None
 
 
-def _in_turn(fill: Callable[[blocks.Cut], None], cuts: Iterable[blocks.Cut]) -> None:
-    for cut in cuts:
-        fill(cut)
-
-
-def _in_threads(fill: Callable[[blocks.Cut], None], cuts: Iterable[blocks.Cut]) -> None:
-    # NumPy's error state belongs to a thread.
-    for_each(np.errstate(all="ignore")(fill), cuts)
+def _plain_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
+    """The loss of few logits in few calls; None if they are many, or if it is not finite."""
+    classes = plan.num_classes
+    if logits.size > SMALL or plan.axis + 1 != plan.ndim or plan.reduction == "none":
+        return None
+    if labels.dtype == object:
+        return None
+    ids = labels.ravel()
+    rows = logits.reshape(ids.size, classes)
+    if classes < FEW_CLASSES:  # reductions are faster over contiguous rows of many examples
+        f = np.array(rows.T, order="C")
+        f -= np.maximum.reduce(f, 0)
+        p = f[ids, np.arange(ids.size)]
+        l = np.log(np.add.reduce(np.exp(f, out=f), 0))
+    else:
+        f = rows - np.maximum.reduce(rows, 1, keepdims=True)
+        p = f[np.arange(ids.size), ids]
+        l = np.log(np.add.reduce(np.exp(f, out=f), 1))
+    total = np.add.reduce(l - p, dtype=np.float64)
+    if not 0 < total < INFINITY:
+        return None
+    return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)

@@ -11,13 +11,19 @@ from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_know
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
+from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import NAMES, GraphOps, TorchOps, fake_mode_of
 from unified_loss._rules import kept, without
-from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._statistics import INFINITY, loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
+
+# Thresholds, in logits. Up to NATIVE torch's own loss is the fastest.
+NATIVE = 2**15
+
+_native = torch.nn.functional.cross_entropy
 
 OPS = TorchOps()
 GRAPH_OPS = GraphOps()
@@ -25,6 +31,19 @@ GRAPH_OPS = GraphOps()
 
 def owns(value: object) -> bool:
     return isinstance(value, torch.Tensor)
+
+
+def outline(logits: Array, labels: Array) -> Any:
+    kinds = type(logits), type(labels)
+    if kinds not in _ORDINARY_PAIRS or not (logits.is_cpu and labels.is_cpu) or blocks.is_watched():
+        return None
+    if logits.is_nested or labels.is_nested or not logits.layout is labels.layout is torch.strided:
+        return None
+    return kinds, logits.shape, logits.dtype, labels.shape, labels.dtype
+
+
+def values(labels: Array) -> Any:
+    return labels.numpy()
 
 
 def refusal(array: Array) -> str | None:
@@ -89,18 +108,64 @@ def _is_plain(array: Array) -> bool:
 
 def from_host(values: Any, logits: Array, dtype: str) -> Array:
     values = host.cast(values, dtype)
-    if not values.flags.writeable:  # torch would warn, though nothing is written
-        values = values.copy()
-    with fake_mode_of(logits):
-        return torch.as_tensor(values, device=logits.device)
+    with fake_mode_of(logits):  # a copy, which a backward can rely on
+        return torch.tensor(values, device=logits.device)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    return run(loss_of, OPS, plan, operands)
+    if plan.is_plain and operands.logits.numel() <= NATIVE:
+        value = _native_loss(plan, operands)
+        if value is not None:
+            return value
+    if not _is_ordinary(operands):
+        return run(loss_of, OPS, plan, operands)
+    plan, operands = _signed(plan, operands)
+    walk = blocks.walk_for(plan, operands.logits.numel())
+    if walk is None:
+        return loss_of(OPS, plan, operands)
+    return blocks.loss(walk, plan, operands)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    if _is_ordinary(operands):
+        plan, operands = _signed(plan, operands)
+        walk = blocks.walk_for(plan, operands.logits.numel())
+        is_watched = torch.is_grad_enabled() and operands.logits.requires_grad
+        if walk is not None and not is_watched:
+            return blocks.loss_and_gradient(walk, plan, operands)
     return run(loss_and_gradient_of, OPS, plan, operands)
+
+
+def _native_loss(plan: Plan, operands: Operands) -> Array | None:
+    """Torch's own loss, where it means the same: of a plain call, if it is finite."""
+    logits, labels = operands.logits, operands.labels
+    if type(logits) not in _ORDINARY or not logits.is_cpu or blocks.is_watched():
+        return None
+    if labels.dtype != torch.int64 or plan.axis + 1 != plan.ndim or plan.reduction == "none":
+        return None
+    if plan.ndim != 2 or labels.ndim != 1:
+        logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
+    value = _native(logits, labels, reduction=plan.reduction)
+    return value if 0 < value.item() < INFINITY else None
+
+
+_ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
+_ORDINARY_PAIRS = frozenset((kind, torch.Tensor) for kind in _ORDINARY)
+
+
+def _is_ordinary(operands: Operands) -> bool:
+    """Whether all are tensors with values on the processor, and only backward may follow."""
+    if blocks.is_watched():
+        return False
+    with_grad = torch.is_grad_enabled()
+    for name, array in zip(Operands._fields, operands, strict=True):
+        if array is None:
+            continue
+        if type(array) not in _ORDINARY or not array.is_cpu:
+            return False
+        if with_grad and name != "logits" and array.requires_grad:
+            return False
+    return True
 
 
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from unified_loss._blocks import Walk
 from unified_loss._types import Plan, Problem
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -24,42 +25,31 @@ def memory_of(problem: Problem, plan: Plan) -> Memory | None:
         return None
     elements, width = math.prod(shape), BYTES[plan.compute_dtype]
     statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
-    # f = x - max x and exp f, or f and what label rows make of it; half precision is cast first.
-    arrays = (2 if plan.label_kind == "index" else 3) + (plan.logits_dtype != plan.compute_dtype)
-    rows = 0 if plan.label_kind == "index" else 1 + plan.class_weight  # cast, and weighted
-    block = _numpy_block(plan, elements) if problem.logits.library == "numpy" else None
-    if block is None:
-        size = (arrays + rows) * elements * width
-        sentence = f"{arrays + rows} {plan.compute_dtype} arrays of the logits' size"
+    # exp(x - max x), and the product of the label rows; half precision is cast first.
+    arrays = 2 + (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
+    walk = _walk(problem.logits.library, plan, elements)
+    if walk is None:
+        arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight
+        size, where = elements, "of the logits' size"
     else:
-        arrays += block.copies
-        size = arrays * block.logits * width + rows * elements * width
-        sentence = f"{arrays} {plan.compute_dtype} arrays {block.where}"
-        if rows:
-            size += elements  # a mask of labels that are 0
-            sentence = f"the label rows in {plan.compute_dtype} and a mask of them, {sentence}"
-    sentence += ", and a few numbers an example"
-    return Memory(size + statistics, sentence, elements * BYTES[plan.logits_dtype])
+        arrays += walk.turned + (plan.label_kind == "dense" and plan.class_weight)
+        threads = min(walk.threads, -(-elements // walk.size))
+        shared = f" in each of {threads} threads" if threads > 1 else ""
+        size, where = threads * walk.size, f"of {walk.size:,} logits{shared}"
+    sentence = f"{arrays} {plan.compute_dtype} arrays {where}, and a few numbers an example"
+    gradient = elements * BYTES[plan.logits_dtype]
+    return Memory(arrays * size * width + statistics, sentence, gradient)
 
 
-class _Block(NamedTuple):
-    """How much of the logits is worked on at once, if not all."""
-
-    logits: int
-    where: str
-    copies: int
-
-
-def _numpy_block(plan: Plan, elements: int) -> _Block | None:
-    from unified_loss._backends.numpy import walk
-    from unified_loss._threads import number_of_threads
-
-    way = walk(plan, elements)
-    if way is None:
+def _walk(library: str, plan: Plan, elements: int) -> Walk | None:
+    """How the library's kernel goes through logits on a processor, None for all at once."""
+    if library == "numpy":
+        from unified_loss._backends.numpy import walk_for
+    elif library == "torch":
+        from unified_loss._backends._torch_blocks import walk_for
+    else:
         return None
-    threads = min(number_of_threads(), -(-elements // way.size)) if way.parallel else 1
-    shared = f" in each of {threads} threads" if threads > 1 else ""
-    return _Block(threads * way.size, f"of {way.size:,} logits{shared}", int(way.turned))
+    return walk_for(plan, elements)
 
 
 def shown_bytes(size: int) -> str:

@@ -1,0 +1,119 @@
+"""The command line: ``python -m benchmarks``."""
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from benchmarks import imports, results
+from benchmarks.cases import NATIVE, ON_ACCELERATORS, Case, all_cases, is_quick
+from benchmarks.measure import QUICK, Bench, Effort, kept_busy
+from benchmarks.plots import HERE as PLOTS
+from benchmarks.plots import draw_all
+from benchmarks.report import report
+from benchmarks.results import Row
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be said on the command line."""
+    command = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    command.add_argument(
+        "action",
+        nargs="?",
+        choices=("run", "plot", "report", "list"),
+        default="run",
+        help="run measures, plots and reports; the others take the numbers that are there",
+    )
+    command.add_argument("--quick", action="store_true", help="a selection, in about two minutes")
+    command.add_argument(
+        "--only",
+        action="append",
+        choices=(*NATIVE, "import"),
+        metavar="FRAMEWORK",
+        help=f"measure this framework (repeatable): {', '.join((*NATIVE, 'import'))}",
+    )
+    command.add_argument(
+        "--case", metavar="PATTERN", help="measure cases whose name matches, as in '*xla*16384x*'"
+    )
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--busy", action="store_true", help="while one core has other work")
+    command.add_argument("--results", type=Path, default=results.HERE, metavar="FOLDER")
+    command.add_argument("--plots", type=Path, default=PLOTS, metavar="FOLDER")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 if no case was chosen.
+    """
+    options = parser().parse_args(arguments)
+    cases = selected(options)
+    if options.action == "list":
+        print(*(case.name for case in cases), sep="\n")
+        return int(not cases)
+    if options.action == "run":
+        with_import = options.case is None and (not options.only or "import" in options.only)
+        if not cases and not with_import:
+            print("no case matches", file=sys.stderr)
+            return 1
+        run(cases, options, with_import=with_import)
+    rows = results.read_all(options.device, busy=options.busy, folder=options.results)
+    if options.action != "report" and options.device == "cpu" and not options.busy:
+        print(*draw_all(rows, options.plots), sep="\n")
+    print(report(rows))
+    return 0
+
+
+def selected(options: argparse.Namespace) -> list[Case]:
+    """The cases that the command line asks for."""
+    on_device = set(ON_ACCELERATORS) if options.device == "cuda" else set(NATIVE) - {"cupy"}
+    wanted = on_device & set(options.only or NATIVE)
+    return [
+        case
+        for case in all_cases()
+        if {case.home(case.peer), case.framework} <= on_device
+        and case.framework in wanted
+        and (not options.quick or is_quick(case))
+        and (not options.case or fnmatch.fnmatch(case.name, options.case))
+    ]
+
+
+def run(cases: Sequence[Case], options: argparse.Namespace, *, with_import: bool) -> None:
+    """Measure cases, and enter each into the file of its framework as soon as it is done."""
+    effort = QUICK if options.quick else Effort()
+    with kept_busy() if options.busy else nullcontext():
+        for count, row in enumerate(_rows(cases, options, effort, with_import=with_import), 1):
+            where = (row["framework"], options.device)
+            file = results.file_of(*where, busy=options.busy, folder=options.results)
+            results.write([row], file)
+            print(f"[{count}/{len(cases) + with_import}] {_summary(row)}", flush=True)
+
+
+def _rows(
+    cases: Sequence[Case], options: argparse.Namespace, effort: Effort, *, with_import: bool
+) -> Iterator[Row]:
+    if with_import:
+        yield imports.row(effort.least_rounds * 2)
+    # A process for each framework at a time, and no idle ones beside it.
+    for framework in dict.fromkeys(case.framework for case in cases):
+        with Bench(options.device, busy=options.busy, effort=effort) as bench:
+            yield from (bench.row(case) for case in cases if case.framework == framework)
+
+
+def _summary(row: Row) -> str:
+    if row.get("ours_ms") is None:
+        return f"{row['case']}: {row['note']}"
+    ratio = "" if row.get("ratio") is None else f", {row['ratio']:.3g}x"
+    peak = "" if row.get("ours_mb") is None else f", {row['ours_mb']:.4g} MB"
+    mark = " !" if row["holds"] == "no" else ""  # over its limit
+    return f"{row['case']}: {row['ours_ms']:.4g} ms{ratio}{peak}{mark}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""What a benchmark asks of a framework."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from benchmarks.cases import BOTH, OURS, PLAIN, Case
+from benchmarks.inputs import HostInputs
+from benchmarks.memory import host_peak
+from unified_loss import cross_entropy
+
+Loss = Callable[[Any, Any], Any]  # of logits and labels
+Step = Callable[[], Any]
+
+
+class Inputs(NamedTuple):
+    """The arguments of a case as arrays of a framework."""
+
+    logits: Any
+    labels: Any
+    axis: int
+    is_dense: bool
+    options: Mapping[str, Any]  # keywords of `cross_entropy`; only those that the case has
+
+
+def ours(inputs: Inputs) -> Loss:
+    """The loss of this library; a plain function as all are, since compilers dislike partials."""
+    axis, options = inputs.axis, inputs.options
+
+    def loss(logits: Any, labels: Any) -> Any:
+        return cross_entropy(logits, labels, axis=axis, **options)
+
+    return loss
+
+
+class Framework:
+    """The methods fit a library without autodiff and compiler, whose calls return when done."""
+
+    name = "numpy"
+    packages: tuple[str, ...] = ()  # whose versions belong to a result
+    compiled_modes: tuple[str, ...] = ()
+    peers: ClassVar[Mapping[str, Callable[[Inputs], Loss]]] = {}
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def array(self, values: Any, dtype: str) -> Any:
+        """An array of the framework, on its device."""
+        raise NotImplementedError
+
+    def differentiated(self, loss: Loss) -> Loss:
+        """The function that returns the loss and its gradient with respect to the logits."""
+        raise NotImplementedError
+
+    def compiled(self, function: Loss, mode: str) -> Loss:
+        """The function as the framework's compiler runs it."""
+        raise NotImplementedError
+
+    def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:
+        """A step that does what precedes the compilation of loss and gradient, as if for once."""
+        raise NotImplementedError
+
+    def wait(self, result: Any) -> None:
+        """Return when the result is there."""
+
+    def forget(self) -> None:
+        """Drop what the framework keeps of earlier cases."""
+
+    def inputs(self, case: Case, host: HostInputs) -> Inputs:
+        """The arguments of a case."""
+        weights = {"class_weight": host.class_weight, "sample_weight": host.sample_weight}
+        numbers = {"label_smoothing": host.label_smoothing, "z_loss": host.z_loss}
+        options = {k: self.array(v, "float32") for k, v in weights.items() if v is not None}
+        is_dense = case.labels == "dense"
+        return Inputs(
+            self.array(host.logits, case.dtype),
+            self.array(host.labels, "float32" if is_dense else "int64"),
+            case.axis,
+            is_dense,
+            options | {name: number for name, number in numbers.items() if number},
+        )
+
+    def loss(self, name: str, inputs: Inputs) -> Loss:
+        """A loss by its name in the table of cases."""
+        return ours(inputs) if name in {OURS, PLAIN} else self.peers[name](inputs)
+
+    def step(self, case: Case, name: str, inputs: Inputs) -> Step:
+        """One call, as a case wants it; it returns what the call returns."""
+        loss = self.loss(name, inputs)
+        if case.kind == "tracing":
+            return self.traced(loss, inputs, case.mode)
+        return partial(self.assembled(loss, case), inputs.logits, inputs.labels)
+
+    def assembled(self, loss: Loss, case: Case) -> Loss:
+        """The function of a case: differentiated, compiled, both or neither."""
+        function = self.differentiated(loss) if case.direction == BOTH else loss
+        return function if case.mode == "eager" else self.compiled(function, case.mode)
+
+    def value(self, result: Any) -> float:
+        """The loss in the result of a step."""
+        return float(result[0] if isinstance(result, list | tuple) else result)
+
+    def peak(self, step: Step) -> int:
+        """The extra bytes that a step takes at its peak, its result included."""
+        return host_peak(step)
+
+    def device_name(self) -> str:
+        """What computes."""
+        return cpu_name()
+
+    def versions(self) -> str:
+        """Of all that has part in the numbers."""
+        names = ("unified_loss", "numpy", *self.packages)
+        found = {"python": platform.python_version()} | dict(_versions(names))
+        return "; ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _versions(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    from unified_loss import __version__
+
+    for name in dict.fromkeys(names):
+        try:
+            yield name, __version__ if name == "unified_loss" else metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def cpu_name() -> str:
+    """The processor, and how many cores of it the process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        lines = described.read_text("utf-8").splitlines()
+        name = next((n.partition(":")[2].strip() for n in lines if "model name" in n), name)
+    return f"{name}, {cores} cores"

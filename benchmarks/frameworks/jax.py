@@ -1,0 +1,106 @@
+"""JAX."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+
+
+def native(inputs: Inputs) -> Loss:
+    """The losses of optax; half precision is cast first, to be as precise as ours."""
+    axis = inputs.axis
+    function = (
+        optax.softmax_cross_entropy
+        if inputs.is_dense
+        else optax.softmax_cross_entropy_with_integer_labels
+    )
+
+    def loss(logits: Any, labels: Any) -> Any:
+        return function(logits.astype(jnp.float32), labels, axis=axis).mean()
+
+    return _with_options(inputs) if inputs.options else loss
+
+
+def _with_options(inputs: Inputs) -> Loss:
+    """Optax has no options: the label rows are weighted and smoothed, and the mean by hand."""
+    num_classes = inputs.logits.shape[-1]
+    weight = inputs.options.get("class_weight", jnp.ones(num_classes))
+    smoothing = inputs.options.get("label_smoothing", 0)
+
+    def dense(logits: Any, rows: Any) -> Any:
+        smoothed = optax.smooth_labels(rows, smoothing)
+        return optax.softmax_cross_entropy(logits, smoothed * weight)
+
+    def index(logits: Any, labels: Any) -> Any:
+        is_kept = labels >= 0
+        each = dense(logits, jax.nn.one_hot(labels, num_classes))
+        return each.sum(where=is_kept) / weight[labels].sum(where=is_kept)
+
+    return (lambda logits, rows: dense(logits, rows).mean()) if inputs.is_dense else index
+
+
+class Jax(Framework):
+    """JAX."""
+
+    name = "jax"
+    packages = ("jax", "jaxlib", "optax")
+    compiled_modes = ("eager", "compiled")  # eager operations are compiled one by one
+    peers: ClassVar = {"optax": native}
+
+    def array(self, values: Any, dtype: str) -> Any:
+        """With 32-bit integers, JAX's default."""
+        return jnp.asarray(values, dtype="int32" if dtype == "int64" else dtype)
+
+    def differentiated(self, loss: Loss) -> Loss:
+        """By `jax.value_and_grad`."""
+        gradient: Loss = jax.value_and_grad(loss)
+        return gradient
+
+    def compiled(self, function: Loss, mode: str) -> Loss:  # noqa: ARG002
+        """By `jax.jit`."""
+        jitted: Loss = jax.jit(function)
+        return jitted
+
+    def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:  # noqa: ARG002
+        """To the program that XLA gets."""
+
+        def trace() -> Any:
+            jax.clear_caches()
+            fresh = jax.jit(jax.value_and_grad(partial(loss)))
+            fresh.lower(inputs.logits, inputs.labels)
+            return 0.0  # there is no loss before the program runs
+
+        return trace
+
+    def wait(self, result: Any) -> None:
+        """Calls return before they are done, on a CPU too."""
+        jax.block_until_ready(result)
+
+    def forget(self) -> None:
+        """Every shape leaves its programs."""
+        jax.clear_caches()
+
+    def peak(self, step: Step) -> int:
+        """On a GPU, by the allocator's own counter, which starts with the process."""
+        waiting = partial(self._finished, step)
+        if self.device != "cuda":
+            return super().peak(waiting)
+        (device,) = jax.devices()[:1]
+        before = device.memory_stats()["bytes_in_use"]
+        result = waiting()
+        peak = device.memory_stats()["peak_bytes_in_use"]
+        del result
+        return int(peak - before)
+
+    def _finished(self, step: Step) -> Any:
+        return jax.block_until_ready(step())
+
+    def device_name(self) -> str:
+        """The GPU if there is one in use."""
+        if self.device != "cuda":
+            return super().device_name()
+        return str(jax.devices()[0].device_kind)

@@ -1,0 +1,80 @@
+"""NumPy, and the recipes that people use on it."""
+
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks.cases import BOTH, OURS, PLAIN, Case
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from unified_loss import cross_entropy_with_grad
+
+
+def scipy_recipe(inputs: Inputs) -> Loss:
+    """The log-softmax of scipy, and the labels' entries of it."""
+    from scipy.special import log_softmax
+
+    axis = inputs.axis
+
+    def index(logits: Any, labels: Any) -> Any:
+        ids = np.expand_dims(labels, axis)
+        return -np.take_along_axis(log_softmax(logits, axis), ids, axis).mean()
+
+    def dense(logits: Any, labels: Any) -> Any:
+        return -(labels * log_softmax(logits, axis)).sum(axis).mean()
+
+    return dense if inputs.is_dense else index
+
+
+def scikit_learn(inputs: Inputs) -> Loss:
+    """`log_loss`, which takes probabilities: the softmax before it is not counted."""
+    from scipy.special import softmax
+    from sklearn.metrics import log_loss
+
+    probabilities = softmax(inputs.logits, inputs.axis)
+    classes = np.arange(probabilities.shape[inputs.axis])
+    return lambda _, labels: log_loss(labels, probabilities, labels=classes)
+
+
+def hand_written(inputs: Inputs) -> Loss:  # noqa: ARG001 (for two axes and class ids alone)
+    """What one writes in place of a library: no check, no option."""
+
+    def loss(logits: Any, labels: Any) -> Any:
+        shifted = logits - logits.max(1, keepdims=True)
+        lse = np.log(np.exp(shifted).sum(1))
+        return (lse - shifted[np.arange(len(labels)), labels]).mean()
+
+    return loss
+
+
+def eagerpy_recipe(inputs: Inputs) -> Loss:  # noqa: ARG001 (knows the last axis alone)
+    """The cross-entropy of EagerPy."""
+    import eagerpy
+
+    def loss(logits: Any, labels: Any) -> Any:
+        return eagerpy.crossentropy(*eagerpy.astensors(logits, labels)).mean().raw
+
+    return loss
+
+
+class NumPy(Framework):
+    """NumPy."""
+
+    packages = ("scipy", "scikit-learn", "eagerpy")
+    peers: ClassVar = {
+        "scipy": scipy_recipe,
+        "scikit-learn": scikit_learn,
+        "hand-written": hand_written,
+        "eagerpy": eagerpy_recipe,
+    }
+
+    def array(self, values: Any, dtype: str) -> Any:
+        """The host's arrays are NumPy's."""
+        return values.astype(dtype, copy=False)
+
+    def step(self, case: Case, name: str, inputs: Inputs) -> Step:
+        """The gradient is that of the second public function."""
+        if case.direction == BOTH and name in {OURS, PLAIN}:
+            call = partial(cross_entropy_with_grad, axis=inputs.axis, **inputs.options)
+            return partial(call, inputs.logits, inputs.labels)
+        return super().step(case, name, inputs)

@@ -1,0 +1,94 @@
+"""TensorFlow, and Keras on it."""
+
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+
+
+def native(inputs: Inputs) -> Loss:
+    """The losses of `tf.nn`, which know the last axis alone and compute in the logits' dtype."""
+    if inputs.options:
+        return _with_options(inputs)
+    function = (
+        tf.nn.softmax_cross_entropy_with_logits
+        if inputs.is_dense
+        else tf.nn.sparse_softmax_cross_entropy_with_logits
+    )
+    ndim = len(inputs.logits.shape)
+    order = [axis for axis in range(ndim) if axis != inputs.axis % ndim] + [inputs.axis % ndim]
+
+    def loss(logits: Any, labels: Any) -> Any:
+        logits = tf.cast(logits, tf.float32)
+        if order != list(range(ndim)):
+            logits = tf.transpose(logits, order)
+        return tf.reduce_mean(function(labels, logits))
+
+    return loss
+
+
+def _with_options(inputs: Inputs) -> Loss:
+    """No loss of TensorFlow has all options; `tf.nn` has a wrong gradient for weighted rows."""
+    num_classes = inputs.logits.shape[-1]
+    weight = inputs.options.get("class_weight", tf.ones(num_classes))
+    smoothing = inputs.options.get("label_smoothing", 0.0)
+
+    def dense(logits: Any, rows: Any) -> Any:
+        smoothed = rows * (1 - smoothing) + smoothing / num_classes
+        return -tf.reduce_sum(smoothed * weight * tf.nn.log_softmax(logits), -1)
+
+    def index(logits: Any, labels: Any) -> Any:
+        is_kept = tf.cast(labels >= 0, logits.dtype)
+        mass = is_kept * tf.gather(weight, tf.maximum(labels, 0))
+        each = dense(logits, tf.one_hot(labels, num_classes))
+        return tf.reduce_sum(each * is_kept) / tf.reduce_sum(mass)
+
+    return (lambda logits, rows: tf.reduce_mean(dense(logits, rows))) if inputs.is_dense else index
+
+
+def keras(inputs: Inputs) -> Loss:  # noqa: ARG001 (class ids on the last axis alone)
+    """The loss class that `Model.compile` takes."""
+    import keras
+
+    function = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return lambda logits, labels: function(labels, logits)
+
+
+class TensorFlow(Framework):
+    """TensorFlow."""
+
+    name = "tensorflow"
+    packages = ("tensorflow", "keras")
+    compiled_modes = ("compiled", "xla")
+    peers: ClassVar = {"tf.nn": native, "keras": keras}
+
+    def array(self, values: Any, dtype: str) -> Any:
+        """A tensor."""
+        return tf.cast(tf.convert_to_tensor(values), dtype)
+
+    def differentiated(self, loss: Loss) -> Loss:
+        """By a gradient tape."""
+
+        def both(logits: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                value = loss(logits, labels)
+            return value, tape.gradient(value, logits)
+
+        return both
+
+    def compiled(self, function: Loss, mode: str) -> Loss:
+        """As a graph, by XLA or not."""
+        graph: Loss = tf.function(function, jit_compile=mode == "xla")
+        return graph
+
+    def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:  # noqa: ARG002
+        """To a concrete function."""
+
+        def trace() -> Any:
+            function = tf.function(self.differentiated(loss))
+            function.get_concrete_function(inputs.logits, inputs.labels)
+            return 0.0  # there is no loss before the graph runs
+
+        return trace

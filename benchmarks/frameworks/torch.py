@@ -1,0 +1,104 @@
+"""PyTorch."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional as F  # noqa: N812 (everyone's name for it)
+
+from benchmarks.cases import BOTH, Case
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from benchmarks.frameworks.numpy import eagerpy_recipe
+
+
+def native(inputs: Inputs) -> Loss:
+    """`F.cross_entropy`, which knows the classes on axis 1 alone."""
+    options = {"class_weight": "weight", "label_smoothing": "label_smoothing"}
+    keywords = {options[name]: value for name, value in inputs.options.items()}
+
+    def loss(logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(logits, labels, **keywords)
+
+    def flattened(logits: Any, labels: Any) -> Any:
+        return loss(logits.reshape(-1, logits.shape[-1]), labels.flatten())
+
+    return loss if inputs.axis == 1 or inputs.logits.ndim == 2 else flattened
+
+
+def native_in_float32(inputs: Inputs) -> Loss:
+    """As precise as ours: the logits cast first, as trainers do."""
+    loss = native(inputs)
+    return lambda logits, labels: loss(logits.float(), labels)
+
+
+class Torch(Framework):
+    """PyTorch."""
+
+    name = "torch"
+    packages = ("torch", "eagerpy")
+    compiled_modes = ("compiled",)
+    peers: ClassVar = {
+        "F.cross_entropy": native,
+        "F.cross_entropy(x.float())": native_in_float32,
+        "eagerpy": eagerpy_recipe,
+    }
+
+    def array(self, values: Any, dtype: str) -> Any:
+        """A tensor."""
+        return torch.as_tensor(values, dtype=getattr(torch, dtype), device=self.device)
+
+    def differentiated(self, loss: Loss) -> Loss:
+        """By autograd."""
+
+        def both(logits: Any, labels: Any) -> Any:
+            logits.requires_grad_()
+            value = loss(logits, labels)
+            return value.detach(), *torch.autograd.grad(value, logits)
+
+        return both
+
+    def assembled(self, loss: Loss, case: Case) -> Loss:
+        """Only the loss is compiled; inductor makes its backward pass along with it."""
+        if case.mode == "compiled":
+            loss = torch.compile(loss, fullgraph=True, dynamic=False)
+        return self.differentiated(loss) if case.direction == BOTH else loss
+
+    def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:
+        """Dynamo alone."""
+        inputs.logits.requires_grad_()
+
+        def trace() -> Any:
+            torch._dynamo.reset()  # noqa: SLF001 (has no public name)
+            dynamic = mode == "dynamic"
+            step = torch.compile(loss, backend="eager", fullgraph=True, dynamic=dynamic)
+            return step(inputs.logits, inputs.labels).detach()
+
+        return trace
+
+    def wait(self, result: Any) -> None:  # noqa: ARG002
+        """A GPU works on while Python goes on."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def forget(self) -> None:
+        """Dynamo refuses to compile the same code for more than a few cases."""
+        torch.compiler.reset()
+
+    def peak(self, step: Step) -> int:
+        """On a GPU, by the caching allocator's own counter."""
+        if self.device != "cuda":
+            return super().peak(step)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = step()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+        del result
+        return int(peak - before)
+
+    def device_name(self) -> str:
+        """The GPU if there is one in use."""
+        if self.device != "cuda":
+            return super().device_name()
+        return str(torch.cuda.get_device_name())

@@ -1,0 +1,73 @@
+"""The arguments of a case, on the host. Speed and memory are measured on the same ones."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.cases import Case
+
+Array = npt.NDArray[np.generic]
+
+IGNORED = -100
+SMOOTHING = 0.1
+Z_LOSS = 1e-4
+# Random numbers are drawn once and repeated: a billion would take longer than the loss. The
+# number is prime, so that no two rows begin alike.
+DRAWN = 1_048_573
+
+
+class HostInputs(NamedTuple):
+    """Arguments as NumPy arrays; None for an option that the case has not."""
+
+    logits: Array  # float32, also where the framework will compute in bfloat16
+    labels: Array
+    class_weight: Array | None
+    sample_weight: Array | None
+    label_smoothing: float
+    z_loss: float
+
+
+def host_inputs(case: Case) -> HostInputs:
+    """The arguments, the same at each call.
+
+    Examples
+    --------
+    >>> inputs = host_inputs(Case("time", "numpy", (128, 10), "scipy"))
+    >>> inputs.logits.shape, inputs.labels.shape
+    ((128, 10), (128,))
+    """
+    rng = np.random.default_rng(case.size)
+    drawn = rng.standard_normal(min(case.size, DRAWN), dtype=np.float32)
+    return HostInputs(
+        logits=_filled(case, drawn),
+        labels=_labels(case, rng),
+        class_weight=_option(case, "class_weight", np.linspace(0.5, 1.5, case.num_classes)),
+        sample_weight=_option(case, "sample_weight", rng.uniform(0.5, 1.5, case.batch)),
+        label_smoothing=SMOOTHING if "label_smoothing" in case.options else 0.0,
+        z_loss=Z_LOSS if "z_loss" in case.options else 0.0,
+    )
+
+
+def _filled(case: Case, drawn: Array) -> Array:
+    """Without a second array of the logits' size, which would count as peak memory."""
+    flat = np.empty(case.size, np.float32)
+    for start in range(0, case.size, len(drawn)):
+        part = flat[start : start + len(drawn)]
+        part[:] = drawn[: len(part)]
+    return flat.reshape(case.shape)
+
+
+def _labels(case: Case, rng: np.random.Generator) -> Array:
+    if case.labels == "dense":
+        rows = rng.random(case.shape, dtype=np.float32)
+        rows /= rows.sum(case.axis, keepdims=True)
+        return rows
+    labels = rng.integers(case.num_classes, size=case.batch)
+    if "ignored" in case.options:
+        labels[rng.random(case.batch) < 0.1] = IGNORED
+    return labels
+
+
+def _option(case: Case, name: str, values: Array) -> Array | None:
+    return values.astype(np.float32) if name in case.options else None

@@ -1,0 +1,164 @@
+"""Plots of the results, in colours that can be read on white and on black."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from benchmarks.cases import BOTH, DIRECTIONS, NATIVE
+from benchmarks.report import lines
+from benchmarks.results import Row, size_of
+
+HERE = Path(__file__).parents[1] / "docs" / "_static" / "bench"
+GREY = "#808080"
+HUES = ("#3b82c4", "#d97706", "#2a9d6f", "#c2528b", "#8b6fc9", "#c0504d")
+COLORS = dict(zip(NATIVE, HUES, strict=True))
+MARKS = {"eager": "o", "compiled": "s", "xla": "^"}
+RATIOS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+STYLE: dict[str, Any] = {
+    "axes.edgecolor": GREY,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.titlecolor": GREY,
+    "figure.facecolor": "none",
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "grid.color": GREY,
+    "legend.framealpha": 0,
+    "legend.labelcolor": GREY,
+    "savefig.facecolor": "none",
+    "svg.hashsalt": "unified_loss",  # the same numbers give the same file
+    "text.color": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+
+def draw_all(rows: Sequence[Row], folder: Path = HERE) -> list[Path]:
+    """Draw what there are rows for, and return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, draw in PLOTS.items():
+        with rc_context(STYLE):
+            figure = draw(rows)
+            if figure is None:
+                continue
+            files.append(folder / f"{name}.svg")
+            figure.savefig(files[-1], format="svg", metadata={"Date": None})
+    return files
+
+
+def ratios(rows: Iterable[Row]) -> Figure | None:
+    """Our time over the native loss's, by size."""
+    series = _series(row for row in rows if _is_against_native(row) and row["ratio"] is not None)
+    if not series:
+        return None
+    figure, panels = _panels("logits", "time / time of the native loss")
+    for (framework, mode), each in series.items():
+        style = {"color": COLORS[framework], "marker": MARKS[mode], "markersize": 4}
+        for panel, direction in zip(panels, DIRECTIONS, strict=True):
+            chosen = sorted((row for row in each if row["direction"] == direction), key=size_of)
+            points = [size_of(row) for row in chosen], [row["ratio"] for row in chosen]
+            line = "-" if mode == "eager" else ":"
+            panel.plot(*points, line, label=f"{framework} {mode}", **style)
+    for panel in panels:
+        panel.axhline(1, color=GREY, linestyle="--")
+        panel.yaxis.set_major_locator(FixedLocator(RATIOS))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
+    _finish(figure, panels)
+    return figure
+
+
+def memory(rows: Iterable[Row]) -> Figure | None:
+    """Peaks of extra memory, by the size of the logits."""
+    measured = (row for row in rows if row["ours_mb"] is not None)
+    series = _series(row for row in measured if _is_against_native(row, "scaling"))
+    if not series:
+        return None
+    figure, panels = _panels("MB of logits", "peak extra memory (MB)")
+    for (framework, mode), each in series.items():
+        color, label = COLORS[framework], f"{framework} {mode}"
+        for panel, direction in zip(panels, DIRECTIONS, strict=True):
+            chosen = [row for row in each if row["direction"] == direction]
+            chosen.sort(key=lambda row: row["logits_mb"])
+            sizes = [row["logits_mb"] for row in chosen]
+            for column, style in (("ours_mb", f"{MARKS[mode]}-"), ("peer_mb", "x:")):
+                name = label if column == "ours_mb" else f"{label}: native"
+                values = [row[column] for row in chosen]
+                panel.plot(sizes, values, style, color=color, label=name, markersize=5)
+    for panel in panels:
+        low, high = panel.get_xlim()
+        panel.plot((low, high), (low, high), "--", color=GREY, label="as large as the logits")
+    _finish(figure, panels)
+    return figure
+
+
+def scaling(rows: Iterable[Row]) -> Figure | None:
+    """Time against the number of examples, and of classes."""
+    found = lines(rows)
+    if not found:
+        return None
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    grid = figure.subplots(2, 2, sharey=True)
+    for line in found:
+        row, column = DIRECTIONS.index(line.direction), int(line.grows == "classes")
+        panel = grid[row, column]
+        sizes = [size_of(each) for each in line.rows]
+        color = COLORS[line.framework]
+        for name, style in (("ours_ms", "o-"), ("peer_ms", "x:")):
+            label = line.framework if name == "ours_ms" else f"{line.framework}: native"
+            values = [each[name] for each in line.rows]
+            panel.plot(sizes, values, style, color=color, label=label, markersize=4)
+    for row, direction in enumerate(DIRECTIONS):
+        for column, grows in enumerate(("N (C = 1000)", "C (N = 1000)")):
+            grid[row, column].set(title=f"{direction}: more {grows}", xscale="log", yscale="log")
+            grid[row, column].set(xlabel="logits (N · C)", ylabel="ms")
+    _finish(figure, grid.flat)
+    return figure
+
+
+PLOTS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
+    "ratio": ratios,
+    "memory": memory,
+    "scaling": scaling,
+}
+
+
+def _is_against_native(row: Row, *kinds: str) -> bool:
+    """Whether it is a plain call, and its peer what the framework itself has."""
+    plain = row["dtype"] == "float32" and row["labels"] == "index" and not row["options"]
+    has_gradient = row["framework"] == "numpy" and row["direction"] == BOTH
+    peer = NATIVE["torch"] if has_gradient else NATIVE.get(row["framework"])
+    return row["kind"] in {"time", *kinds} and plain and row["peer"] == peer
+
+
+def _series(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["framework"], row["mode"]].append(row)
+    return found
+
+
+def _panels(xlabel: str, ylabel: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, direction in zip(panels, DIRECTIONS, strict=True):
+        panel.set(title=direction, xlabel=xlabel, xscale="log", yscale="log")
+    panels[0].set(ylabel=ylabel)
+    return figure, panels
+
+
+def _finish(figure: Figure, panels: Iterable[Any]) -> None:
+    """One legend for all panels, each name once."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        handles |= {
+            text: handle for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9)

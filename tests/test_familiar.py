@@ -1,0 +1,366 @@
+"""Calls like an earlier one: they are examined less, and mean the same."""
+
+import itertools
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.backends import BACKENDS
+from unified_loss import (
+    LabelError,
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+    SingleClassWarning,
+    _arguments,
+    _plan,
+    cross_entropy,
+    cross_entropy_with_grad,
+)
+from unified_loss import _familiar as familiar
+
+FAMILIAR = ("numpy", "torch", "jax", "tensorflow")
+LOGITS = np.array([[1, 2, 4], [0, 3, 1], [2, 2, 0], [5, 1, 1]], np.float32)
+IDS = np.array([2, 0, 0, 2], np.int32)
+OTHERS = np.array([1, 1, 2, 0], np.int32)
+ROWS = np.eye(3, dtype=np.float32)[IDS]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_familiar(monkeypatch):
+    monkeypatch.setattr(familiar, "_PLANS", {})
+    monkeypatch.setattr(_plan, "_CACHE", {})
+
+
+@pytest.fixture(params=FAMILIAR)
+def library(request, installed):
+    """A backend whose calls can become familiar."""
+    backend = BACKENDS[request.param]
+    if backend not in installed:
+        pytest.skip(f"{backend.name} is not under test")
+    return backend
+
+
+@pytest.fixture
+def short_way(monkeypatch):
+    """A function that closes the long way from now on."""
+
+    def refuse(problem):
+        raise AssertionError(problem)
+
+    return lambda: monkeypatch.setattr(_arguments, "plan_for", refuse)
+
+
+def call(backend, labels, logits=LOGITS, function=cross_entropy, **options):
+    """One call with the backend's arrays."""
+    return function(backend.asarray(logits), backend.asarray(labels), **options)
+
+
+FAMILIAR_CALLS = {
+    "index": (IDS, OTHERS, {}),
+    "kept": (IDS[:, None], OTHERS[:, None], {}),
+    "dense": (ROWS, ROWS[::-1] * 0, {}),
+    "bytes": (IDS.astype(np.uint8), OTHERS.astype(np.uint8), {"ignore_index": 255}),
+    "options": (IDS, OTHERS, {"axis": -1, "label_smoothing": 0.1, "z_loss": 0.1}),
+    "no ignored id": (IDS, OTHERS, {"ignore_index": None, "reduction": "sum"}),
+    "unchecked": (IDS, OTHERS, {"check": False}),
+    "unreduced": (IDS, OTHERS, {"reduction": "none"}),
+}
+
+
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_with_grad])
+@pytest.mark.parametrize("case", FAMILIAR_CALLS)
+def test_a_familiar_call_takes_the_short_way(library, short_way, case, function):
+    """R26: only label values are looked at again, and the numbers are those of the long way."""
+    labels, others, options = FAMILIAR_CALLS[case]
+    arguments = {"logits": LOGITS[::-1] * 2, "function": function, **options}
+    long = call(library, others, **arguments)
+    familiar._PLANS.clear()
+    call(library, labels, **options)
+    short_way()
+    short = call(library, others, **arguments)
+    if function is cross_entropy:
+        long, short = [long], [short]
+    for ours, expected in zip(short, long, strict=True):
+        np.testing.assert_array_equal(library.to_numpy(ours), library.to_numpy(expected))
+
+
+NEVER = {
+    "an ignored class": (IDS, {"ignore_index": 1}),
+    "everything looked at": (IDS, {"check": True}),
+    "weights": (IDS, {"class_weight": np.ones(3)}),
+}
+
+
+@pytest.mark.parametrize("case", NEVER)
+def test_what_values_decide_is_not_remembered(library, case):
+    """R16, R17: there, it is not enough that all labels are class ids."""
+    labels, options = NEVER[case]
+    call(library, labels, **options)
+    assert not familiar._PLANS
+
+
+@pytest.mark.parametrize("library", ["jax"], indirect=True)
+def test_labels_that_cannot_be_read_for_free_are_not_read(library, monkeypatch):
+    """R26: no call of JAX waits for an accelerator, not the second one either."""
+    from unified_loss._backends import jax as backend
+
+    def wait(labels):
+        raise AssertionError(labels)
+
+    monkeypatch.setattr(backend, "read", lambda array, *, wait: None)
+    monkeypatch.setattr(backend, "values", wait)
+    for _ in range(2):
+        call(library, IDS)
+    logits = np.zeros((4, 300), np.float32)  # no byte is out of range
+    for _ in range(2):
+        call(library, IDS.astype(np.uint8), logits, ignore_index=None, label_smoothing=0.1)
+
+
+def test_a_single_class_warns_each_time(library):
+    """R9: also the third time."""
+    for _ in range(3):
+        with pytest.warns(SingleClassWarning):
+            call(library, IDS * 0, LOGITS[:, :1], axis=1)
+
+
+def test_looking_everywhere_looks_each_time(library):
+    """R17: with ``check=True``, rows that no longer are probabilities are named."""
+    call(library, ROWS, check=True)
+    with pytest.warns(LossInputWarning, match="sum to 1"):
+        call(library, ROWS * 2, check=True)
+    with pytest.raises(LabelError):
+        call(library, -ROWS, check=True)
+
+
+def test_the_memory_is_bounded(library, monkeypatch):
+    """R26: many shapes do not fill the memory, and each call stays right."""
+    monkeypatch.setattr(familiar, "_SIZE", 3)
+    for rows in (1, 2, 3, 4, 4, 3, 2, 1):
+        loss = call(library, IDS[:rows], LOGITS[:rows], axis=1, reduction="sum")
+        expected = cross_entropy(LOGITS[:rows], IDS[:rows], axis=1, reduction="sum")
+        np.testing.assert_allclose(library.to_numpy(loss), expected, rtol=1e-6)
+        assert 0 < len(familiar._PLANS) <= 3
+
+
+@pytest.mark.parametrize("name", sorted(set(BACKENDS) - set(FAMILIAR)))
+def test_others_are_examined_each_time(name, installed):
+    """R17: arrays of other libraries have no outline, and nothing is remembered of them."""
+    backend = BACKENDS[name]
+    if backend not in installed:
+        pytest.skip(f"{name} is not under test")
+    for _ in range(2):
+        call(backend, IDS)
+    assert not familiar._PLANS
+
+
+class Half:
+    """A number that cannot be a key."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return False
+
+    def __float__(self):
+        return 0.5
+
+
+class Annealed:
+    """A number that changes."""
+
+    now = 0.0
+
+    def __float__(self):
+        return self.now
+
+
+def test_options_may_be_any_numbers(library):
+    """R8: what has `__float__` is a number, whether or not it can be a key."""
+    expected = call(library, IDS, label_smoothing=0.5)
+    for _ in range(2):
+        found = call(library, IDS, label_smoothing=Half())
+        np.testing.assert_array_equal(library.to_numpy(found), library.to_numpy(expected))
+    with pytest.raises(OptionError, match="label_smoothing"):
+        call(library, IDS, label_smoothing=[0.5])
+
+
+def test_options_are_read_at_each_call(library):
+    """R8: an object that is another number by now is another option."""
+    smoothing = Annealed()
+    for smoothing.now in (0.0, 0.5, 0.25):
+        found = call(library, IDS, label_smoothing=smoothing)
+        expected = call(library, IDS, label_smoothing=smoothing.now)
+        np.testing.assert_array_equal(library.to_numpy(found), library.to_numpy(expected))
+
+
+def everyday_calls(backend):
+    """Calls of which many are alike, and no two the same."""
+    labels = {
+        "ids": IDS,
+        "other ids": OTHERS,
+        "too high": IDS + 1,
+        "too low": IDS - 1,
+        "ignored": np.where(IDS == 0, -100, IDS).astype(np.int32),
+        "all ignored": np.full(4, -100, np.int32),
+        "int8": IDS.astype(np.int8),
+        "int16, too high": IDS.astype(np.int16) + 300,
+        "uint8": IDS.astype(np.uint8),
+        "uint8, too high": IDS.astype(np.uint8) + np.uint8(200),
+        "floating": IDS.astype(np.float32),
+        "rows": ROWS,
+        "empty rows": ROWS * 0,
+        "negative rows": -ROWS,
+        "integer rows": ROWS.astype(np.int32),
+    }
+    options = {
+        "none": {},
+        "check": {"check": True},
+        "no check": {"check": False},
+        "check=1": {"check": 1},
+        "check=0": {"check": 0},
+        "ignore 1": {"ignore_index": 1},
+        "ignore True": {"ignore_index": True},
+        "ignore 1.0": {"ignore_index": 1.0},
+        "ignore none": {"ignore_index": None},
+        "smoothing 1": {"label_smoothing": 1},
+        "smoothing True": {"label_smoothing": True},
+        "axis 1": {"axis": 1},
+        "axis 1.0": {"axis": 1.0},
+        "axis True": {"axis": True},
+        "sample_weight": {"sample_weight": np.array([1, 0, 0, 1], np.float32)},
+        "mask": {"sample_weight": np.array([False, True, True, False])},
+        "normalizer": {"normalizer": 2.0},
+        "unknown reduction": {"reduction": "avg"},
+    }
+    for (kind, values), (name, given) in itertools.product(labels.items(), options.items()):
+        yield f"{kind}, {name}", lambda values=values, given=given: call(backend, values, **given)
+        if name == "none":
+            yield (
+                f"{kind}, host",
+                lambda values=values: cross_entropy(backend.asarray(LOGITS), values),
+            )
+
+
+def outcome(backend, thunk):
+    """All that a caller sees: the loss and its type, or the error, and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")  # of frameworks, most of them once
+        warnings.simplefilter("always", LossInputWarning)
+        try:
+            loss = thunk()
+            seen = type(loss), repr(backend.to_numpy(loss).tolist())
+        except LossInputError as error:
+            seen = type(error), str(error)
+    return *seen, [str(warning.message) for warning in caught]
+
+
+def assert_memory_changes_nothing(backend, calls):
+    """Each call is what it would be as the first one, after all the others."""
+    alone = {}
+    for name, thunk in calls.items():
+        familiar._PLANS.clear()
+        _plan._CACHE.clear()
+        alone[name] = outcome(backend, thunk)
+    for _ in range(2):
+        for name, thunk in calls.items():
+            assert outcome(backend, thunk) == alone[name], name
+    assert familiar._PLANS
+
+
+def test_no_call_changes_what_another_means(library):
+    """R8, R16, R17, R25: whatever calls came before, labels and options mean the same."""
+    assert_memory_changes_nothing(library, dict(everyday_calls(library)))
+
+
+class Peculiar(np.ndarray):
+    """An array of NumPy that adds nothing."""
+
+
+def numpy_calls():
+    """Arrays that look like familiar ones to a glance."""
+    masked = np.ma.masked_array(LOGITS, np.zeros((4, 3), bool))
+    for ids in (IDS, IDS + 1):
+        yield lambda ids=ids: cross_entropy(LOGITS, ids)
+        yield lambda ids=ids: cross_entropy(masked, ids)
+        yield lambda ids=ids: cross_entropy(LOGITS, np.ma.masked_array(ids))
+        yield lambda ids=ids: cross_entropy(LOGITS.view(Peculiar), ids)
+        yield lambda ids=ids: cross_entropy(LOGITS, ids.view(Peculiar))
+        yield lambda ids=ids: cross_entropy(LOGITS.astype(">f4"), ids.astype(">i4"))
+        yield lambda ids=ids: cross_entropy(LOGITS, ids.astype(object))
+
+
+def torch_calls():
+    """Tensors that look like familiar ones to a glance, and calls that are watched."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    class Named(torch.Tensor):
+        """A subclass that adds nothing."""
+
+    def loss(logits, labels):  # make_fx passes every argument that there is
+        return cross_entropy(logits, labels)
+
+    logits = torch.tensor(LOGITS)
+    pair = (logits,), (logits,)
+    compiled = torch.compile(cross_entropy, backend="eager", fullgraph=True)
+    for ids in (torch.tensor(IDS), torch.tensor(IDS) + 1):
+        yield lambda ids=ids: cross_entropy(logits, ids)
+        yield lambda ids=ids: cross_entropy(torch.nn.Parameter(logits), ids)
+        yield lambda ids=ids: cross_entropy(logits.as_subclass(Named), ids)
+        yield lambda ids=ids: cross_entropy(logits, ids.as_subclass(Named))
+        yield lambda ids=ids: cross_entropy(logits.to_sparse(), ids)
+        yield lambda ids=ids: cross_entropy(logits, ids.to_sparse())
+        yield lambda ids=ids: cross_entropy(logits, torch._neg_view(-ids))
+        yield lambda ids=ids: cross_entropy(logits, ids.to("meta"))
+        yield lambda ids=ids: compiled(logits, ids)
+        yield lambda ids=ids: make_fx(loss)(logits, ids)(logits, ids)
+        yield lambda ids=ids: torch.func.vmap(cross_entropy)(logits[None], ids[None])[0]
+        yield lambda ids=ids: torch.func.jvp(partial(cross_entropy, labels=ids), *pair)[0]
+
+
+def jax_calls():
+    """Traced arrays, and arrays of another precision or place."""
+    import jax
+
+    logits = jax.numpy.asarray(LOGITS)
+    placed = jax.device_put(logits, jax.devices()[0])
+    for ids in (jax.numpy.asarray(IDS), jax.numpy.asarray(IDS) + 1):
+        yield lambda ids=ids: cross_entropy(logits, ids)
+        yield lambda ids=ids: cross_entropy(placed, ids)
+        yield lambda ids=ids: jax.jit(cross_entropy)(logits, ids)
+        yield lambda ids=ids: jax.jit(lambda x: cross_entropy(x, ids))(logits)
+        yield lambda ids=ids: jax.jit(lambda ids: cross_entropy(logits, ids))(ids)
+        yield lambda ids=ids: jax.vmap(cross_entropy)(logits[None], ids[None])[0]
+        yield lambda ids=ids: jax.jvp(partial(cross_entropy, labels=ids), (logits,), (logits,))[0]
+
+
+def tensorflow_calls():
+    """Variables, other kinds of tensors and traced ones."""
+    import tensorflow as tf
+
+    logits = tf.constant(LOGITS)
+    for ids in (tf.constant(IDS), tf.constant(IDS + 1)):
+        yield lambda ids=ids: cross_entropy(logits, ids)
+        yield lambda ids=ids: cross_entropy(tf.Variable(logits), ids)
+        yield lambda ids=ids: cross_entropy(logits, tf.Variable(ids))
+        yield lambda ids=ids: cross_entropy(tf.RaggedTensor.from_tensor(logits), ids)
+        yield lambda ids=ids: cross_entropy(logits, tf.sparse.from_dense(ids))
+        yield lambda ids=ids: tf.function(cross_entropy)(logits, ids)
+        yield lambda ids=ids: tf.function(lambda: cross_entropy(logits, ids))()
+
+
+PECULIAR_CALLS = {
+    "numpy": numpy_calls,
+    "torch": torch_calls,
+    "jax": jax_calls,
+    "tensorflow": tensorflow_calls,
+}
+
+
+def test_no_call_is_taken_for_another(library):
+    """R2, R17, R23: subclasses, variables, other kinds of arrays, and calls that are traced."""
+    calls = PECULIAR_CALLS[library.name]()
+    assert_memory_changes_nothing(library, dict(enumerate(calls)))

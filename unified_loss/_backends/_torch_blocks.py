@@ -1,0 +1,177 @@
+"""PyTorch on the processor, in blocks: its own fused softmax, one thread for each block.
+
+An operation of torch shares itself out to threads and waits for all of them, so a walk of many
+operations waits at many barriers, and each can last a slice of the scheduler where the cores have
+other work. Here threads fetch blocks whenever they are free, and meet once.
+"""
+
+import ctypes
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch._C import _functorch
+from torch.autograd import forward_ad
+
+from unified_loss._backends._torch_ops import DTYPES, TorchOps
+from unified_loss._blocks import Blocks, Walk
+from unified_loss._statistics import Rows, Statistics, examples, gradient, row_statistics
+from unified_loss._types import Array, Operands, Plan, Shape
+
+
+def is_watched() -> bool:
+    """Whether anything but autograd's backward has an eye on the operations that run."""
+    return bool(
+        torch.compiler.is_compiling()
+        or _functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+        or forward_ad._current_level >= 0  # noqa: SLF001
+        or torch._C._is_tracing()  # noqa: SLF001
+    )
+
+
+class TorchBlockOps(TorchOps):
+    """`BlockOps` on PyTorch: l is 0, and the factors f are log-probabilities."""
+
+    def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
+        return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
+
+    def broadcast(self, x: Array, shape: Shape) -> Array:
+        return x.expand(shape)
+
+    def contiguous(self, x: Array) -> Array:
+        return x.contiguous()
+
+    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
+        axis = plan.axis
+        f = _along_last(torch.log_softmax, x)
+        m = p = q = None
+        if plan.z_loss:
+            m = torch.amax(x, axis, keepdim=True) - torch.amax(f, axis, keepdim=True)
+        if plan.label_smoothing != 1:
+            p = torch.gather(f, axis, rows.ids) if rows.k is None else self.sum(rows.k * f, axis)
+        if plan.label_smoothing:
+            q = self.sum(f if rows.w is None else rows.w * f, axis)
+        return Statistics(m, 0.0, p, q)
+
+    def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
+        return _along_last(torch.softmax, x)
+
+    def scaled(self, x: Array, a: Array) -> Array:
+        return x.mul_(a)
+
+    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
+        return x.scatter_(axis, ids, torch.gather(x, axis, ids) - b)
+
+    def is_finite(self, x: Array) -> bool:
+        return math.isfinite(x.sum().item())
+
+    def all(self, x: Array) -> bool:
+        return bool(x.all())
+
+
+OPS = TorchBlockOps()
+
+
+# Thresholds, in logits; BLOCK and TURNED_BLOCK are the sizes of blocks that stay in cache. Without
+# threads of our own, a block must be worth the barriers of torch's.
+SMALL = 2**15
+FEW_CLASSES = 64
+TURNED_BLOCK = 2**16
+BLOCK = 2**17
+SHARED_BLOCK = 2**21
+PARALLEL = 2**18
+
+
+def walk_for(plan: Plan, size: int) -> Walk | None:
+    """The way through `size` logits, None for all at once."""
+    if size <= SMALL:
+        return None
+    turned = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
+    if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
+        return Walk(SHARED_BLOCK, turned, 1, torch.inference_mode)
+    threads = torch.get_num_threads() if size >= PARALLEL else 1
+    return Walk(TURNED_BLOCK if turned else BLOCK, turned, threads, _alone)
+
+
+def loss(walk: Walk, plan: Plan, operands: Operands) -> Array:
+    """The loss, differentiable in the logits alone."""
+    if torch.is_grad_enabled() and operands.logits.requires_grad:
+        return _Loss.apply(walk, plan, *operands)
+    return Blocks(OPS, walk, plan, operands).loss()
+
+
+def loss_and_gradient(walk: Walk, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    """The loss and the gradient of its sum."""
+    with torch.no_grad():
+        problem = Blocks(OPS, walk, plan, operands)
+        return problem.loss(), problem.gradient()
+
+
+class _Loss(torch.autograd.Function):
+    """The walk for the loss, and the one for the gradient when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, walk: Walk, plan: Plan, *operands: Array) -> Array:
+        problem = Blocks(OPS, walk, plan, Operands(*operands))
+        loss = problem.loss()
+        ctx.save_for_backward(*operands)
+        ctx.plan = plan
+        ctx.problem = problem.without_operands()  # what is saved may move elsewhere until then
+        return loss.clone() if plan.reduction == "none" else loss  # a view cannot be changed
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Array) -> Any:
+        operands = Operands(*ctx.saved_tensors)
+        if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
+            slope = _differentiable_gradient(ctx.plan, operands, *slopes)
+        else:
+            slope = ctx.problem.with_operands(operands).gradient(*slopes)
+        return None, None, slope, None, None, None, None
+
+
+def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
+    ops = TorchOps()
+    x = ops.cast(operands.logits, plan.compute_dtype)
+    rows, denominator = examples(ops, plan, operands)
+    x = x if rows.dropped is None else x.masked_fill(rows.dropped, 0.0)
+    found = row_statistics(ops, plan, x, rows)
+    softmax = ops.exp(x - found.m - found.l)
+    if plan.reduction == "none":
+        factor = ops.expand(factor, plan.axis)
+    slope = gradient(ops, plan, rows, found, softmax, factor, denominator)
+    return ops.cast_like(slope, operands.logits)
+
+
+def _along_last(function: Any, x: Array) -> Array:
+    """`function` along the middle axis of three; torch is faster where that is the last."""
+    return function(x.squeeze(2), 1).unsqueeze(2) if x.shape[2] == 1 else function(x, 1)
+
+
+@cache
+def _set_threads() -> Any:
+    """OpenMP's setting of how many threads the operations of this thread take; None without it."""
+    try:
+        setting = ctypes.CDLL(None).omp_set_num_threads
+    except (AttributeError, OSError, TypeError):  # pragma: no cover (builds without OpenMP)
+        return None
+    threads = torch.get_num_threads()
+    setting(1)
+    has_effect = torch.get_num_threads() == 1
+    setting(threads)
+    return setting if has_effect else None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let this thread run torch's operations by itself, and let autograd not look."""
+    threads = torch.get_num_threads()  # asked for the first time, torch sets it
+    _set_threads()(1)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        _set_threads()(threads)

@@ -1,0 +1,25 @@
+"""Options that are checked before there are logits."""
+
+from typing import Any
+
+from unified_loss._plan import make_plan
+from unified_loss._rules import same_size
+from unified_loss._types import Plan, Problem, Spec
+
+
+def plan_of_options(
+    *, axis: Any, class_weight: Spec | None, normalizer: Spec | None = None, **options: Any
+) -> Plan:
+    """What options say whatever the logits and labels will be, or the error that they cause."""
+    problem = Problem(
+        logits=Spec("numpy", None, "float32"),
+        labels=Spec("numpy", None, "int64"),
+        class_weight=class_weight,
+        sample_weight=None,
+        normalizer=normalizer,
+        axis=0 if axis is None else axis,
+        **options,
+        option_types=(),
+        same=same_size,
+    )
+    return make_plan(problem)

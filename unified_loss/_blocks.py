@@ -80,7 +80,7 @@ class Blocks:
         self.careful: set[int] = set()  # the numbers of the blocks that are not plain
 
     def without_operands(self) -> "Blocks":
-        """What to keep for the gradient beside the operands."""
+        """What to keep for the gradient beside the operands, from which the rows are read again."""
         kept = copy(self)
         del kept.operands
         return kept
@@ -89,6 +89,12 @@ class Blocks:
         """The problem again, with the operands that it was made with."""
         whole = copy(self)
         whole.operands = self._flattened(operands)
+        if self.plan.label_kind == "index":
+            rows = rows_of(self.ops, self.plan, whole.operands)
+            whole.rows, _ = denominator(self.ops, self.plan, whole.operands, rows)
+        else:
+            _, w, s = weights_of(self.ops, self.plan, whole.operands)
+            whole.rows = self.rows._replace(w=w, s=s)
         return whole
 
     def _flattened(self, operands: Operands) -> Operands:
@@ -154,8 +160,8 @@ class Blocks:
         is_dense = plan.label_kind == "dense"
         rows = rows_of(ops, plan, operands, plain=True) if is_dense else self._rows(cut)
         found = ops.plain_statistics(plan, x, rows)
-        parts = [*found[1:], rows.m] if is_dense else found[1:]
-        parts = [part for part in parts if part is not None and not isinstance(part, float)]
+        parts = [p for p in (*found[1:], rows.m, rows.s) if p is not None]
+        parts = [part for part in parts if not isinstance(part, float)]
         is_plain = all(map(ops.is_finite, parts))
         if not is_plain or (is_dense and not ops.all(rows.m)):
             self.careful.add(number)

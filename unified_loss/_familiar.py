@@ -32,8 +32,8 @@ def plan_of(key: Hashable, backend: Backend, labels: Array) -> Plan | None:
 
 
 def remember(key: Hashable, plan: Plan) -> None:
-    """Keep a plan for later calls of this key, unless it forbids to look at less."""
-    if plan.check is True or plan.num_classes == 1:
+    """Keep a plan for later calls of this key, unless it asks for another look at the values."""
+    if plan.check != "auto" or plan.num_classes == 1:
         return
     if plan.label_kind == "index":
         ignored = plan.ignore_index

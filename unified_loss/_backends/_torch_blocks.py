@@ -159,8 +159,8 @@ def _set_threads() -> Any:
     except (AttributeError, OSError, TypeError):  # pragma: no cover (builds without OpenMP)
         return None
     threads = torch.get_num_threads()
-    setting(1)
-    has_effect = torch.get_num_threads() == 1
+    setting(threads + 1)
+    has_effect = torch.get_num_threads() == threads + 1
     setting(threads)
     return setting if has_effect else None
 

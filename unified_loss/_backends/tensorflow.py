@@ -176,7 +176,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and isinstance(operands.logits, _Eager) and tf.executing_eagerly():
+    if plan.is_plain and isinstance(operands.logits, _Eager):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
@@ -190,6 +190,8 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """TensorFlow's own loss, where it is faster and means the same: of few logits, if finite."""
     logits, labels = operands.logits, operands.labels
     is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
+    if not tf.executing_eagerly() or "CPU" not in logits.device:
+        return None
     limit = FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE
     if math.prod(logits.shape) > limit or not is_last or labels.dtype not in _NATIVE_LABELS:
         return None

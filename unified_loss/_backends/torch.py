@@ -37,7 +37,9 @@ def outline(logits: Array, labels: Array) -> Any:
     kinds = type(logits), type(labels)
     if kinds not in _ORDINARY_PAIRS or not (logits.is_cpu and labels.is_cpu) or blocks.is_watched():
         return None
-    if logits.is_nested or labels.is_nested or not logits.layout is labels.layout is torch.strided:
+    if logits.is_nested or labels.is_nested or labels.is_neg():
+        return None
+    if not logits.layout is labels.layout is torch.strided:
         return None
     return kinds, logits.shape, logits.dtype, labels.shape, labels.dtype
 

@@ -69,10 +69,13 @@ OPTIONS = {
 
 WALKS = {
     "little": ((64, 70), (64,), None, None),
-    "some": ((2**10, 70), (2**10,), False, 1),
+    "some": ((2**15, 64), (2**15,), None, None),
+    "much": ((2**15 + 1, 64), (2**15 + 1,), False, 3),
+    "little of few classes": ((2**14, 2), (2**14,), None, None),
     "few classes": ((2**15, 2), (2**15,), True, 1),
-    "few channels": ((2, 4, 2**14), (2, 2**14), False, 1),
-    "much": ((2**12, 70), (2**12,), False, 3),
+    "many of few classes": ((2**19, 2), (2**19,), True, 3),
+    "few channels": ((2, 4, 2**14), (2, 2**14), None, None),
+    "large channels": ((2, 4, 2**19), (2, 2**19), False, 3),
 }
 
 
@@ -285,13 +288,13 @@ import torch
 from unified_loss import cross_entropy_with_grad
 
 torch.set_num_threads(3)
-logits, labels = torch.zeros(2**13, 64), torch.zeros(2**13, dtype=torch.int64)
+logits, labels = torch.zeros(2**13, 512), torch.zeros(2**13, dtype=torch.int64)
 
 def is_right():
     loss, slope = cross_entropy_with_grad(logits, labels)
     # Few numbers, since torch's own threads do not survive.
     small = slope[::2**11].sum(0)
-    return torch.isclose(loss, torch.tensor(64.0).log()) and small[0] < 0 < small[1:].min()
+    return torch.isclose(loss, torch.tensor(512.0).log()) and small[0] < 0 < small[1:].min()
 
 assert is_right()
 child = os.fork()

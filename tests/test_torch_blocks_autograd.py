@@ -15,7 +15,7 @@ from unified_loss import cross_entropy, cross_entropy_with_grad
 
 torch = pytest.importorskip("torch")
 
-from tests.torch_block_cases import cut_small  # noqa: E402 (needs torch)
+from tests.torch_block_cases import cut_small, keep_whole  # noqa: E402 (needs torch)
 from unified_loss._backends import _torch_blocks as blocks  # noqa: E402 (the same)
 
 
@@ -53,7 +53,7 @@ def test_any_cotangent_goes_backward(small_blocks, monkeypatch, reduction, dtype
 
         found = slope()
         with monkeypatch.context() as patch:
-            patch.setattr(blocks, "SMALL", 10**9)
+            keep_whole(patch)
             whole = slope()
         assert found.dtype == logits.dtype
         torch.testing.assert_close(found, whole)
@@ -335,6 +335,6 @@ def test_other_gradients_take_the_whole_computation(monkeypatch, name, rng):
     assert not numbers
     assert_accurate(found[0], problem, "float32", "gradient")
     with monkeypatch.context() as patch:
-        patch.setattr(blocks, "SMALL", 10**9)
+        keep_whole(patch)
         whole = TORCH.gradients(problem, "float32", wrt=(name,))
     np.testing.assert_array_equal(found[1], whole[0])

@@ -3,9 +3,9 @@
 from typing import Any
 
 from unified_loss._backends import _torch_blocks as blocks
-from unified_loss._backends import torch as backend
 
-SIZES = {"SMALL": 40, "TURNED_BLOCK": 40, "BLOCK": 40, "SHARED_BLOCK": 40, "PARALLEL": 300}
+SIZES = {"SMALL": 40, "WHOLE": 40, "PARALLEL": 300}
+SIZES |= {"TURNED_BLOCK": 40, "BLOCK": 40, "SHARED_BLOCK": 40}
 
 
 def cut_small(monkeypatch: Any) -> list[int]:
@@ -20,5 +20,10 @@ def cut_small(monkeypatch: Any) -> list[int]:
     for name, size in SIZES.items():
         monkeypatch.setattr(blocks, name, size)
     monkeypatch.setattr(blocks, "Blocks", Watched)
-    monkeypatch.setattr(backend, "NATIVE", 0)
     return numbers
+
+
+def keep_whole(monkeypatch: Any) -> None:
+    """Cut nothing."""
+    for name in ("SMALL", "WHOLE"):
+        monkeypatch.setattr(blocks, name, 10**9)

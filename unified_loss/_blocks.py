@@ -21,6 +21,7 @@ from unified_loss._statistics import (
     combine,
     denominator,
     gradient,
+    is_plain,
     row_statistics,
     rows_of,
     weights_of,
@@ -133,13 +134,14 @@ class Blocks:
         """The gradient of the loss that was computed, times `factor` of the loss's shape."""
         plan = self.plan
         slope = self.ops.empty(self.whole, plan.logits_dtype, self.operands.logits)
-        if factor is not None and plan.reduction == "none":
+        is_one_each = factor is not None and plan.reduction == "none"
+        if factor is not None and is_one_each:
             factor = factor.reshape(self.each)
 
         def fill(item: Item) -> None:
             number, cut = item
             find = self._careful_gradient if number in self.careful else self._plain_gradient
-            slope[cut] = self._turned(find(cut, self._cut(factor, cut)))
+            slope[cut] = self._turned(find(cut, self._cut(factor, cut) if is_one_each else factor))
 
         if self.is_idle:
             slope[...] = 0
@@ -155,17 +157,13 @@ class Blocks:
         """Keep the statistics of a block, and what dense labels say of its rows."""
         ops, plan = self.ops, self.plan
         number, cut = item
-        operands = self._operands(cut)
-        x = ops.cast(operands.logits, plan.compute_dtype)
+        x = self._logits(cut)
         is_dense = plan.label_kind == "dense"
-        rows = rows_of(ops, plan, operands, plain=True) if is_dense else self._rows(cut)
+        rows = self._dense_rows(cut, x, plain=True) if is_dense else self._rows(cut)
         found = ops.plain_statistics(plan, x, rows)
-        parts = [p for p in (*found[1:], rows.m, rows.s) if p is not None]
-        parts = [part for part in parts if not isinstance(part, float)]
-        is_plain = all(map(ops.is_finite, parts))
-        if not is_plain or (is_dense and not ops.all(rows.m)):
+        if not is_plain(ops, rows, found):
             self.careful.add(number)
-            rows = rows_of(ops, plan, operands) if is_dense else rows
+            rows = self._dense_rows(cut, x) if is_dense else rows
             found = row_statistics(ops, plan, x, rows)
         self._keep(self.statistics, found, cut)
         if is_dense:
@@ -179,23 +177,20 @@ class Blocks:
 
     def _careful_gradient(self, cut: Cut, factor: Array | None) -> Array:
         ops, plan = self.ops, self.plan
-        operands = self._operands(cut)
-        x = ops.cast(operands.logits, plan.compute_dtype)
-        is_dense = plan.label_kind == "dense"
-        rows = rows_of(ops, plan, operands) if is_dense else self._rows(cut)
+        x = self._logits(cut)
+        rows = self._dense_rows(cut, x) if plan.label_kind == "dense" else self._rows(cut)
         found = row_statistics(ops, plan, x, rows)
         softmax = ops.exp(x - found.m - found.l)
         return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
 
     def _plain_gradient(self, cut: Cut, factor: Array | None) -> Array:
         ops, plan = self.ops, self.plan
-        operands = self._operands(cut)
-        x = ops.cast(operands.logits, plan.compute_dtype)
+        x = self._logits(cut)
         rows = self._rows(cut)._replace(dropped=None)
         if plan.label_kind == "dense":
-            t = ops.cast(operands.labels, plan.compute_dtype)
+            t = ops.cast(self._cut(self.operands.labels, cut), plan.compute_dtype)
             rows = rows._replace(k=t if rows.w is None else rows.w * t)
-        found = Statistics(*(self._cut(part, cut) for part in self.statistics))
+        found = Statistics(*(None if s is None else self._cut(s, cut) for s in self.statistics))
         softmax = ops.softmax(x, found, plan.axis)
         return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
 
@@ -211,27 +206,32 @@ class Blocks:
         like = self.operands.logits
         return self.ops.empty(self.each, dtype or self.plan.compute_dtype, like)
 
+    def _logits(self, cut: Cut) -> Array:
+        return self.ops.cast(self._cut(self.operands.logits, cut), self.plan.compute_dtype)
+
     def _rows(self, cut: Cut) -> Rows:
-        return Rows(self.rows.classes, *(self._cut(part, cut) for part in self.rows[1:]))
+        """What is known of the rows of a block."""
+        parts = []
+        for part in self.rows[1:]:
+            is_one_each = part is not None and type(part) is not float and part.shape == self.each
+            parts.append(self._cut(part, cut) if is_one_each else part)
+        return Rows(self.rows.classes, *parts)
 
-    def _operands(self, cut: Cut) -> Operands:
-        """The operands of a block."""
-        logits, labels, class_weight, sample_weight, normalizer = self.operands
+    def _dense_rows(self, cut: Cut, x: Array, *, plain: bool = False) -> Rows:
+        """What the labels of a block say of its rows."""
         rows, _, columns = cut
-        if self.plan.label_kind == "index":
-            labels = None  # the rows have been read
-        if sample_weight is not None:
-            sample_weight = sample_weight[rows, columns]
-            sample_weight = sample_weight.swapaxes(0, 1) if self.walk.turned else sample_weight
-        logits, labels = self._cut(logits, cut), self._cut(labels, cut)
-        return Operands(logits, labels, class_weight, sample_weight, normalizer)
+        weight = self.operands.sample_weight
+        if weight is not None:
+            weight = weight[rows, columns]
+            weight = weight.swapaxes(0, 1) if self.walk.turned else weight
+        labels = self._cut(self.operands.labels, cut)
+        operands = self.operands._replace(logits=x, labels=labels, sample_weight=weight)
+        return rows_of(self.ops, self.plan, operands, plain=plain)
 
-    def _cut(self, part: Any, cut: Cut) -> Any:
-        """The slice of an array that belongs to a block; numbers belong to all."""
-        if len(getattr(part, "shape", ())) != len(cut):
-            return part
-        here = tuple(slice(None) if n == 1 else s for n, s in zip(part.shape, cut, strict=True))
-        return self.ops.contiguous(self._turned(part[here])) if self.walk.turned else part[here]
+    def _cut(self, array: Array, cut: Cut) -> Array:
+        """The slice of an array that belongs to a block."""
+        part = array[cut]
+        return self.ops.contiguous(part.swapaxes(0, 2)) if self.walk.turned else part
 
     def _turned(self, x: Array) -> Array:
         return x.swapaxes(0, 2) if self.walk.turned else x

@@ -117,6 +117,17 @@ def plain_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statis
     return Statistics(m, ops.log_sum_exp(x, m, axis, None), p, q)
 
 
+def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:
+    """Whether plain rows and statistics are right: nothing is infinite or NaN, and no M is 0.
+
+    An M of 0 is asked for in dense rows alone. `ops` has values to look at: `BlockOps`.
+    """
+    parts = (*statistics[1:], rows.m, rows.s)
+    if not all(ops.is_finite(p) for p in parts if p is not None and type(p) is not float):
+        return False
+    return rows.k is None or ops.all(rows.m)
+
+
 def _live(ops: KernelOps, f: Array, idle: Array | None, *coefficients: Array) -> Array:
     """The factors `f`, with 0 in place of a -inf that is idle or that a coefficient of 0 meets."""
     for coefficient in coefficients:

@@ -18,7 +18,19 @@ from torch.autograd import forward_ad
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps
 from unified_loss._blocks import Blocks, Walk
-from unified_loss._statistics import Rows, Statistics, examples, gradient, row_statistics
+from unified_loss._statistics import (
+    Rows,
+    Statistics,
+    combine,
+    denominator,
+    examples,
+    gradient,
+    is_plain,
+    loss_and_gradient_of,
+    loss_of,
+    row_statistics,
+    rows_of,
+)
 from unified_loss._types import Array, Operands, Plan, Shape
 
 
@@ -47,7 +59,7 @@ class TorchBlockOps(TorchOps):
 
     def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
         axis = plan.axis
-        f = _along_last(torch.log_softmax, x)
+        f = _along(torch.log_softmax, x, axis)
         m = p = q = None
         if plan.z_loss:
             m = torch.amax(x, axis, keepdim=True) - torch.amax(f, axis, keepdim=True)
@@ -58,7 +70,7 @@ class TorchBlockOps(TorchOps):
         return Statistics(m, 0.0, p, q)
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
-        return _along_last(torch.softmax, x)
+        return _along(torch.softmax, x, axis)
 
     def scaled(self, x: Array, a: Array) -> Array:
         return x.mul_(a)
@@ -76,37 +88,59 @@ class TorchBlockOps(TorchOps):
 OPS = TorchBlockOps()
 
 
-# Thresholds, in logits; BLOCK and TURNED_BLOCK are the sizes of blocks that stay in cache. Without
-# threads of our own, a block must be worth the barriers of torch's.
+# Thresholds, in logits. Up to WHOLE, torch's own kernels on whole arrays are as fast as any walk:
+# their result, 8 MB, comes from memory that the process has. With few classes, fewer than fit one
+# vector register, those kernels take the entries of a row one by one, and a turned walk is faster
+# from SMALL on. A BLOCK is so large that what Python does for each does not count; a TURNED_BLOCK
+# also has to be copied, and stays in cache. Threads pay from PARALLEL on. Without control over
+# torch's threads, a block must be worth the barriers of torch's own.
 SMALL = 2**15
-FEW_CLASSES = 64
-TURNED_BLOCK = 2**16
-BLOCK = 2**17
+WHOLE = 2**21
+FEW_CLASSES = 16
+TURNED_BLOCK = 2**17
+BLOCK = 2**19
 SHARED_BLOCK = 2**21
-PARALLEL = 2**18
+PARALLEL = 2**20
 
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
-    if size <= SMALL:
+    is_few = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
+    if size <= (SMALL if is_few else WHOLE):
         return None
-    turned = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
-        return Walk(SHARED_BLOCK, turned, 1, torch.inference_mode)
+        return Walk(SHARED_BLOCK, is_few, 1, torch.inference_mode)
     threads = torch.get_num_threads() if size >= PARALLEL else 1
-    return Walk(TURNED_BLOCK if turned else BLOCK, turned, threads, _alone)
+    return Walk(TURNED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
 
 
-def loss(walk: Walk, plan: Plan, operands: Operands) -> Array:
+def loss(plan: Plan, operands: Operands) -> Array:
     """The loss, differentiable in the logits alone."""
+    walk = walk_for(plan, operands.logits.numel())
+    if walk is None:
+        return _whole_loss(plan, operands)
     if torch.is_grad_enabled() and operands.logits.requires_grad:
         return _Loss.apply(walk, plan, *operands)
     return Blocks(OPS, walk, plan, operands).loss()
 
 
-def loss_and_gradient(walk: Walk, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    """The loss and the gradient of its sum."""
+def _whole_loss(plan: Plan, operands: Operands) -> Array:
+    """The loss by torch's own softmax; by row statistics if a number is not finite."""
+    x = OPS.cast(operands.logits, plan.compute_dtype)
+    rows = rows_of(OPS, plan, operands, plain=True)
+    found = OPS.plain_statistics(plan, x, rows)
+    if not is_plain(OPS, rows, found):
+        return loss_of(TorchOps(), plan, operands)
+    rows, divisor = denominator(OPS, plan, operands, rows)
+    return combine(OPS, plan, rows, found, divisor)
+
+
+def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    """The loss and the gradient of its sum, as constants."""
+    walk = walk_for(plan, operands.logits.numel())
     with torch.no_grad():
+        if walk is None:
+            return loss_and_gradient_of(TorchOps(), plan, operands)
         problem = Blocks(OPS, walk, plan, operands)
         return problem.loss(), problem.gradient()
 
@@ -136,19 +170,21 @@ class _Loss(torch.autograd.Function):
 def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
     ops = TorchOps()
     x = ops.cast(operands.logits, plan.compute_dtype)
-    rows, denominator = examples(ops, plan, operands)
+    rows, divisor = examples(ops, plan, operands)
     x = x if rows.dropped is None else x.masked_fill(rows.dropped, 0.0)
     found = row_statistics(ops, plan, x, rows)
     softmax = ops.exp(x - found.m - found.l)
     if plan.reduction == "none":
         factor = ops.expand(factor, plan.axis)
-    slope = gradient(ops, plan, rows, found, softmax, factor, denominator)
+    slope = gradient(ops, plan, rows, found, softmax, factor, divisor)
     return ops.cast_like(slope, operands.logits)
 
 
-def _along_last(function: Any, x: Array) -> Array:
-    """`function` along the middle axis of three; torch is faster where that is the last."""
-    return function(x.squeeze(2), 1).unsqueeze(2) if x.shape[2] == 1 else function(x, 1)
+def _along(function: Any, x: Array, axis: int) -> Array:
+    """`function` along an axis; torch is faster where that is the last."""
+    if axis + 2 == x.ndim and x.shape[-1] == 1:
+        return function(x.squeeze(-1), axis).unsqueeze(-1)
+    return function(x, axis)
 
 
 @cache

@@ -20,9 +20,6 @@ from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
 
-# Thresholds, in logits. Up to NATIVE torch's own loss is the fastest.
-NATIVE = 2**15
-
 _native = torch.nn.functional.cross_entropy
 
 OPS = TorchOps()
@@ -115,26 +112,19 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and operands.logits.numel() <= NATIVE:
+    if plan.is_plain and blocks.walk_for(plan, operands.logits.numel()) is None:
         value = _native_loss(plan, operands)
         if value is not None:
             return value
     if not _is_ordinary(operands):
         return run(loss_of, OPS, plan, operands)
-    plan, operands = _signed(plan, operands)
-    walk = blocks.walk_for(plan, operands.logits.numel())
-    if walk is None:
-        return loss_of(OPS, plan, operands)
-    return blocks.loss(walk, plan, operands)
+    return blocks.loss(*_signed(plan, operands))
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    if _is_ordinary(operands):
-        plan, operands = _signed(plan, operands)
-        walk = blocks.walk_for(plan, operands.logits.numel())
-        is_watched = torch.is_grad_enabled() and operands.logits.requires_grad
-        if walk is not None and not is_watched:
-            return blocks.loss_and_gradient(walk, plan, operands)
+    is_constant = not (torch.is_grad_enabled() and operands.logits.requires_grad)
+    if is_constant and _is_ordinary(operands):
+        return blocks.loss_and_gradient(*_signed(plan, operands))
     return run(loss_and_gradient_of, OPS, plan, operands)
 
 

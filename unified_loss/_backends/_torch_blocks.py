@@ -105,8 +105,10 @@ PARALLEL = 2**20
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
+    if size <= SMALL:
+        return None
     is_few = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-    if size <= (SMALL if is_few else WHOLE):
+    if size <= WHOLE and not is_few:
         return None
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
         return Walk(SHARED_BLOCK, is_few, 1, torch.inference_mode)

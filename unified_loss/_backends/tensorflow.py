@@ -176,7 +176,8 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and isinstance(operands.logits, _Eager):
+    shape = operands.logits.shape
+    if plan.is_plain and shape.is_fully_defined() and _is_native(plan, math.prod(shape)):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
@@ -186,15 +187,19 @@ def loss(plan: Plan, operands: Operands) -> Array:
     return combine(OPS, plan, rows, row_statistics(OPS, plan, x, rows), denominator)
 
 
-def _native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """TensorFlow's own loss, where it is faster and means the same: of few logits, if finite."""
-    logits, labels = operands.logits, operands.labels
+def _is_native(plan: Plan, size: int) -> bool:
+    """Whether TensorFlow's own loss is faster for `size` logits, if the call is plain."""
     is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
-    if not tf.executing_eagerly() or "CPU" not in logits.device:
+    return is_last and size <= (FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE)
+
+
+def _native_loss(plan: Plan, operands: Operands) -> Array | None:
+    """TensorFlow's own loss; None unless it proves that nothing needed care."""
+    logits, labels = operands.logits, operands.labels
+    if not isinstance(logits, _Eager) or not tf.executing_eagerly() or "CPU" not in logits.device:
         return None
-    limit = FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE
-    if math.prod(logits.shape) > limit or not is_last or labels.dtype not in _NATIVE_LABELS:
-        return None
+    if labels.dtype not in _NATIVE_LABELS:
+        labels = tf.cast(labels, tf.int64)
     if plan.ndim != 2:
         logits = tf.reshape(logits, [-1, plan.num_classes])
     if plan.ndim != 2 or plan.labels_keep_axis:
@@ -213,6 +218,11 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
+    logits = operands.logits
+    is_eager = not tf.is_tensor(logits) or isinstance(logits, _Eager)
+    is_plain = plan.label_kind == "index" and plan.of_class_ids().is_plain
+    if is_eager and is_plain and _is_native(plan, math.prod(logits.shape)):
+        return "SparseSoftmaxCrossEntropyWithLogits"
     return "row statistics (TensorFlow)"
 
 

@@ -1,5 +1,6 @@
 """PyTorch."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,8 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and blocks.walk_for(plan, operands.logits.numel()) is None:
+    logits = operands.logits
+    if plan.is_plain and type(logits) in _ORDINARY and _is_native(plan, logits.numel()):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
@@ -128,12 +130,16 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     return run(loss_and_gradient_of, OPS, plan, operands)
 
 
+def _is_native(plan: Plan, size: int) -> bool:
+    """Whether torch's own loss is the fastest for `size` logits, if the call is plain."""
+    is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
+    return is_last and blocks.walk_for(plan, size) is None
+
+
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """Torch's own loss, where it means the same: of a plain call, if it is finite."""
-    logits, labels = operands.logits, operands.labels
-    if type(logits) not in _ORDINARY or not logits.is_cpu or blocks.is_watched():
-        return None
-    if labels.dtype != torch.int64 or plan.axis + 1 != plan.ndim or plan.reduction == "none":
+    """Torch's own loss; None unless it proves that nothing needed care."""
+    logits, labels = operands.logits, operands.labels.to(torch.int64)
+    if not logits.is_cpu or blocks.is_watched():
         return None
     if plan.ndim != 2 or labels.ndim != 1:
         logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
@@ -173,7 +179,15 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
-    return "row statistics (torch)"
+    logits = operands.logits
+    if isinstance(logits, torch.Tensor) and not _is_ordinary(operands):
+        return "row statistics (torch)"
+    size = math.prod(logits.shape)
+    walk = blocks.walk_for(plan, size)
+    if walk is not None:
+        return f"log_softmax in {'turned ' if walk.turned else ''}blocks"
+    is_plain = plan.label_kind == "index" and plan.of_class_ids().is_plain
+    return "F.cross_entropy" if is_plain and _is_native(plan, size) else "log_softmax"
 
 
 def _is_distributed(array: Array) -> bool:

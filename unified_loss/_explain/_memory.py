@@ -25,8 +25,8 @@ def memory_of(problem: Problem, plan: Plan) -> Memory | None:
         return None
     elements, width = math.prod(shape), BYTES[plan.compute_dtype]
     statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
-    # exp(x - max x), and the product of the label rows; half precision is cast first.
-    arrays = 2 + (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
+    # x - max x and exp(x - max x); label rows, and their products; half precision is cast first.
+    arrays = 2 + 2 * (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
     walk = _walk(problem.logits.library, plan, elements)
     if walk is None:
         arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight

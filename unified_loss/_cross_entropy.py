@@ -1,5 +1,6 @@
 """The public functions: signatures, docstrings, and the way of a call."""
 
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from unified_loss._dispatch import backend_of
@@ -213,15 +214,19 @@ def kernel_of(logits: Any, labels: Any, **options: Any) -> str:
 
 
 def _run(kernel: str, logits: Any, *arguments: Any) -> Any:
-    # Imported by the first call, since it imports NumPy.
-    from unified_loss._arguments import prepare
-
     backend = backend_of(logits)
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(kernel, logits, *arguments)
-    call = prepare(backend, logits, *arguments)
-    return getattr(backend, kernel)(call.plan, call.operands)
+    _, plan, operands = _prepare()(backend, logits, *arguments)
+    return getattr(backend, kernel)(plan, operands)
+
+
+@cache
+def _prepare() -> Any:
+    from unified_loss._arguments import prepare  # by the first call, since it imports NumPy
+
+    return prepare
 
 
 # TensorFlow's AutoGraph converts every function that a traced one calls, which takes seconds, and

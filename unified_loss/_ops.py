@@ -75,10 +75,13 @@ class KernelOps(Ops, Protocol):
     def max(self, x: Array, axis: int) -> Array:
         """Maximum over an axis; NaN where the row holds one."""
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
         """Logarithm of the sum of the exponentials of `x` less its maximum `m`.
 
-        For rows that are `dead`, anything that has no gradient.
+        For rows that are `dead`, anything that has no gradient. `f` is the difference, with 0 in
+        dead rows, where it was made already; it is given away.
         """
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:

@@ -88,16 +88,16 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     if rows.k is None and plan.label_smoothing != 1:
         p = ops.pick(x, rows.ids, axis) - m  # not from f, so that no compiler keeps it
         p = _live(ops, p if dead is None else ops.where(dead, 0.0, p), rows.dropped, rows.m)
-    l = ops.log_sum_exp(x, m, axis, dead)
+    f = None
     if rows.k is not None or plan.label_smoothing:
-        f = x - m
-        f = f if dead is None else ops.where(dead, 0.0, f)
+        f = x - m if dead is None else ops.where(dead, 0.0, x - m)
         if rows.k is not None and plan.label_smoothing != 1:
             p = ops.sum(rows.k * _live(ops, f, rows.dropped, rows.k), axis)
         if plan.label_smoothing and rows.w is None:
             q = ops.sum(_live(ops, f, rows.dropped, rows.t), axis)
         elif plan.label_smoothing:
             q = ops.sum(rows.w * _live(ops, f, rows.dropped, rows.t, rows.w), axis)
+    l = ops.log_sum_exp(x, m, f, axis, dead)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
 
@@ -108,13 +108,14 @@ def plain_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statis
     p = q = None
     if rows.k is None and plan.label_smoothing != 1:
         p = ops.pick(x, rows.ids, axis) - m
+    f = None
     if rows.k is not None or plan.label_smoothing:
         f = x - m
         if rows.k is not None:
             p = ops.sum(rows.k * f, axis)
         if plan.label_smoothing:
             q = ops.sum(f if rows.w is None else rows.w * f, axis)
-    return Statistics(m, ops.log_sum_exp(x, m, axis, None), p, q)
+    return Statistics(m, ops.log_sum_exp(x, m, f, axis, None), p, q)
 
 
 def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:

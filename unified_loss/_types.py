@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     check: Check
     compute_dtype: str
     logits_dtype: str
-    is_plain: bool = False  # lse(x) - x_y, of labels that were seen to be class ids
+    is_plain: bool = False  # lse(x) - x_y, of labels seen to be class ids, in arrays of an outline
 
     @property
     def labels_have_axis(self) -> bool:

@@ -137,8 +137,11 @@ class DaskOps(ArrayOps):
     def any(self, x: Array, axis: int) -> Array:
         return reduction(np.any, x, axis, bool)
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
-        f = x - m if dead is None else self.where(dead, 0.0, x - m)
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
+        if f is None:
+            f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return elementwise(np.log, self.sum(self.exp(f), axis))
 
     def total(self, x: Array) -> Array:

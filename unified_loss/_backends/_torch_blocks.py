@@ -102,6 +102,8 @@ BLOCK = 2**19
 SHARED_BLOCK = 2**21
 PARALLEL = 2**20
 
+LONG = 1000  # classes, of which adding one by one would lose digits
+
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
@@ -183,7 +185,9 @@ def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> A
 
 
 def _along(function: Any, x: Array, axis: int) -> Array:
-    """`function` along an axis; torch is faster where that is the last."""
+    """`function` along an axis; along the last one torch is faster, and adds in several parts."""
+    if x.shape[axis] > LONG:
+        return function(x.movedim(axis, -1), -1).movedim(-1, axis)
     if axis + 2 == x.ndim and x.shape[-1] == 1:
         return function(x.squeeze(-1), axis).unsqueeze(-1)
     return function(x, axis)

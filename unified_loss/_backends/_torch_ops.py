@@ -62,8 +62,11 @@ class TorchOps:
     def any(self, x: Array, axis: int) -> Array:
         return torch.any(x, axis, keepdim=True)
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
-        f = x - m if dead is None else (x - m).masked_fill(dead, 0.0)
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
+        if f is None:
+            f = x - m if dead is None else (x - m).masked_fill(dead, 0.0)
         return torch.log(self.sum(torch.exp(f), axis))
 
     def total(self, x: Array) -> Array:

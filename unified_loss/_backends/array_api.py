@@ -73,8 +73,11 @@ class ArrayOps:
     def any(self, x: Array, axis: int) -> Array:
         return self.xp.any(x, axis=axis, keepdims=True)
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
-        f = x - m if dead is None else self.where(dead, 0.0, x - m)
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
+        if f is None:
+            f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return self.xp.log(self.sum(self.xp.exp(f), axis))
 
     def total(self, x: Array) -> Array:

@@ -94,7 +94,9 @@ class JaxOps(ArrayOps):
     def equals(self, labels: Array, value: int) -> Array:
         return labels == np.asarray(value, labels.dtype)  # a Python integer would be an int32
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
         return log_sum_exp(x, m, dead, axis)
 
     def count(self, x: Array, dtype: str) -> Array:

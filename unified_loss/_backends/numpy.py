@@ -63,8 +63,11 @@ class NumpyOps(ArrayOps):
     def sum(self, x: Array, axis: int) -> Array:
         return x.sum(axis, keepdims=True)
 
-    def log_sum_exp(self, x: Array, m: Array, axis: int, dead: Array | None) -> Array:
-        f = x - m if dead is None else self.where(dead, 0.0, x - m)
+    def log_sum_exp(
+        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    ) -> Array:
+        if f is None:
+            f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return np.log(np.exp(f, out=f).sum(axis, keepdims=True))
 
     def scaled(self, x: Array, a: Array) -> Array:

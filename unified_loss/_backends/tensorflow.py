@@ -176,8 +176,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    shape = operands.logits.shape
-    if plan.is_plain and shape.is_fully_defined() and _is_native(plan, math.prod(shape)):
+    if plan.is_plain and _is_native(plan, math.prod(operands.logits.shape)):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
@@ -196,8 +195,6 @@ def _is_native(plan: Plan, size: int) -> bool:
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """TensorFlow's own loss; None unless it proves that nothing needed care."""
     logits, labels = operands.logits, operands.labels
-    if not isinstance(logits, _Eager) or not tf.executing_eagerly() or "CPU" not in logits.device:
-        return None
     if labels.dtype not in _NATIVE_LABELS:
         labels = tf.cast(labels, tf.int64)
     if plan.ndim != 2:

@@ -113,8 +113,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    logits = operands.logits
-    if plan.is_plain and type(logits) in _ORDINARY and _is_native(plan, logits.numel()):
+    if plan.is_plain and _is_native(plan, operands.logits.numel()):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
@@ -132,17 +131,18 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 def _is_native(plan: Plan, size: int) -> bool:
     """Whether torch's own loss is the fastest for `size` logits, if the call is plain."""
-    is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
-    return is_last and blocks.walk_for(plan, size) is None
+    if plan.axis + 1 != plan.ndim or plan.reduction == "none":
+        return False
+    return size <= blocks.SMALL or blocks.walk_for(plan, size) is None
 
 
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """Torch's own loss; None unless it proves that nothing needed care."""
-    logits, labels = operands.logits, operands.labels.to(torch.int64)
-    if not logits.is_cpu or blocks.is_watched():
-        return None
+    logits, labels = operands.logits, operands.labels
     if plan.ndim != 2 or labels.ndim != 1:
         logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
+    if plan.labels_dtype != "int64":
+        labels = labels.to(torch.int64)
     value = _native(logits, labels, reduction=plan.reduction)
     return value if 0 < value.item() < INFINITY else None
 
@@ -180,7 +180,8 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
 
 def kernel(plan: Plan, operands: Operands) -> str:
     logits = operands.logits
-    if isinstance(logits, torch.Tensor) and not _is_ordinary(operands):
+    has_values = isinstance(logits, torch.Tensor) and logits.device.type != "meta"
+    if has_values and not _is_ordinary(operands):
         return "row statistics (torch)"
     size = math.prod(logits.shape)
     walk = blocks.walk_for(plan, size)

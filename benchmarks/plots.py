@@ -76,8 +76,8 @@ def ratios(rows: Iterable[Row]) -> Figure | None:
 
 
 def memory(rows: Iterable[Row]) -> Figure | None:
-    """Peaks of extra memory, by the size of the logits."""
-    measured = (row for row in rows if row["ours_mb"] is not None)
+    """Peaks of extra memory, by the size of the logits; a peak of 0 has no place on the axes."""
+    measured = (row for row in rows if row["ours_mb"] and row["peer_mb"])
     series = _series(row for row in measured if _is_against_native(row, "scaling"))
     if not series:
         return None

@@ -37,6 +37,8 @@ TURNED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
 
+LONG = 1000  # classes, of which adding one by one in float32 would lose digits
+
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
@@ -64,6 +66,8 @@ class NumpyOps(ArrayOps):
         return x.max(axis, keepdims=True)
 
     def sum(self, x: Array, axis: int) -> Array:
+        if x.shape[axis] > LONG and math.prod(x.shape[axis + 1 :]) > 1:  # one by one
+            return x.sum(axis, keepdims=True, dtype=np.float64).astype(x.dtype)
         return x.sum(axis, keepdims=True)
 
     def log_sum_exp(
@@ -71,7 +75,7 @@ class NumpyOps(ArrayOps):
     ) -> Array:
         if f is None:
             f = x - m if dead is None else self.where(dead, 0.0, x - m)
-        return np.log(np.exp(f, out=f).sum(axis, keepdims=True))
+        return np.log(self.sum(np.exp(f, out=f), axis))
 
     def scaled(self, x: Array, a: Array) -> Array:
         return np.multiply(x, a, out=x)

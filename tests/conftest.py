@@ -83,3 +83,20 @@ def rng() -> np.random.Generator:
 def installed(request: pytest.FixtureRequest) -> list[Backend]:
     """All backends under test."""
     return selected(request.config)
+
+
+@pytest.fixture
+def torch_is_under_test(installed: list[Backend]) -> None:
+    """Skip the test if torch is not under test."""
+    if BACKENDS["torch"] not in installed:
+        pytest.skip("torch is not under test")
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A hundred logits of torch are several blocks, and the test must go through more than one."""
+    from tests.torch_block_cases import cut_small
+
+    numbers = cut_small(monkeypatch)
+    yield numbers
+    assert max(numbers, default=0) > 0

@@ -18,19 +18,7 @@ torch = pytest.importorskip("torch")
 from tests.torch_block_cases import cut_small, keep_whole  # noqa: E402 (needs torch)
 from unified_loss._backends import _torch_blocks as blocks  # noqa: E402 (the same)
 
-
-@pytest.fixture(autouse=True)
-def _under_test(installed):
-    if TORCH not in installed:
-        pytest.skip("torch is not under test")
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """A hundred logits are several blocks, and the test must go through more than one."""
-    numbers = cut_small(monkeypatch)
-    yield numbers
-    assert max(numbers, default=0) > 0
+pytestmark = pytest.mark.usefixtures("torch_is_under_test")
 
 
 @pytest.mark.parametrize("kind", KINDS)

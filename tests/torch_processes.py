@@ -3,7 +3,6 @@
 Runs every check of `CHECKS` on all ranks, and leaves what happened in ``FOLDER/RANK.json``.
 """
 
-import datetime as dt
 import functools
 import itertools
 import json
@@ -27,6 +26,7 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests import gloo
 from tests.accuracy import assert_accurate
 from tests.problems import Problem, sample
 from tests.torch_cases import CASES, EVERYTHING, TORCH, problem_of
@@ -300,13 +300,7 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 def main(rank: str, world: str, folder: str) -> None:
     """Run all checks; one that fails may leave the others waiting, so it is the last."""
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=int(rank),
-        world_size=int(world),
-        timeout=dt.timedelta(seconds=60),
-    )
+    gloo.join(rank, world, folder)
     outcomes = dict.fromkeys(CHECKS, "not reached")
     for name, check in CHECKS.items():
         try:

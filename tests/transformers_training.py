@@ -4,7 +4,6 @@
 trained parameters in ``FOLDER``.
 """
 
-import datetime as dt
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import transformers
 from torch import distributed
 
+from tests import gloo
 from unified_loss.integrations.transformers import CausalLMLoss, ClassificationLoss
 
 ROWS, LENGTH, TOKENS, CLASSES = 16, 7, 11, 3
@@ -111,13 +111,7 @@ def trained(trainer: Any) -> tuple[Parameters, list[float]]:
 
 def main(rank: str, world: str, folder: str) -> None:
     """Train all models, with two micro-batches in each process."""
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=int(rank),
-        world_size=int(world),
-        timeout=dt.timedelta(seconds=60),
-    )
+    gloo.join(rank, world, folder)
     options = {"gradient_accumulation_steps": 2, "ddp_backend": "gloo"}
     for name, task in TASKS.items():
         parameters, _ = trained(trainer_of(task(), folder, 2 * int(world), **options))

@@ -18,6 +18,7 @@ from unified_loss._rules import without
 from unified_loss._statistics import (
     Rows,
     Statistics,
+    careful_gradient,
     combine,
     denominator,
     gradient,
@@ -28,6 +29,8 @@ from unified_loss._statistics import (
 )
 from unified_loss._threads import for_each
 from unified_loss._types import Array, Operands, Plan, Shape
+
+LONG = 1000  # classes, of which adding one by one in float32 would lose digits
 
 Cut = tuple[slice, slice, slice]
 Item = tuple[int, Cut]  # a block and its number
@@ -180,8 +183,7 @@ class Blocks:
         x = self._logits(cut)
         rows = self._dense_rows(cut, x) if plan.label_kind == "dense" else self._rows(cut)
         found = row_statistics(ops, plan, x, rows)
-        softmax = ops.exp(x - found.m - found.l)
-        return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
+        return careful_gradient(ops, plan, x, rows, found, factor, self.denominator)
 
     def _plain_gradient(self, cut: Cut, factor: Array | None) -> Array:
         ops, plan = self.ops, self.plan

@@ -69,8 +69,7 @@ def loss_and_gradient_of(ops: KernelOps, plan: Plan, operands: Operands) -> tupl
     rows, denominator = examples(ops, plan, operands)
     statistics = row_statistics(ops, plan, x, rows)
     loss = combine(ops, plan, rows, statistics, denominator)
-    softmax = ops.exp(x - statistics.m - statistics.l)
-    slope = gradient(ops, plan, rows, statistics, softmax, None, denominator)
+    slope = careful_gradient(ops, plan, x, rows, statistics, None, denominator)
     return loss, ops.cast_like(slope, operands.logits)
 
 
@@ -188,6 +187,20 @@ def gradient(
     if q is not None:
         slope = slope - (c if rows.w is None else c * rows.w)
     return slope if rows.dropped is None else ops.where(rows.dropped, 0.0, slope)
+
+
+def careful_gradient(
+    ops: KernelOps,
+    plan: Plan,
+    x: Array,
+    rows: Rows,
+    statistics: Statistics,
+    factor: Array | None,
+    denominator: Array | None,
+) -> Array:
+    """The gradient where the statistics are those of `row_statistics`."""
+    softmax = ops.exp(x - statistics.m - statistics.l)
+    return gradient(ops, plan, rows, statistics, softmax, factor, denominator)
 
 
 def _coefficients(ops: Ops, plan: Plan, rows: Rows) -> Coefficients:

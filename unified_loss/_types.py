@@ -72,6 +72,11 @@ class Plan(NamedTuple):
         """Whether the total mass is a number of examples."""
         return not self.class_weight and self.sample_weight != "weight"
 
+    @property
+    def can_be_plain(self) -> bool:
+        """Whether labels that are class ids make the call plain."""
+        return self.label_kind == "index" and self.of_class_ids().is_plain
+
     def of_class_ids(self) -> "Plan":
         """The plan where all index labels are class ids, and none is to be ignored."""
         has_options = self.class_weight or self.label_smoothing or self.z_loss or self.normalizer

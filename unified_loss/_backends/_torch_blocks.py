@@ -17,14 +17,14 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps
-from unified_loss._blocks import Blocks, Walk
+from unified_loss._blocks import LONG, Blocks, Walk
 from unified_loss._statistics import (
     Rows,
     Statistics,
+    careful_gradient,
     combine,
     denominator,
     examples,
-    gradient,
     is_plain,
     loss_and_gradient_of,
     loss_of,
@@ -102,8 +102,6 @@ BLOCK = 2**19
 SHARED_BLOCK = 2**21
 PARALLEL = 2**20
 
-LONG = 1000  # classes, of which adding one by one would lose digits
-
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
@@ -177,10 +175,9 @@ def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> A
     rows, divisor = examples(ops, plan, operands)
     x = x if rows.dropped is None else x.masked_fill(rows.dropped, 0.0)
     found = row_statistics(ops, plan, x, rows)
-    softmax = ops.exp(x - found.m - found.l)
     if plan.reduction == "none":
         factor = ops.expand(factor, plan.axis)
-    slope = gradient(ops, plan, rows, found, softmax, factor, divisor)
+    slope = careful_gradient(ops, plan, x, rows, found, factor, divisor)
     return ops.cast_like(slope, operands.logits)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
-from unified_loss._blocks import Blocks, Walk
+from unified_loss._blocks import LONG, Blocks, Walk
 from unified_loss._statistics import (
     INFINITY,
     Rows,
@@ -36,8 +36,6 @@ FEW_CLASSES = 64
 TURNED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
-
-LONG = 1000  # classes, of which adding one by one in float32 would lose digits
 
 
 def walk_for(plan: Plan, size: int) -> Walk | None:

@@ -217,8 +217,7 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 def kernel(plan: Plan, operands: Operands) -> str:
     logits = operands.logits
     is_eager = not tf.is_tensor(logits) or isinstance(logits, _Eager)
-    is_plain = plan.label_kind == "index" and plan.of_class_ids().is_plain
-    if is_eager and is_plain and _is_native(plan, math.prod(logits.shape)):
+    if is_eager and plan.can_be_plain and _is_native(plan, math.prod(logits.shape)):
         return "SparseSoftmaxCrossEntropyWithLogits"
     return "row statistics (TensorFlow)"
 

@@ -133,7 +133,7 @@ def _is_native(plan: Plan, size: int) -> bool:
     """Whether torch's own loss is the fastest for `size` logits, if the call is plain."""
     if plan.axis + 1 != plan.ndim or plan.reduction == "none":
         return False
-    return size <= blocks.SMALL or blocks.walk_for(plan, size) is None
+    return blocks.walk_for(plan, size) is None
 
 
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
@@ -187,8 +187,7 @@ def kernel(plan: Plan, operands: Operands) -> str:
     walk = blocks.walk_for(plan, size)
     if walk is not None:
         return f"log_softmax in {'turned ' if walk.turned else ''}blocks"
-    is_plain = plan.label_kind == "index" and plan.of_class_ids().is_plain
-    return "F.cross_entropy" if is_plain and _is_native(plan, size) else "log_softmax"
+    return "F.cross_entropy" if plan.can_be_plain and _is_native(plan, size) else "log_softmax"
 
 
 def _is_distributed(array: Array) -> bool:

@@ -54,14 +54,17 @@ def test_unknown_sizes_of_tensorflow_are_no_numbers():
         tf.function(cross_entropy, input_signature=signature).get_concrete_function()
 
 
-def test_dynamo_keeps_the_first_line():
-    """R25: under torch.compile the text survives."""
+@pytest.mark.parametrize("dynamic", [False, True, None])
+def test_dynamo_keeps_the_first_line(dynamic):
+    """R25: under torch.compile the text survives, also after calls of other sizes."""
     torch = backend_of("torch").library
+    torch._dynamo.reset()
+    loss = torch.compile(cross_entropy, fullgraph=True, backend="eager", dynamic=dynamic)
+    loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(Exception) as caught:  # noqa: PT011 - a type of torch
-        torch.compile(cross_entropy, fullgraph=True, backend="eager")(
-            torch.zeros(4, 3), torch.zeros(12, dtype=torch.int64)
-        )
+        loss(torch.zeros(4, 3), torch.zeros(12, dtype=torch.int64))
     assert FIRST in str(caught.value)
+    assert "labels_flattened_one_hot" in str(caught.value)
 
 
 def test_symbolic_sizes_of_torch_are_not_guarded():

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from unified_loss._backends._torch_ops import NAMES
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._types import Array, Spec
+from unified_loss.exceptions import ShapeError
 
 KERNELS = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
 
@@ -25,8 +28,18 @@ def call(kernel: str, *arguments: Any) -> Any:
     from unified_loss._backends import torch as backend
 
     blind = SimpleNamespace(**vars(backend) | {"read": _unread})
-    _, plan, operands = prepare(blind, *arguments)
-    return backend.run(KERNELS[kernel], backend.GRAPH_OPS, plan, operands)
+    try:
+        _, plan, operands = prepare(blind, *arguments)
+        return backend.run(KERNELS[kernel], backend.GRAPH_OPS, plan, operands)
+    except ShapeError:
+        blind.spec = _spec_of_this_call
+        prepare(blind, *arguments)  # raises what numbers tell and symbols do not
+        raise
+
+
+def _spec_of_this_call(array: Array) -> Spec:
+    """With the sizes of the call that is traced, where the graph would hold for others as well."""
+    return Spec("torch", tuple(map(int, array.shape)), NAMES[array.dtype])
 
 
 def _unread(array: Any, *, wait: bool) -> None:

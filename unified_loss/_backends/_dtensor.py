@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from unified_loss import _messages as messages
-from unified_loss._backends._torch_ops import GraphOps, TorchOps
+from unified_loss._backends._torch_ops import TorchOps
 from unified_loss._rules import kept
 from unified_loss._statistics import INFINITY
 from unified_loss._types import Array, Operands, Plan
@@ -84,11 +84,8 @@ def _whole(array: Array) -> Array:
     )
 
 
-class DTensorOps(GraphOps):
-    """`Ops` on `DTensor`, for logits that are placed as `like` is.
-
-    A gather along a sharded axis would gather the logits first; a comparison does not.
-    """
+class DTensorOps(TorchOps):
+    """`Ops` on `DTensor`, for logits that are placed as `like` is."""
 
     def __init__(self, classes: Array, like: Array, axis: int) -> None:
         self._axis = axis
@@ -138,6 +135,10 @@ class DTensorOps(GraphOps):
         for _ in range(like.ndim - 1 - weights.ndim):
             weights = weights.unsqueeze(-1)
         return weights.unsqueeze(axis).expand(kept(like.shape, axis))
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        """By comparison; a gather along a sharded axis would gather the logits first."""
+        return self.sum(x.masked_fill(ids != self.classes(x, axis), 0.0), axis)
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
         weights = self.along(weights, self._classes, self._axis)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unified_loss._backends._torch_ops import NAMES
+from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Spec
 from unified_loss.exceptions import ShapeError
@@ -30,7 +30,7 @@ def call(kernel: str, *arguments: Any) -> Any:
     blind = SimpleNamespace(**vars(backend) | {"read": _unread})
     try:
         _, plan, operands = prepare(blind, *arguments)
-        return backend.run(KERNELS[kernel], backend.GRAPH_OPS, plan, operands)
+        return backend.run(KERNELS[kernel], GRAPH_OPS, plan, operands)
     except ShapeError:
         blind.spec = _spec_of_this_call
         prepare(blind, *arguments)  # raises what numbers tell and symbols do not

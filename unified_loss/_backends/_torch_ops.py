@@ -123,5 +123,35 @@ class GraphOps(TorchOps):
     """`Ops` for a graph that a compiler fuses."""
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        """By comparison, which fuses; a gather has a scatter for gradient, which does not."""
-        return self.sum(x.masked_fill(ids != self.classes(x, axis), 0.0), axis)
+        return _Pick.apply(x, ids, axis)
+
+
+class _Pick(torch.autograd.Function):
+    """A gather whose gradient is a comparison, which fuses; torch has a scatter, which does not."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, ids: Array, axis: int) -> Array:
+        return torch.gather(x, axis, ids)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Array, Array, int], output: Array) -> None:
+        x, ids, ctx.axis = inputs
+        known = ids, OPS.classes(x, ctx.axis)
+        ctx.save_for_backward(*known)
+        ctx.save_for_forward(*known)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Array) -> Any:
+        ids, classes = ctx.saved_tensors
+        return torch.where(ids == classes, *slopes, 0.0), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Array, *_: None) -> Array:
+        ids, _ = ctx.saved_tensors
+        return torch.gather(tangent, ctx.axis, ids)
+
+
+OPS = TorchOps()
+GRAPH_OPS = GraphOps()

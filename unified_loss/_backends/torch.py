@@ -13,7 +13,7 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
 from unified_loss._backends import _torch_blocks as blocks
-from unified_loss._backends._torch_ops import NAMES, GraphOps, TorchOps, fake_mode_of
+from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES, OPS, TorchOps, fake_mode_of
 from unified_loss._rules import kept, without
 from unified_loss._statistics import INFINITY, loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
@@ -22,9 +22,6 @@ from unified_loss.exceptions import BackendError, ShapeError
 NAME = "torch"
 
 _native = torch.nn.functional.cross_entropy
-
-OPS = TorchOps()
-GRAPH_OPS = GraphOps()
 
 
 def owns(value: object) -> bool:

@@ -136,7 +136,7 @@ class _Pick(torch.autograd.Function):
         return torch.gather(x, axis, ids)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Array, Array, int], output: Array) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Array, Array, int], _: Array) -> None:
         x, ids, ctx.axis = inputs
         known = ids, OPS.classes(x, ctx.axis)
         ctx.save_for_backward(*known)

@@ -45,7 +45,7 @@ class Ops(Protocol):
         """Size of an axis: an int, a symbolic size or a 0-d integer array."""
 
     def stop_gradient(self, x: Array) -> Array:
-        """`x` as a constant to autodiff."""
+        """`x` as a constant to autodiff; `x` itself where it is known to be one."""
 
     def expand(self, x: Array, axis: int) -> Array:
         """Insert an axis of size 1 where the class axis belongs."""

@@ -300,9 +300,11 @@ def _dense_rows(
     axis = plan.axis
     t = ops.cast(operands.labels, plan.compute_dtype)
     if plan.labels_dtype.startswith(("float", "bfloat")):
-        # A zero label on a masked class has no influence, and no gradient.
-        muted = (t == 0) & (operands.logits == -INFINITY)
-        t = ops.where(muted, ops.stop_gradient(t), t)
+        constant = ops.stop_gradient(t)
+        if constant is not t:
+            # A zero label on a masked class has no influence, and no gradient.
+            muted = (t == 0) & (operands.logits == -INFINITY)
+            t = ops.where(muted, constant, t)
         if s is not None:
             t = ops.where((s == 0) & ~ops.isfinite(t), 0.0, t)
     k = t if w is None else w * t

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch._C import _functorch
+from torch.autograd import forward_ad
 
 from unified_loss._rules import kept, without
 from unified_loss._statistics import INFINITY
@@ -85,7 +87,8 @@ class TorchOps:
         return x.shape[axis]
 
     def stop_gradient(self, x: Array) -> Array:
-        return x.detach()
+        is_transformed = _functorch.peek_interpreter_stack() or forward_ad._current_level >= 0  # noqa: SLF001
+        return x.detach() if x.requires_grad or is_transformed else x
 
     def expand(self, x: Array, axis: int) -> Array:
         return x.unsqueeze(axis)

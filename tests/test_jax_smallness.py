@@ -114,7 +114,7 @@ def test_options_add_no_array_to_the_gradient(options: dict[str, Any]) -> None:
     ours = size_of(jax.grad(lambda x, y: cross_entropy(x, y, **options)), logits, labels)
     bound = size_of(jax.grad(native), logits, labels)
     assert ours.arrays <= bound.arrays
-    assert ours.temporary <= bound.temporary
+    assert ours.temporary <= bound.temporary + ROW * 512
 
 
 @pytest.mark.parametrize("derivative", DERIVATIVES)

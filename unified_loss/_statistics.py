@@ -77,24 +77,23 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     """The kernel that any library can run, and differentiate."""
     axis = plan.axis
     m = ops.stop_gradient(ops.max(x, axis))
-    unusable = ~ops.isfinite(m)
-    m = ops.where(m == -INFINITY, 0.0, m)  # such a row gives log 0, not inf - inf
-    dead = None
-    if rows.dropped is not None:
-        dead = rows.dropped & unusable
-        m = ops.where(dead, 0.0, m)
+    dead = None if rows.dropped is None else rows.dropped & ~ops.isfinite(m)
+    m = ops.where(_either(m == -INFINITY, dead), 0.0, m)  # log 0, and not inf - inf
     p = q = None
     if rows.k is None and plan.label_smoothing != 1:
         p = ops.pick(x, rows.ids, axis) - m  # not from f, so that no compiler keeps it
-        p = _live(ops, p if dead is None else ops.where(dead, 0.0, p), rows.dropped, rows.m)
+        is_weighted_apart = rows.w is not None and plan.label_smoothing
+        p = _settled(ops, p, _either(rows.dropped, rows.m == 0 if is_weighted_apart else None))
     f = None
     if rows.k is not None or plan.label_smoothing:
-        f = x - m if dead is None else ops.where(dead, 0.0, x - m)
+        f = x - m
+        if plan.label_smoothing and rows.w is None:
+            q = ops.sum(f, axis)
+            q = _settled(ops, q, _either(rows.dropped, None if rows.k is None else rows.t == 0))
+        f = f if dead is None else ops.where(dead, 0.0, f)
         if rows.k is not None and plan.label_smoothing != 1:
             p = ops.sum(rows.k * _live(ops, f, rows.dropped, rows.k), axis)
-        if plan.label_smoothing and rows.w is None:
-            q = ops.sum(_live(ops, f, rows.dropped, rows.t), axis)
-        elif plan.label_smoothing:
+        if plan.label_smoothing and rows.w is not None:
             q = ops.sum(rows.w * _live(ops, f, rows.dropped, rows.t, rows.w), axis)
     l = ops.log_sum_exp(x, m, f, axis, dead)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
@@ -126,6 +125,11 @@ def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:
     if not all(ops.is_finite(p) for p in parts if p is not None and type(p) is not float):
         return False
     return rows.k is None or ops.all(rows.m)
+
+
+def _settled(ops: KernelOps, linear: Array, idle: Array | None) -> Array:
+    """Numbers of rows that are linear in the logits, with 0 for one that is idle and not finite."""
+    return linear if idle is None else ops.where(idle & ~ops.isfinite(linear), 0.0, linear)
 
 
 def _live(ops: KernelOps, f: Array, idle: Array | None, *coefficients: Array) -> Array:

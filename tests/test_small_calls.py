@@ -90,14 +90,62 @@ OTHERS = {
 }
 
 
+# What torch's own loss knows as well, and means the same by.
+KNOWN_TO_TORCH = "ignored", "class weights", "smoothing"
+
+
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_calls_are_left_to_the_row_statistics(shortcut, case, rng):
-    """R10 to R14: whatever has an option, or another axis."""
+    """R10 to R14: whatever has an option that the shortcut does not know, or another axis."""
+    if shortcut.backend.name == "torch" and case in KNOWN_TO_TORCH:
+        pytest.skip("torch's own loss serves it")
     problem = sample(rng, **OTHERS[case])
     if problem.has_index_labels:
         problem = problem.but(labels=problem.labels.astype(np.int64))
     assert_everything(shortcut.backend, "eager", problem, "float32")
     assert not any(result is not None for result in shortcut.results)
+
+
+@pytest.fixture
+def torch_shortcut(shortcut):
+    """That of torch."""
+    if shortcut.backend.name != "torch":
+        pytest.skip("only torch's own loss has options")
+    return shortcut
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", [*((name,) for name in KNOWN_TO_TORCH), KNOWN_TO_TORCH])
+def test_torch_serves_its_own_options(torch_shortcut, options, reduction, rng):
+    """R10, R12, R14: with the same mass, and the same gradient."""
+    options = {name: value for case in options for name, value in OTHERS[case].items()}
+    problem = plain(rng, batch=(7,), reduction=reduction, **options)
+    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert torch_shortcut.results
+    assert all(result is not None for result in torch_shortcut.results)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_torch_does_not_serve_the_gradient_of_ignored_garbage(torch_shortcut, value, rng):
+    """R10: the gradient of an ignored row is 0, whatever its logits are."""
+    problem = plain(rng, ignored=2)
+    ignored = np.flatnonzero(problem.labels == problem.ignore_index)[0]
+    problem = spoiled(problem, (ignored, 1), value)
+    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert None in torch_shortcut.results
+
+
+def test_torch_does_not_serve_the_mean_of_nothing(torch_shortcut, rng):
+    """R10: it is 0."""
+    problem = plain(rng)
+    for labels, weight in ((-100, 1.0), (0, 0.0)):
+        problem = problem.but(
+            labels=np.full_like(problem.labels, labels),
+            class_weight=np.full(problem.logits.shape[-1], weight),
+        )
+        assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert torch_shortcut.results
+    assert all(result is None for result in torch_shortcut.results)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

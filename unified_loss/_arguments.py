@@ -132,19 +132,18 @@ def _looked_at(
         return backend.from_host(argument.value, logits, dtype)
 
     _check_normalizer(backend, normalizer)
-    is_clean = plan.check is not False and _check_labels(backend, plan, labels, sample_weight)
+    if plan.check is not False:
+        plan = _check_labels(backend, plan, labels, sample_weight)
     dtype = labels_dtype = plan.compute_dtype
     if plan.label_kind == "index":
         labels_dtype = "int32"
-        if is_clean:
-            plan = plan.of_class_ids()
-        elif labels.on_host:
+        if labels.on_host and (plan.below or plan.above or plan.ignore_index is not None):
             codes = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
             labels = labels._replace(value=codes)
             plan = plan._replace(
                 labels_dtype=labels_dtype,
                 ignore_index=host.DROPPED,
-                below=True,
+                below=plan.below or plan.above,
                 above=not isinstance(plan.num_classes, int),
             )
     operands = Operands(
@@ -166,17 +165,17 @@ def _check_normalizer(backend: Backend, normalizer: _Argument | None) -> None:
 
 def _check_labels(
     backend: Backend, plan: Plan, labels: _Argument, sample_weight: _Argument | None
-) -> bool:
+) -> Plan:
     """R17: look at label values where that is free, or asked for.
 
-    Returns whether all labels were seen to be class ids that drop nothing.
+    Returns the plan with what is known then.
     """
     wait = plan.check is True
     values = None
     if wait or plan.label_kind == "index":
         values = _values(backend, labels, wait=wait)
     if values is None:
-        return False
+        return plan
 
     def weight_drops() -> Any:
         return _weight_drops(backend, plan, values, sample_weight)
@@ -186,7 +185,7 @@ def _check_labels(
     drops = weight_drops()
     if drops is not None:
         host.check_dense_labels(plan, values, drops)
-    return False
+    return plan
 
 
 def _weight_drops(

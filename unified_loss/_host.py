@@ -92,33 +92,38 @@ def are_class_ids(labels: HostArray, num_classes: int) -> bool:
     return bool(np.maximum.reduce(labels.view(unsigned), None) < min(limit, num_classes))
 
 
-def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> bool:
+def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> Plan:
     """R17: raise `LabelError` for labels out of range that are not dropped.
 
-    Returns whether every label is a class id, and none is `ignore_index`. `weight_drops` is called
-    only if some are out of range: it returns where the sample weight is zero, shaped to broadcast
-    against the labels, or None if that cannot be known for free.
+    Returns the plan with what is known now of these labels. `weight_drops` is called only if some
+    are out of range: it returns where the sample weight is zero, shaped to broadcast against the
+    labels, or None if that cannot be known for free.
     """
     classes, ignore_index = plan.num_classes, plan.ignore_index
-    if labels.size == 0 or not isinstance(classes, int):
-        return labels.size == 0
+    if labels.size == 0:
+        return plan.of_class_ids()
+    if not isinstance(classes, int):
+        return plan
     low, high = labels.min(), labels.max()
     if low >= 0 and high < classes:
         absent = ignore_index is None or not low <= ignore_index <= high
-        return absent or not bool(np.any(labels == ignore_index))
+        absent = absent or not bool(np.any(labels == ignore_index))
+        return plan.of_class_ids() if absent else plan.of_known_ids()
     if plan.labels_keep_axis:
         labels = np.squeeze(labels, plan.axis)
     kept = np.ones(labels.shape, bool)
     if ignore_index is not None:
         kept = np.asarray(labels != ignore_index, bool)
     bad = kept & np.asarray((labels < 0) | (labels >= classes), bool)
-    drops = weight_drops() if bad.any() else None
+    if not bad.any():
+        return plan.of_known_ids()
+    drops = weight_drops()
     if drops is None:
-        return False
+        return plan
     kept &= np.logical_not(drops)
     bad &= kept
     if not bad.any():
-        return False
+        return plan
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
     low, high, count = int(labels[kept].min()), int(labels[kept].max()), int(bad.sum())
     raise LabelError(

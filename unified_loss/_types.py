@@ -77,6 +77,10 @@ class Plan(NamedTuple):
         """Whether labels that are class ids make the call plain."""
         return self.label_kind == "index" and self.of_class_ids().is_plain
 
+    def of_known_ids(self) -> "Plan":
+        """The plan where all index labels are class ids or `ignore_index`."""
+        return self._replace(below=False, above=False)
+
     def of_class_ids(self) -> "Plan":
         """The plan where all index labels are class ids, and none is to be ignored."""
         has_options = self.class_weight or self.label_smoothing or self.z_loss or self.normalizer

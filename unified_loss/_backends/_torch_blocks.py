@@ -62,7 +62,7 @@ class TorchBlockOps(TorchOps):
         f = _along(torch.log_softmax, x, axis)
         m = p = q = None
         if plan.z_loss:
-            m = torch.amax(x, axis, keepdim=True) - torch.amax(f, axis, keepdim=True)
+            m = _log_denominator(x, f, rows.ids, axis)
         if plan.label_smoothing != 1:
             p = torch.gather(f, axis, rows.ids) if rows.k is None else self.sum(rows.k * f, axis)
         if plan.label_smoothing:
@@ -179,6 +179,21 @@ def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> A
         factor = ops.expand(factor, plan.axis)
     slope = careful_gradient(ops, plan, x, rows, found, factor, divisor)
     return ops.cast_like(slope, operands.logits)
+
+
+def _log_denominator(x: Array, f: Array, ids: Array | None, axis: int) -> Array:
+    """What log-softmax takes from `x`: exactly so at the largest entry.
+
+    It is the same at any finite entry but for rounding; autodiff has less to do at the labels'.
+    """
+    largest = torch.amax(x.detach(), axis, keepdim=True)
+    found: Array = largest - torch.amax(f.detach(), axis, keepdim=True)
+    if not f.requires_grad:
+        return found
+    if ids is None:
+        ids = x.detach().argmax(axis, keepdim=True)
+    same = torch.gather(x, axis, ids) - torch.gather(f, axis, ids)
+    return same + (found - same).detach()
 
 
 def _along(function: Any, x: Array, axis: int) -> Array:

@@ -87,7 +87,8 @@ class TorchOps:
         return x.shape[axis]
 
     def stop_gradient(self, x: Array) -> Array:
-        is_transformed = _functorch.peek_interpreter_stack() or forward_ad._current_level >= 0  # noqa: SLF001
+        is_transformed = _functorch.peek_interpreter_stack() is not None
+        is_transformed = is_transformed or forward_ad._current_level >= 0  # noqa: SLF001
         return x.detach() if x.requires_grad or is_transformed else x
 
     def expand(self, x: Array, axis: int) -> Array:

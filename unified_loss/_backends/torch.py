@@ -110,13 +110,13 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and _is_native(plan, operands.logits.numel()):
-        value = _native_loss(plan, operands)
-        if value is not None:
-            return value
-    if not _is_ordinary(operands):
+    if not (plan.is_plain or _is_ordinary(operands)):
         return run(loss_of, OPS, plan, operands)
-    return blocks.loss(*_signed(plan, operands))
+    plan, operands = _signed(plan, operands)
+    value = None
+    if _is_native(plan, operands.logits.numel()) and not (plan.below or plan.above):
+        value = _native_loss(plan, operands)
+    return blocks.loss(plan, operands) if value is None else value
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
@@ -127,20 +127,36 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 
 def _is_native(plan: Plan, size: int) -> bool:
-    """Whether torch's own loss is the fastest for `size` logits, if the call is plain."""
-    if plan.axis + 1 != plan.ndim or plan.reduction == "none":
+    """Whether torch's own loss is the fastest for `size` logits, if labels are known to be ids."""
+    if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
         return False
-    return blocks.walk_for(plan, size) is None
+    if plan.sample_weight != "none" or plan.z_loss or plan.normalizer:
+        return False
+    return plan.compute_dtype == plan.logits_dtype and blocks.walk_for(plan, size) is None
 
 
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """Torch's own loss; None unless it proves that nothing needed care."""
-    logits, labels = operands.logits, operands.labels
+    logits, labels, weight, ignored = *operands[:3], plan.ignore_index
     if plan.ndim != 2 or labels.ndim != 1:
         logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
-    if plan.labels_dtype != "int64":
+    if labels.dtype != torch.int64:
         labels = labels.to(torch.int64)
-    value = _native(logits, labels, reduction=plan.reduction)
+    if weight is not None:
+        weight = OPS.cast(weight, plan.compute_dtype)
+    if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
+        # Torch's gradient of a row that is ignored is NaN if its logits are.
+        silent = logits.detach()[labels == ignored]
+        if not blocks.OPS.is_finite(silent):
+            return None
+    value = _native(
+        logits,
+        labels,
+        weight,
+        ignore_index=-1 if ignored is None else ignored,
+        reduction=plan.reduction,
+        label_smoothing=plan.label_smoothing,
+    )
     return value if 0 < value.item() < INFINITY else None
 
 
@@ -184,7 +200,7 @@ def kernel(plan: Plan, operands: Operands) -> str:
     walk = blocks.walk_for(plan, size)
     if walk is not None:
         return f"log_softmax in {'turned ' if walk.turned else ''}blocks"
-    return "F.cross_entropy" if plan.can_be_plain and _is_native(plan, size) else "log_softmax"
+    return "F.cross_entropy" if _is_native(plan, size) else "log_softmax"
 
 
 def _is_distributed(array: Array) -> bool:

@@ -110,16 +110,35 @@ def test_gradients_of_labels_and_weights_are_true(
 
 
 @without_autodiff
-def test_zero_weights_still_learn(backend: Backend, mode: str, rng: Generator) -> None:
+@pytest.mark.parametrize("garbage", [np.nan, np.inf])
+@pytest.mark.parametrize("beside", [0, 1])
+def test_zero_weights_still_learn(
+    backend: Backend, mode: str, beside: int, garbage: float, rng: Generator
+) -> None:
     """R16: a weight of 0 gets its true gradient, and 0 where the row's lse is not finite."""
     problem = sample(rng, batch=(3,), classes=4, sample_weight="full", reduction="sum")
     problem.sample_weight[:2] = 0
     losses = evaluate(problem.but(sample_weight=None, reduction="none")).loss.astype(float)
-    problem.logits[1, 2] = np.nan
+    problem.logits[1, (problem.labels[1] + beside) % 4] = garbage
     losses[1] = 0
     logits, weights = backend.gradients(problem, "float32", mode, ["logits", "sample_weight"])
     np.testing.assert_array_equal(logits[:2], 0)
     assert_close(weights, losses, "float32", scale=1)
+
+
+@without_autodiff
+def test_zero_class_weight_of_garbage_learns_nothing(backend: Backend, mode: str) -> None:
+    """R16: the gradient in a class weight of 0 is 0 where the lse of its only row is not finite."""
+    problem = Problem(
+        np.array([[2, np.nan], [0, 1]], np.float32),
+        np.array([0, 1], np.int32),
+        1,
+        -1,
+        class_weight=np.array([0, 1], np.float32),
+        reduction="sum",
+    )
+    (weights,) = backend.gradients(problem, "float32", mode, ["class_weight"])
+    assert_close(weights, np.array([0, np.log1p(np.exp(-1))]), "float32", scale=1)
 
 
 @without_autodiff

@@ -189,6 +189,9 @@ def sample_weight_shape(problem: Problem, axis: int) -> str:
 
 def option(name: str, value: Any, wanted: str) -> str:
     """R8."""
+    if "Tracer" in type(value).__name__:
+        fix = "make it a constant, or list it in static_argnames of jax.jit"
+        return f"{name} must be {wanted}, but is traced: options are part of the program; {fix}."
     return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 

@@ -83,6 +83,7 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     if rows.k is None and plan.label_smoothing != 1:
         p = ops.pick(x, rows.ids, axis) - m  # not from f, so that no compiler keeps it
         is_weighted_apart = rows.w is not None and plan.label_smoothing
+        p = p if dead is None else ops.where(dead, 0.0, p)
         p = _settled(ops, p, _either(rows.dropped, rows.m == 0 if is_weighted_apart else None))
     f = None
     if rows.k is not None or plan.label_smoothing:

@@ -18,9 +18,10 @@ CLASSES = 10
 def softmax_objective(scores, data):
     """Gradient and hessian of the cross-entropy, for scores of shape (N, C)."""
     labels = data.get_label().astype(int)
+    weights = data.get_weight() if data.get_weight().size else np.ones(len(labels), np.float32)
     _, gradient = cross_entropy_with_grad(scores, labels, reduction="sum")
     p = gradient + np.eye(CLASSES, dtype=np.float32)[labels]
-    return gradient, 2 * p * (1 - p)
+    return gradient * weights[:, None], 2 * p * (1 - p) * weights[:, None]
 
 
 images, digits = load_digits(return_X_y=True)

@@ -12,7 +12,7 @@ import torch
 
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Spec
+from unified_loss._types import Array, Size, Spec
 from unified_loss.exceptions import ShapeError
 
 KERNELS = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
@@ -32,14 +32,19 @@ def call(kernel: str, *arguments: Any) -> Any:
         _, plan, operands = prepare(blind, *arguments)
         return backend.run(KERNELS[kernel], GRAPH_OPS, plan, operands)
     except ShapeError:
-        blind.spec = _spec_of_this_call
-        prepare(blind, *arguments)  # raises what numbers tell and symbols do not
+        blind.spec = _spec_in_numbers
+        prepare(blind, *arguments)  # numbers tell more of the mistake than symbols
         raise
 
 
-def _spec_of_this_call(array: Array) -> Spec:
-    """With the sizes of the call that is traced, where the graph would hold for others as well."""
-    return Spec("torch", tuple(map(int, array.shape)), NAMES[array.dtype])
+def _spec_in_numbers(array: Array) -> Spec:
+    """With the sizes that are traced with in place of symbols, for a call that is refused."""
+    return Spec("torch", tuple(map(_number, array.shape)), NAMES[array.dtype])
+
+
+def _number(size: Size) -> Size:
+    is_open = isinstance(size, torch.SymInt) and not size.node.has_hint()
+    return size if is_open else int(size)
 
 
 def _unread(array: Any, *, wait: bool) -> None:

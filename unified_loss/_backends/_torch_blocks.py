@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch._C import _functorch
-from torch.autograd import forward_ad
 
-from unified_loss._backends._torch_ops import DTYPES, TorchOps
+from unified_loss._backends._torch_ops import DTYPES, TorchOps, is_watched
 from unified_loss._blocks import LONG, Blocks, Walk
 from unified_loss._statistics import (
     Rows,
@@ -32,17 +31,6 @@ from unified_loss._statistics import (
     rows_of,
 )
 from unified_loss._types import Array, Operands, Plan, Shape
-
-
-def is_watched() -> bool:
-    """Whether anything but autograd's backward has an eye on the operations that run."""
-    return bool(
-        torch.compiler.is_compiling()
-        or _functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
-        or forward_ad._current_level >= 0  # noqa: SLF001
-        or torch._C._is_tracing()  # noqa: SLF001
-    )
 
 
 class TorchBlockOps(TorchOps):

@@ -26,6 +26,23 @@ def fake_mode_of(x: Array) -> AbstractContextManager[Any]:
     return getattr(x, "fake_mode", None) or nullcontext()
 
 
+def is_watched() -> bool:
+    """Whether anything but autograd's backward has an eye on the operations that run."""
+    return bool(
+        is_transformed()
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
+        or torch._C._is_tracing()  # noqa: SLF001
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a function transform or forward-mode autodiff is at work."""
+    return (
+        _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0  # noqa: SLF001
+    )
+
+
 class TorchOps:
     """`Ops` on PyTorch."""
 
@@ -87,9 +104,7 @@ class TorchOps:
         return x.shape[axis]
 
     def stop_gradient(self, x: Array) -> Array:
-        is_transformed = _functorch.peek_interpreter_stack() is not None
-        is_transformed = is_transformed or forward_ad._current_level >= 0  # noqa: SLF001
-        return x.detach() if x.requires_grad or is_transformed else x
+        return x.detach() if x.requires_grad or is_watched() else x
 
     def expand(self, x: Array, axis: int) -> Array:
         return x.unsqueeze(axis)
@@ -125,6 +140,11 @@ class TorchOps:
 
 class GraphOps(TorchOps):
     """`Ops` for a graph that a compiler fuses."""
+
+    def stop_gradient(self, x: Array) -> Array:
+        # A graph that is exported may be given others, that are no constants.
+        is_constant = not (x.requires_grad or is_transformed() or torch.compiler.is_exporting())
+        return x if is_constant else x.detach()
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return _Pick.apply(x, ids, axis)

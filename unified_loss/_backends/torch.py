@@ -13,7 +13,14 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
 from unified_loss._backends import _torch_blocks as blocks
-from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES, OPS, TorchOps, fake_mode_of
+from unified_loss._backends._torch_ops import (
+    GRAPH_OPS,
+    NAMES,
+    OPS,
+    TorchOps,
+    fake_mode_of,
+    is_watched,
+)
 from unified_loss._rules import kept, without
 from unified_loss._statistics import INFINITY, loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
@@ -30,7 +37,7 @@ def owns(value: object) -> bool:
 
 def outline(logits: Array, labels: Array) -> Any:
     kinds = type(logits), type(labels)
-    if kinds not in _ORDINARY_PAIRS or not (logits.is_cpu and labels.is_cpu) or blocks.is_watched():
+    if kinds not in _ORDINARY_PAIRS or not (logits.is_cpu and labels.is_cpu) or is_watched():
         return None
     if logits.is_nested or labels.is_nested or labels.is_neg():
         return None
@@ -145,9 +152,9 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     if weight is not None:
         weight = OPS.cast(weight, plan.compute_dtype)
     if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
-        # Torch's gradient of a row that is ignored is NaN if its logits are.
-        silent = logits.detach()[labels == ignored]
-        if not blocks.OPS.is_finite(silent):
+        # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
+        hidden = logits.detach()[labels == ignored]
+        if not blocks.OPS.is_finite(hidden):
             return None
     value = _native(
         logits,
@@ -166,7 +173,7 @@ _ORDINARY_PAIRS = frozenset((kind, torch.Tensor) for kind in _ORDINARY)
 
 def _is_ordinary(operands: Operands) -> bool:
     """Whether all are tensors with values on the processor, and only backward may follow."""
-    if blocks.is_watched():
+    if is_watched():
         return False
     with_grad = torch.is_grad_enabled()
     for name, array in zip(Operands._fields, operands, strict=True):

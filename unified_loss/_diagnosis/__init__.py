@@ -198,4 +198,4 @@ def _device(array: Any) -> str:
     if type(array).__module__ != "numpy":
         with contextlib.suppress(Exception):
             device = array.device
-    return "" if device is None else f" on {str(device).rpartition('device:')[2].lower()}"
+    return "" if device in {None, ""} else f" on {str(device).rpartition('device:')[2].lower()}"

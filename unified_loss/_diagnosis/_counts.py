@@ -135,7 +135,7 @@ def per_step_logits_single_label(facts: Facts) -> Readings:
     logits, labels, k = facts.logits, facts.labels, times(facts)
     if len(logits) == 3 and len(_pools(facts)) == 1:
         (axis,) = _pools(facts)
-        time_first = facts.axis == 2 and not facts.equal(labels[:1], logits[:1])
+        time_first = facts.axis == 2 and not facts.fits(labels[:1], logits[:1])
         axis = 0 if time_first else axis
         first = "; time is first" if time_first else ""
         fixes = list(fix(facts, f"take the last step (return_sequences=False{first})",

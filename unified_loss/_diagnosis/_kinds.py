@@ -89,11 +89,13 @@ def one_hot_given_to_sparse_loss(facts: Facts) -> Readings:
     if facts.values is not None and not facts.binary:
         return
     here = facts.axis if order is None else order[facts.axis]
+    is_guess = facts.values is None and order is None and facts.problem.axis is None
+    whether = f", if the classes are on axis {here}" if is_guess else ""
     yield Reading(
         75 if facts.binary else 60 if facts.integer else 55,
         f"labels {shown(labels)} have one value per class, as one-hot rows do: class ids (class "
         f"indices) have one per example, {shown(facts.batch)}.",
-        tuple(fix(facts, "take the class ids of the one-hot rows", *argmax(facts, here))),
+        tuple(fix(facts, f"take the class ids of the one-hot rows{whether}", *argmax(facts, here))),
         "do not reshape one-hot rows.",
     )
 

@@ -273,3 +273,22 @@ def test_a_backend_loads_with_its_first_array(name: str, module: str, make: str)
     pytest.importorskip(name)
     code = LOADS.replace("{module}", module).replace("{name}", name).replace("{make}", make)
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:The 202:UserWarning")  # that a release is not the default
+@pytest.mark.parametrize("release", ["2022.12", "2023.12", "2024.12"])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_weight": [1, 2, 3], "label_smoothing": 0.25, "z_loss": 0.5}], ids=str
+)
+def test_older_standards_are_enough(release: str, options: dict[str, Any]) -> None:
+    """R2: scalars in `where` and `take_along_axis` came with 2024.12."""
+    xp = pytest.importorskip("array_api_strict")
+    labels = np.array([0, -100])
+    truth = cross_entropy_with_grad(LOGITS, labels, **options)
+    with xp.ArrayAPIStrictFlags(api_version=release):
+        logits = xp.asarray(LOGITS)
+        found = cross_entropy_with_grad(logits, xp.asarray(labels), **options)
+        dense = cross_entropy(logits, xp.asarray(np.eye(3, dtype=np.float32)[[0, 2]]))
+    for ours, other in zip(truth, found, strict=True):
+        np.testing.assert_allclose(np.asarray(other), ours, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(dense), LOSS, rtol=1e-6)

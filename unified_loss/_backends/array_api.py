@@ -137,7 +137,26 @@ class ArrayOps:
         return self.xp.where(ids == self.classes(x, axis), x - b, x)
 
 
-class StrictOps(ArrayOps):
+class StandardOps(ArrayOps):
+    """A library of which only the standard is known: its release 2022.12 is enough."""
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        a, b = (self._beside(x, other) for x, other in ((a, b), (b, a)))
+        return self.xp.where(condition, a, b)
+
+    def _beside(self, x: Any, other: Array) -> Array:
+        if hasattr(x, "dtype"):
+            return x
+        return self.xp.asarray(x, dtype=other.dtype, device=array_api_compat.device(other))
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        try:
+            return super().pick(x, ids, axis)
+        except (AttributeError, RuntimeError):  # `take_along_axis` is of 2024.12
+            return self.sum(self.where(ids == self.classes(x, axis), x, 0.0), axis)
+
+
+class StrictOps(StandardOps):
     """The reference implementation of the standard is NumPy inside."""
 
     def reads_freely(self, array: Array) -> bool:
@@ -209,11 +228,11 @@ def _dask_ops(xp: Any) -> ArrayOps:
     return DaskOps(xp)
 
 
-OPS = {"array_api_strict": StrictOps, "dask": _dask_ops, "mlx": MlxOps}
+OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx": MlxOps}
 
 
 def _ops(array: Array) -> ArrayOps:
-    return OPS.get(_library(type(array)), ArrayOps)(array_api_compat.array_namespace(array))
+    return OPS.get(_library(type(array)), StandardOps)(array_api_compat.array_namespace(array))
 
 
 def _library(kind: type) -> str:

@@ -107,6 +107,8 @@ def spatial_size_mismatch(facts: Facts) -> Readings:
             return
         if any(facts.equal(labels[i], 1) for i in unequal):
             return
+        if dense and facts.integer and facts.values and not facts.binary:
+            return  # no rows of one class each, so no axis of theirs is a height or a width
         mine = {i: i if dense or i < axis else i + 1 for i in unequal}
         yield Reading(
             round(93 - 4 * apart(wanted, labels)),

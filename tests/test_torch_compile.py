@@ -285,3 +285,24 @@ def test_the_first_call_of_a_process_is_compiled_once() -> None:
         [sys.executable, "-c", FRESH], capture_output=True, text=True, check=True, timeout=600
     )
     assert done.stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize("recorder", ["make_fx", "export", "strict export"])
+def test_recorded_graphs_do_not_take_labels_for_constants(recorder: str) -> None:
+    """R18, R22: recorded with labels that need no gradient, a graph is right for others."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    class Loss(torch.nn.Module):
+        def forward(self, logits: Any, labels: Any) -> Any:
+            return cross_entropy(logits, labels)
+
+    arrays = torch.tensor([[0.0, 1.0, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]])
+    if recorder == "make_fx":
+        graph = make_fx(Loss())(*arrays)
+    else:
+        graph = torch.export.export(Loss(), arrays, strict="strict" in recorder).module()
+    logits, labels = arrays[0], arrays[1].requires_grad_()
+    (slope,) = torch.autograd.grad(graph(logits, labels), labels)
+    (truth,) = torch.autograd.grad(cross_entropy(logits, labels), labels)
+    assert truth[0, 2] == 0
+    torch.testing.assert_close(slope, truth)

@@ -229,27 +229,6 @@ def test_make_fx_records_no_values(case: str, mode: str, rng: Generator) -> None
         assert graph(logits, arrays)[1].isnan() == counts
 
 
-@pytest.mark.parametrize("recorder", ["make_fx", "export", "strict export"])
-def test_recorded_graphs_do_not_take_labels_for_constants(recorder: str) -> None:
-    """R18, R22: recorded with labels that need no gradient, a graph is right for others."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    class Loss(torch.nn.Module):
-        def forward(self, logits: Any, labels: Any) -> Any:
-            return cross_entropy(logits, labels)
-
-    arrays = torch.tensor([[0.0, 1.0, -torch.inf]]), torch.tensor([[0.5, 0.5, 0.0]])
-    if recorder == "make_fx":
-        graph = make_fx(Loss())(*arrays)
-    else:
-        graph = torch.export.export(Loss(), arrays, strict="strict" in recorder).module()
-    logits, labels = arrays[0], arrays[1].requires_grad_()
-    (slope,) = torch.autograd.grad(graph(logits, labels), labels)
-    (truth,) = torch.autograd.grad(cross_entropy(logits, labels), labels)
-    assert truth[0, 2] == 0
-    torch.testing.assert_close(slope, truth)
-
-
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_fake_and_meta_tensors_have_the_shape(

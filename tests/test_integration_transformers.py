@@ -163,9 +163,11 @@ def outputs_of(*shape: int) -> Any:
     return transformers.utils.ModelOutput(logits=torch.randn(*shape, generator=generator))
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda one: one.to_tuple(), lambda one: one])
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda one: one.to_tuple(), lambda one: one, lambda one: one.logits]
+)
 def test_takes_what_models_return(wrap: Any) -> None:
-    """Issue 6: a `ModelOutput`, a dictionary, or a tuple (``return_dict=False``)."""
+    """Issue 6: a `ModelOutput`, a dictionary, a tuple (``return_dict=False``), or logits alone."""
     outputs = outputs_of(4, 3)
     labels = torch.tensor([0, 2, -100, 1])
     expected = torch.nn.functional.cross_entropy(outputs.logits, labels)

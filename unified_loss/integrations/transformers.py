@@ -88,7 +88,7 @@ class ClassificationLoss(nn.Module):
 
         Parameters
         ----------
-        outputs : mapping with "logits", or tuple that begins with them
+        outputs : mapping with "logits", tuple that begins with them, or the tensor alone
             What the model returned: logits of shape (..., C), the classes on the last axis.
         labels : tensor, shape (...) integer, or shape (..., C)
             Class ids, -100 where there is none, or a row of probabilities for each example.
@@ -109,7 +109,10 @@ class ClassificationLoss(nn.Module):
         if labels is None:
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise LossInputError(message)
-        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        if isinstance(outputs, Tensor):
+            logits = outputs
+        else:
+            logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         labels = self.aligned(labels).to(logits.device)
         items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
         # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the

@@ -122,7 +122,7 @@ def test_run_writes_tables_and_plots(name, tmp_path, monkeypatch, capsys):
     peer = {"numpy": "scipy", "torch": "F.cross_entropy"}[name]
     sizes = (10, 1000, 2000)
     cases = [
-        Case("time", name, (4, 3), peer, memory=True),
+        Case("time", name, (4000, 1000), peer, memory=True),  # enough to be seen
         *(Case("scaling", name, (size, 1000), peer) for size in sizes),
     ]
     monkeypatch.setattr(command, "all_cases", lambda: cases)

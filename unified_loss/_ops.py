@@ -1,8 +1,10 @@
 """The few array functions that the arithmetic of `_statistics` needs; one object per library."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from unified_loss._types import Array
+
+INFINITY = float("inf")
 
 
 class Ops(Protocol):
@@ -28,6 +30,9 @@ class Ops(Protocol):
 
     def sum(self, x: Array, axis: int) -> Array:
         """Sum over an axis."""
+
+    def max(self, x: Array, axis: int) -> Array:
+        """Maximum over an axis; NaN where the row holds one."""
 
     def any(self, x: Array, axis: int) -> Array:
         """Whether any entry along an axis is true, or a number but 0."""
@@ -63,6 +68,15 @@ class Ops(Protocol):
         """The weight of each class id."""
 
 
+class Factors(NamedTuple):
+    """The factors f = x - m of a row, as the statistics see them."""
+
+    x: Array
+    m: Array  # a constant to autodiff
+    dead: Array | None  # rows that do not count and are not finite: they have no slope
+    f: Array | None  # x - m, with 0 in dead rows; None where the exponentials alone need it
+
+
 class KernelOps(Ops, Protocol):
     """What the common kernel needs beside them."""
 
@@ -72,17 +86,16 @@ class KernelOps(Ops, Protocol):
     def exp(self, x: Array) -> Array:
         """Exponential."""
 
-    def max(self, x: Array, axis: int) -> Array:
-        """Maximum over an axis; NaN where the row holds one."""
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        """Logarithm of the sum of their exponentials; anything in dead rows. `f` is given away."""
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    def weighted_sum(
+        self, weights: Array, factors: Factors, idle: Array | None, axis: int
     ) -> Array:
-        """Logarithm of the sum of the exponentials of `x` less its maximum `m`.
-
-        For rows that are `dead`, anything that has no gradient. `f` is the difference, with 0 in
-        dead rows, where it was made already; it is given away.
-        """
+        """Sum of weights times factors; a -inf counts as 0 in an idle row and at a weight of 0."""
+        f = factors.f
+        nought = weights == 0 if idle is None else idle | (weights == 0)
+        return self.sum(weights * self.where(nought & (f == -INFINITY), 0.0, f), axis)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         """The entry of `x` at `ids` along `axis`."""

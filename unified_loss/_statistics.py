@@ -16,10 +16,9 @@ number an example, so everything broadcasts at equal rank.
 
 from typing import Any, NamedTuple
 
-from unified_loss._ops import KernelOps, Ops
+from unified_loss._ops import INFINITY, Factors, KernelOps, Ops
 from unified_loss._types import Array, Operands, Plan
 
-INFINITY = float("inf")
 NAN = float("nan")
 
 
@@ -92,11 +91,13 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
             q = ops.sum(f, axis)
             q = _settled(ops, q, _either(rows.dropped, None if rows.k is None else rows.t == 0))
         f = f if dead is None else ops.where(dead, 0.0, f)
-        if rows.k is not None and plan.label_smoothing != 1:
-            p = ops.sum(rows.k * _live(ops, f, rows.dropped, rows.k), axis)
-        if plan.label_smoothing and rows.w is not None:
-            q = ops.sum(rows.w * _live(ops, f, rows.dropped, rows.t, rows.w), axis)
-    l = ops.log_sum_exp(x, m, f, axis, dead)
+    factors = Factors(x, m, dead, f)
+    if rows.k is not None and plan.label_smoothing != 1:
+        p = ops.weighted_sum(rows.k, factors, rows.dropped, axis)
+    if plan.label_smoothing and rows.w is not None:
+        idle = _either(rows.dropped, None if isinstance(rows.t, float) else rows.t == 0)
+        q = ops.weighted_sum(rows.w, factors, idle, axis)
+    l = ops.log_sum_exp(factors, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
 
@@ -114,7 +115,7 @@ def plain_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statis
             p = ops.sum(rows.k * f, axis)
         if plan.label_smoothing:
             q = ops.sum(f if rows.w is None else rows.w * f, axis)
-    return Statistics(m, ops.log_sum_exp(x, m, f, axis, None), p, q)
+    return Statistics(m, ops.log_sum_exp(Factors(x, m, None, f), axis), p, q)
 
 
 def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:
@@ -131,13 +132,6 @@ def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:
 def _settled(ops: KernelOps, linear: Array, idle: Array | None) -> Array:
     """Numbers of rows that are linear in the logits, with 0 for one that is idle and not finite."""
     return linear if idle is None else ops.where(idle & ~ops.isfinite(linear), 0.0, linear)
-
-
-def _live(ops: KernelOps, f: Array, idle: Array | None, *coefficients: Array) -> Array:
-    """The factors `f`, with 0 in place of a -inf that is idle or that a coefficient of 0 meets."""
-    for coefficient in coefficients:
-        idle = _either(idle, None if isinstance(coefficient, float) else coefficient == 0)
-    return f if idle is None else ops.where(idle & (f == -INFINITY), 0.0, f)
 
 
 def combine(
@@ -315,12 +309,13 @@ def _dense_rows(
     k = t if w is None else w * t
     total = ops.sum(t, axis)
     m = total if w is None else ops.sum(k, axis)
-    live = k
-    if plan.label_smoothing:
+    live = ops.stop_gradient(k if w is not None else (1 - plan.label_smoothing) * t)
+    if w is not None and plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(classes, plan.compute_dtype)
-        live = (1 - plan.label_smoothing) * t != -share * total
-        live = live if w is None else live & (w != 0)
-    zero = ~ops.any(live, axis) & (m == 0)
+        live = ((1 - plan.label_smoothing) * t != -share * total) & (w != 0)
+        zero = ~ops.any(live, axis) & (m == 0)
+    else:
+        zero = (ops.max(live, axis) == 0) & (m == 0)  # all are 0 if none is above and their sum is
     mass = s
     if w is not None:
         mass = m if s is None else s * m

@@ -11,6 +11,7 @@ import numpy as np
 
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
+from unified_loss._ops import Factors
 from unified_loss._statistics import examples, loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import ShapeError
@@ -137,9 +138,8 @@ class DaskOps(ArrayOps):
     def any(self, x: Array, axis: int) -> Array:
         return reduction(np.any, x, axis, bool)
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
-    ) -> Array:
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, f = factors
         if f is None:
             f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return elementwise(np.log, self.sum(self.exp(f), axis))

@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from unified_loss import _messages as messages
 from unified_loss._backends._torch_ops import TorchOps
+from unified_loss._ops import INFINITY
 from unified_loss._rules import kept
-from unified_loss._statistics import INFINITY
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError
 

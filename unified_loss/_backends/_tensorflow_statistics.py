@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from unified_loss._ops import Ops
-from unified_loss._statistics import INFINITY, Rows, Statistics
+from unified_loss._ops import INFINITY, Ops
+from unified_loss._statistics import Rows, Statistics
 from unified_loss._types import Array, Plan
 
 

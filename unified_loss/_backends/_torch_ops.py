@@ -8,8 +8,8 @@ import torch
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
+from unified_loss._ops import INFINITY, Factors, KernelOps
 from unified_loss._rules import kept, without
-from unified_loss._statistics import INFINITY
 from unified_loss._types import Array
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
@@ -43,7 +43,7 @@ def is_transformed() -> bool:
     )
 
 
-class TorchOps:
+class TorchOps(KernelOps):
     """`Ops` on PyTorch."""
 
     def cast(self, x: Array, dtype: str) -> Array:
@@ -81,9 +81,8 @@ class TorchOps:
     def any(self, x: Array, axis: int) -> Array:
         return torch.any(x, axis, keepdim=True)
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
-    ) -> Array:
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, f = factors
         if f is None:
             f = x - m if dead is None else (x - m).masked_fill(dead, 0.0)
         return torch.log(self.sum(torch.exp(f), axis))

@@ -8,13 +8,14 @@ import numpy as np
 
 from unified_loss import _host as host
 from unified_loss import _rules as rules
+from unified_loss._ops import Factors, KernelOps
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "array-api"
 
 
-class ArrayOps:
+class ArrayOps(KernelOps):
     """`Ops` on an array-API namespace, and the way between it and NumPy."""
 
     def __init__(self, xp: Any) -> None:
@@ -73,9 +74,8 @@ class ArrayOps:
     def any(self, x: Array, axis: int) -> Array:
         return self.xp.any(x, axis=axis, keepdims=True)
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
-    ) -> Array:
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, f = factors
         if f is None:
             f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return self.xp.log(self.sum(self.xp.exp(f), axis))

@@ -9,71 +9,14 @@ import numpy as np
 
 from unified_loss import _host as host
 from unified_loss import _rules as rules
+from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._backends.array_api import ArrayOps
+from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "jax"
-
-
-# What the derivative of a call keeps for its backward: the logits and a few numbers a row, from
-# which the arrays of their size are made again, where they fuse with what follows.
-_remade = partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def log_sum_exp(x: Array, m: Array, dead: Array | None, axis: int) -> Array:
-    """Log sum exp(x - m), with m a constant, and without a slope in rows that are `dead`."""
-    return jnp.log(jnp.sum(jnp.exp(x - m), axis, keepdims=True))
-
-
-@log_sum_exp.defjvp
-def _log_sum_exp_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    x, m, dead = primals
-    l = log_sum_exp(x, m, dead, axis)
-    scale = jnp.exp(-l if dead is None else jnp.where(dead, 0.0, -l))
-    return l, scale * _remade(_exp_times)(axis, x, m, dead, tangents[0])
-
-
-def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
-    return jnp.sum(_exp(x, m, dead) * dx, axis, keepdims=True)
-
-
-@jax.custom_jvp
-def _exp(x: Array, m: Array, dead: Array | None) -> Array:
-    """exp(x - m), and 0 in rows that are `dead`, in all derivatives too."""
-    e = jnp.exp(x - m)  # as in the forward, which a compiler sees
-    return e if dead is None else jnp.where(dead, 0.0, e)
-
-
-@_exp.defjvp
-def _exp_jvp(primals: Any, tangents: Any) -> Any:
-    e = _exp(*primals)
-    return e, e * tangents[0]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def pick(x: Array, ids: Array, axis: int) -> Array:
-    """The entry of `x` at `ids`; its gradient is a comparison, which fuses, and no scatter."""
-    if split(x) == split(ids):
-        return jnp.take_along_axis(x, ids, axis, mode="promise_in_bounds")
-    return _compare_and_sum(axis, x, ids)  # nothing gathers along an axis that is split
-
-
-@pick.defjvp
-def _pick_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    x, ids = primals
-    return pick(x, ids, axis), _remade(_compare_and_sum)(axis, tangents[0], ids)
-
-
-def _compare_and_sum(axis: int, x: Array, ids: Array) -> Array:
-    return jnp.sum(jnp.where(_hit(ids, x, axis), x, 0.0), axis, keepdims=True)
-
-
-def _hit(ids: Array, like: Array, axis: int) -> Array:
-    where = layout(like, *split(like))
-    return ids == jax.lax.broadcasted_iota(ids.dtype, like.shape, axis, out_sharding=where)
 
 
 class JaxOps(ArrayOps):
@@ -94,10 +37,15 @@ class JaxOps(ArrayOps):
     def equals(self, labels: Array, value: int) -> Array:
         return labels == np.asarray(value, labels.dtype)  # a Python integer would be an int32
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, f = factors
+        return kernels.log_sum_exp(axis, f is not None, x, m, dead)
+
+    def weighted_sum(
+        self, weights: Array, factors: Factors, idle: Array | None, axis: int
     ) -> Array:
-        return log_sum_exp(x, m, dead, axis)
+        x, m, dead, _ = factors
+        return kernels.weighted_sum(axis, weights, x, m, dead, idle)
 
     def count(self, x: Array, dtype: str) -> Array:
         return jnp.sum(x).astype(dtype)
@@ -110,7 +58,7 @@ class JaxOps(ArrayOps):
         return jax.lax.stop_gradient(x)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return pick(x, ids, axis)
+        return kernels.pick(axis, x, ids)
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
         names = split(ids)
@@ -120,10 +68,10 @@ class JaxOps(ArrayOps):
             return weights.at[ids].get(mode="promise_in_bounds", out_sharding=layout(ids, *names))
         where = layout(ids, *names, *split(weights))
         rows = jnp.broadcast_to(weights, (*ids.shape, *weights.shape), out_sharding=where)
-        return jnp.squeeze(_compare_and_sum(ids.ndim, rows, ids[..., None]), -1)
+        return jnp.squeeze(kernels.compare_and_sum(ids.ndim, rows, ids[..., None]), -1)
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        return jnp.where(_hit(ids, x, axis), x - b, x)
+        return jnp.where(kernels.is_at(ids, x, axis), x - b, x)
 
 
 OPS = JaxOps(jnp)

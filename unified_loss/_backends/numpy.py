@@ -11,8 +11,8 @@ from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
 from unified_loss._blocks import LONG, Blocks, Walk
+from unified_loss._ops import INFINITY, Factors
 from unified_loss._statistics import (
-    INFINITY,
     Rows,
     Statistics,
     loss_and_gradient_of,
@@ -68,9 +68,8 @@ class NumpyOps(ArrayOps):
             return x.sum(axis, keepdims=True, dtype=np.float64).astype(x.dtype)
         return x.sum(axis, keepdims=True)
 
-    def log_sum_exp(
-        self, x: Array, m: Array, f: Array | None, axis: int, dead: Array | None
-    ) -> Array:
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, f = factors
         if f is None:
             f = x - m if dead is None else self.where(dead, 0.0, x - m)
         return np.log(self.sum(np.exp(f, out=f), axis))

@@ -8,7 +8,8 @@ import tensorflow as tf
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends._tensorflow_statistics import row_statistics
-from unified_loss._statistics import INFINITY, combine, examples
+from unified_loss._ops import INFINITY
+from unified_loss._statistics import combine, examples
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "tensorflow"
@@ -59,10 +60,13 @@ class TensorflowOps:
     def sum(self, x: Array, axis: int) -> Array:
         return tf.reduce_sum(x, axis, keepdims=True)
 
+    def max(self, x: Array, axis: int) -> Array:
+        return tf.reduce_max(x, axis, keepdims=True)
+
     def any(self, x: Array, axis: int) -> Array:
         if x.dtype == tf.bool:
             return tf.reduce_any(x, axis, keepdims=True)
-        ends = tf.reduce_max(x, axis, keepdims=True), tf.reduce_min(x, axis, keepdims=True)
+        ends = self.max(x, axis), tf.reduce_min(x, axis, keepdims=True)
         return (ends[0] != 0) | (ends[1] != 0)
 
     def total(self, x: Array) -> Array:

@@ -21,8 +21,9 @@ from unified_loss._backends._torch_ops import (
     fake_mode_of,
     is_watched,
 )
+from unified_loss._ops import INFINITY
 from unified_loss._rules import kept, without
-from unified_loss._statistics import INFINITY, loss_and_gradient_of, loss_of
+from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 

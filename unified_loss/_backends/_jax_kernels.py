@@ -1,0 +1,138 @@
+"""The functions of JAX that have derivatives of their own.
+
+What the derivative of a call keeps for its backward are the logits and a few numbers a row, from
+which arrays of their size are made again, where they fuse with what follows.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.lax import optimization_barrier
+
+from unified_loss._backends._jax_operands import layout, split
+from unified_loss._ops import INFINITY
+from unified_loss._types import Array
+
+_remade = partial(jax.checkpoint, prevent_cse=False, static_argnums=0)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def log_sum_exp(
+    axis: int,
+    is_apart: bool,  # noqa: FBT001 (custom_jvp knows no keywords)
+    x: Array,
+    m: Array,
+    dead: Array | None,
+) -> Array:
+    """Log sum exp(x - m), with m a constant, and without a slope in rows that are `dead`.
+
+    `is_apart`: another sum needs x - m as well. XLA would write out what two of them share.
+    """
+    if is_apart:
+        x, m = optimization_barrier((x, m))
+    return jnp.log(jnp.sum(jnp.exp(x - m), axis, keepdims=True))
+
+
+@log_sum_exp.defjvp
+def _log_sum_exp_jvp(axis: int, is_apart: bool, primals: Any, tangents: Any) -> Any:  # noqa: FBT001
+    l = log_sum_exp(axis, is_apart, *primals)
+    _, _, dead = primals
+    scale = jnp.exp(-l if dead is None else jnp.where(dead, 0.0, -l))
+    return l, scale * _remade(_exp_times)(axis, *primals, tangents[0])
+
+
+def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
+    return jnp.sum(_exp(x, m, dead) * dx, axis, keepdims=True)
+
+
+@jax.custom_jvp
+def _exp(x: Array, m: Array, dead: Array | None) -> Array:
+    """exp(x - m), and 0 in rows that are `dead`, in all derivatives too."""
+    e = jnp.exp(x - m)  # as in the forward, which a compiler sees
+    return e if dead is None else jnp.where(dead, 0.0, e)
+
+
+@_exp.defjvp
+def _exp_jvp(primals: Any, tangents: Any) -> Any:
+    e = _exp(*primals)
+    return e, e * tangents[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def weighted_sum(
+    axis: int, weights: Array, x: Array, m: Array, dead: Array | None, idle: Array | None
+) -> Array:
+    """Sum of weights times x - m; a -inf counts as 0 in an idle row and at a weight of 0."""
+    on_cpu, elsewhere = (partial(kernel, axis) for kernel in (_hopeful_sum, _careful_sum))
+    return jax.lax.platform_dependent(weights, x, m, dead, idle, cpu=on_cpu, default=elsewhere)
+
+
+@partial(weighted_sum.defjvp, symbolic_zeros=True)
+def _weighted_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    value = weighted_sum(axis, *primals)
+    slope = jnp.zeros_like(value)
+    for kernel, tangent in zip((_slope_in_weights, _slope_in_x), tangents, strict=False):
+        if not isinstance(tangent, SymbolicZero):
+            slope += _remade(kernel)(axis, *primals, tangent)
+    return value, slope
+
+
+def _hopeful_sum(axis: int, weights: Array, x: Array, m: Array, *rows: Array | None) -> Array:
+    """The sum as if nothing needed care, which is right if it is finite.
+
+    A selection in the sum takes XLA four times as long on a processor.
+    """
+    weights, x, m = optimization_barrier((weights, x, m))
+    found = jnp.sum(weights * (x - m), axis, keepdims=True)
+    careful = partial(_careful_sum, axis, weights, x, m, *rows)
+    return jax.lax.cond(jnp.all(jnp.isfinite(found)), lambda: found, careful)
+
+
+def _careful_sum(axis: int, weights: Array, *factors: Array | None) -> Array:
+    return _slope_in_weights(axis, weights, *factors, weights)
+
+
+def _slope_in_weights(axis: int, *operands: Any) -> Array:
+    *primals, tangent = operands
+    _, x, m, _, _ = primals
+    return jnp.sum(tangent * jnp.where(_is_muted(*primals), 0.0, x - m), axis, keepdims=True)
+
+
+def _slope_in_x(axis: int, *operands: Any) -> Array:
+    *primals, tangent = operands
+    weights = primals[0]
+    return jnp.sum(weights * jnp.where(_is_muted(*primals), 0.0, tangent), axis, keepdims=True)
+
+
+def _is_muted(weights: Array, x: Array, m: Array, dead: Array | None, idle: Array | None) -> Array:
+    nought = weights == 0 if idle is None else idle | (weights == 0)
+    muted = nought & (x - m == -INFINITY)
+    return muted if dead is None else muted | dead
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def pick(axis: int, x: Array, ids: Array) -> Array:
+    """The entry of `x` at `ids`; its gradient is a comparison, which fuses, and no scatter."""
+    if split(x) == split(ids):
+        return jnp.take_along_axis(x, ids, axis, mode="promise_in_bounds")
+    return compare_and_sum(axis, x, ids)  # nothing gathers along an axis that is split
+
+
+@pick.defjvp
+def _pick_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    x, ids = primals
+    return pick(axis, x, ids), _remade(compare_and_sum)(axis, tangents[0], ids)
+
+
+def compare_and_sum(axis: int, x: Array, ids: Array) -> Array:
+    """`pick` by a comparison."""
+    return jnp.sum(jnp.where(is_at(ids, x, axis), x, 0.0), axis, keepdims=True)
+
+
+def is_at(ids: Array, like: Array, axis: int) -> Array:
+    """Where the entries of `like` at `ids` are."""
+    where = layout(like, *split(like))
+    return ids == jax.lax.broadcasted_iota(ids.dtype, like.shape, axis, out_sharding=where)

@@ -145,8 +145,61 @@ class GraphOps(TorchOps):
         is_constant = not (x.requires_grad or is_transformed() or torch.compiler.is_exporting())
         return x if is_constant else x.detach()
 
+    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
+        x, m, dead, _ = factors
+        return _LogSumExp.apply(x, m, dead, axis)
+
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return _Pick.apply(x, ids, axis)
+
+
+def _written(rows: Array) -> Array:
+    """`rows`, which a compiler for the processor is to write out, one number a row.
+
+    It would compute them again for each entry that they meet in a sum or a gradient, where that
+    takes more time than the exponentials. A view by strides has to see them in memory.
+    """
+    if not rows.is_cpu or is_transformed() or torch.compiler.is_exporting():
+        return rows
+    return rows.as_strided(rows.shape, rows.stride())
+
+
+class _LogSumExp(torch.autograd.Function):
+    """Log sum exp(x - m), with m a constant, and without a slope in rows that are dead."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Array, m: Array, _dead: Array | None, axis: int) -> Array:
+        return torch.log(torch.sum(torch.exp(x - _written(m)), axis, keepdim=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Array, Array, Array | None, int], l: Array) -> None:
+        x, m, dead, ctx.axis = inputs
+        # A NaN marks dead rows, since masks are slow to read; in others all slopes are NaN anyway.
+        known = x, m if dead is None else m.masked_fill(dead, math.nan), l, dead
+        ctx.save_for_backward(*known)
+        ctx.save_for_forward(*known)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Array) -> Any:
+        (slope,) = slopes
+        return _scaled_softmax(slope, *ctx.saved_tensors), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Array, *_: None) -> Array:
+        slope = tangent * _scaled_softmax(1.0, *ctx.saved_tensors)
+        return torch.sum(slope, ctx.axis, keepdim=True)
+
+
+def _scaled_softmax(scale: Any, x: Array, m: Array, l: Array, dead: Array | None) -> Array:
+    """The softmax times a number a row, and 0 in rows that are dead, whose m is NaN."""
+    scale = scale * torch.exp(-l)
+    if dead is None:
+        return torch.exp(x - _written(m)) * _written(scale)
+    m, scale = _written(m), _written(scale.masked_fill(dead, 0.0))
+    is_dead = m != m  # noqa: PLR0124 (isnan() is slow in a compiled loop)
+    return torch.exp((x - m).masked_fill(is_dead, -INFINITY)) * scale
 
 
 class _Pick(torch.autograd.Function):
@@ -168,7 +221,8 @@ class _Pick(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Array) -> Any:
         ids, classes = ctx.saved_tensors
-        return torch.where(ids == classes, *slopes, 0.0), None, None
+        (slope,) = map(_written, slopes)
+        return torch.where(_written(ids) == classes, slope, 0.0), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Array, *_: None) -> Array:

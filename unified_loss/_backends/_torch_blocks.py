@@ -49,10 +49,11 @@ class TorchBlockOps(TorchOps):
         axis = plan.axis
         f = _along(torch.log_softmax, x, axis)
         m = p = q = None
-        if plan.z_loss:
-            m = _log_denominator(x, f, rows.ids, axis)
         if plan.label_smoothing != 1:
             p = torch.gather(f, axis, rows.ids) if rows.k is None else self.sum(rows.k * f, axis)
+        if plan.z_loss:
+            known = None if p is None or rows.ids is None else (rows.ids, p)
+            m = _log_denominator(x, f, known, axis)
         if plan.label_smoothing:
             q = self.sum(f if rows.w is None else rows.w * f, axis)
         return Statistics(m, 0.0, p, q)
@@ -169,18 +170,21 @@ def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> A
     return ops.cast_like(slope, operands.logits)
 
 
-def _log_denominator(x: Array, f: Array, ids: Array | None, axis: int) -> Array:
+def _log_denominator(x: Array, f: Array, known: tuple[Array, Array] | None, axis: int) -> Array:
     """What log-softmax takes from `x`: exactly so at the largest entry.
 
-    It is the same at any finite entry but for rounding; autodiff has less to do at the labels'.
+    It is the same at any finite entry but for rounding, and autodiff has less to do at one whose
+    place, and whose `f`, is `known`.
     """
     largest = torch.amax(x.detach(), axis, keepdim=True)
     found: Array = largest - torch.amax(f.detach(), axis, keepdim=True)
     if not f.requires_grad:
         return found
-    if ids is None:
+    if known is None:
         ids = x.detach().argmax(axis, keepdim=True)
-    same = torch.gather(x, axis, ids) - torch.gather(f, axis, ids)
+        known = ids, torch.gather(f, axis, ids)
+    ids, entry = known
+    same = torch.gather(x, axis, ids) - entry
     return same + (found - same).detach()
 
 

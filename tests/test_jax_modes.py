@@ -125,6 +125,18 @@ def test_export_with_symbolic_shapes(kind: Any, rng: Generator) -> None:
         np.testing.assert_allclose(second, hessian(problem), rtol=1e-5, atol=2e-6)
 
 
+def test_one_export_serves_every_platform(rng: Generator) -> None:
+    """R23: what helps XLA on a processor is not in the programs of others."""
+    for problem in (problem_of(case, rng) for case in ("dense", "dense_masked_class")):
+        arrays = JAX.place(problem, "float32")
+        loss = jax.jit(lambda arrays, options=problem.options: cross_entropy(**arrays, **options))
+        program = jax.export.export(loss, platforms=("cpu", "cuda", "tpu"))(arrays)
+        assert_accurate(program.call(arrays), problem, "float32")
+        for platform in ("cpu", "cuda"):
+            text = jax.export.export(loss, platforms=(platform,))(arrays).mlir_module()
+            assert ("optimization_barrier" in text) is (platform == "cpu")
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "class_axis"),
     [("n, 7, h, w", "n, h, w", 1), ("n, t, c", "n, t", -1), ("2*n, c", "2*n", -1), ("c", "", 0)],

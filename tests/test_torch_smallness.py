@@ -58,6 +58,31 @@ def test_inductor_gives_the_same_numbers(case: str, rng: Generator) -> None:
     assert_accurate(arrays["logits"].grad.numpy(), problem, "float32", "gradient")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.25}, {"z_loss": 0.5}])
+def test_inductor_keeps_what_does_not_count_out(options: dict[str, Any], rng: Generator) -> None:
+    """R11, R23: rows that are ignored, masked, wrong or NaN, each beside good ones."""
+    logits = rng.normal(size=(6, 5, 3)).astype("float32")
+    labels = rng.integers(0, 4, (6, 3))
+    logits[0, :, 0], logits[1, 2, 1], logits[2, :, 2] = float("nan"), float("inf"), -float("inf")
+    labels[0, 0] = labels[1, 1] = labels[2, 2] = labels[3, 0] = -100
+    labels[4, 1] = 7
+    logits[5, 4] = logits[5, 0, 0] = -float("inf")
+    labels[5, 0] = 0
+
+    def loss_and_slope(function: Any) -> tuple[Any, Any]:
+        x = torch.tensor(logits, requires_grad=True)
+        loss = function(x, torch.tensor(labels))
+        loss.backward(torch.ones_like(loss))
+        return loss.detach(), x.grad
+
+    def loss(x: Any, y: Any) -> Any:
+        return cross_entropy(x, y, axis=1, reduction="none", check=False, **options)
+
+    compiled = loss_and_slope(torch.compile(loss, fullgraph=True))
+    torch.testing.assert_close(compiled, loss_and_slope(loss), equal_nan=True)
+
+
 def arrays() -> dict[str, Any]:
     """What the losses below are computed of."""
     generator = torch.Generator().manual_seed(0)

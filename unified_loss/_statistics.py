@@ -82,8 +82,8 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     if rows.k is None and plan.label_smoothing != 1:
         p = ops.pick(x, rows.ids, axis) - m  # not from f, so that no compiler keeps it
         is_weighted_apart = rows.w is not None and plan.label_smoothing
-        p = p if dead is None else ops.where(dead, 0.0, p)
-        p = _settled(ops, p, _either(rows.dropped, rows.m == 0 if is_weighted_apart else None))
+        idle = _either(rows.dropped, rows.m == 0 if is_weighted_apart else None)
+        p = _settled(ops, p, idle, dead)
     f = None
     if rows.k is not None or plan.label_smoothing:
         f = x - m
@@ -129,9 +129,11 @@ def is_plain(ops: Any, rows: Rows, statistics: Statistics) -> bool:
     return rows.k is None or ops.all(rows.m)
 
 
-def _settled(ops: KernelOps, linear: Array, idle: Array | None) -> Array:
-    """Numbers of rows that are linear in the logits, with 0 for one that is idle and not finite."""
-    return linear if idle is None else ops.where(idle & ~ops.isfinite(linear), 0.0, linear)
+def _settled(ops: KernelOps, linear: Array, idle: Array | None, dead: Array | None = None) -> Array:
+    """Numbers of rows, linear in the logits, with 0 where dead, or where idle and not finite."""
+    if idle is None:
+        return linear
+    return ops.where(_either(idle & ~ops.isfinite(linear), dead), 0.0, linear)
 
 
 def combine(

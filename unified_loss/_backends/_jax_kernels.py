@@ -29,11 +29,15 @@ def log_sum_exp(
 ) -> Array:
     """Log sum exp(x - m), with m a constant, and without a slope in rows that are `dead`.
 
-    `is_apart`: another sum needs x - m as well. XLA would write out what two of them share.
+    `is_apart`: another sum needs x - m as well, which XLA on a processor would write out.
     """
     if is_apart:
-        x, m = optimization_barrier((x, m))
+        x, m = jax.lax.platform_dependent(x, m, cpu=_barred, default=lambda *same: same)
     return jnp.log(jnp.sum(jnp.exp(x - m), axis, keepdims=True))
+
+
+def _barred(*arrays: Array) -> tuple[Array, ...]:
+    return optimization_barrier(arrays)
 
 
 @log_sum_exp.defjvp
@@ -85,7 +89,7 @@ def _hopeful_sum(axis: int, weights: Array, x: Array, m: Array, *rows: Array | N
 
     A selection in the sum takes XLA four times as long on a processor.
     """
-    weights, x, m = optimization_barrier((weights, x, m))
+    weights, x, m = _barred(weights, x, m)
     found = jnp.sum(weights * (x - m), axis, keepdims=True)
     careful = partial(_careful_sum, axis, weights, x, m, *rows)
     return jax.lax.cond(jnp.all(jnp.isfinite(found)), lambda: found, careful)

@@ -239,6 +239,37 @@ def test_shard_map_over_rows(options: str, *, check_vma: bool, mesh: Any, rng: G
     assert_accurate(slope, problem, "float32", "gradient")
 
 
+@pytest.mark.parametrize("name", ["labels", "class_weight", "sample_weight"])
+def test_shard_map_over_one_operand(name: str, mesh: Any, rng: Generator) -> None:
+    """R23: inside `shard_map`, one operand may differ between devices that share the others."""
+    problem = sample(rng, batch=(8,), classes=6, **OPTIONS["dense_everything"])
+    arrays = JAX.place(problem, "float32")
+    rows = PartitionSpec("rows")
+    copies = jax.device_put(jnp.stack([arrays.pop(name)] * 4), NamedSharding(mesh, rows))
+
+    def part(own: Any, shared: dict[str, Any]) -> Any:
+        return cross_entropy(**shared, **{name: own[0]}, **problem.options)[None]
+
+    specs = rows, dict.fromkeys(arrays, PartitionSpec())
+    losses = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=rows)(copies, arrays)
+    for loss in np.asarray(losses):
+        assert_accurate(loss, problem, "float32")
+
+
+@pytest.mark.parametrize("spec", [(None, "rows"), (None, None, "classes"), ("rows", "classes")])
+def test_vmap_beside_a_split_axis(spec: tuple[Any, ...], mesh: Any, rng: Generator) -> None:
+    """R23: `vmap` over any axis of dense labels and logits that are split along any other."""
+    problem = sample(rng, batch=(4, 4), classes=6, kind="dense", reduction="none")
+    where = NamedSharding(mesh, PartitionSpec(*spec))
+    pair = [
+        jax.device_put(problem.arrays[x].astype("float32"), where) for x in ("logits", "labels")
+    ]
+    rows = jax.vmap(lambda *pair: cross_entropy(*pair, axis=-1, reduction="none"))
+    assert_accurate(rows(*pair), problem, "float32")
+    slope = jax.grad(lambda x, t: rows(x, t).sum())(*pair)
+    assert_accurate(slope, problem, "float32", "gradient")
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_vmap_over_a_split_axis(*, weighted: bool, mesh: Any, rng: Generator) -> None:
     """R23: `vmap` over the axis that is split, with class weights that are not."""

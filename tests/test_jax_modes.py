@@ -16,6 +16,7 @@ from unified_loss import AmbiguousAxisError, ShapeError, cross_entropy, cross_en
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+checkify = pytest.importorskip("jax.experimental.checkify")
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,17 @@ def test_strict_promotion_of_labels(dtype: str, rng: Generator) -> None:
             problem.logits, labels, jnp.asarray(problem.sample_weight)
         )
     assert_accurate(loss, problem, "float32")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_operation_makes_nan(case: str, rng: Generator) -> None:
+    """R23: nor does `checkify` find one, inside of a compiled loss."""
+    problem = problem_of(case, rng)
+    function, (logits,) = loss_in(problem, "logits")
+    checked = checkify.checkify(jax.jit(function), errors=checkify.nan_checks)
+    error, loss = checked(logits)
+    assert error.get() is None
+    np.testing.assert_allclose(loss, function(logits), rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["eager", "traced"])

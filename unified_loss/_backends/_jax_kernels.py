@@ -32,12 +32,8 @@ def log_sum_exp(
     `is_apart`: another sum needs x - m as well, which XLA on a processor would write out.
     """
     if is_apart:
-        x, m = jax.lax.platform_dependent(x, m, cpu=_barred, default=lambda *same: same)
+        m = jax.lax.platform_dependent(m, cpu=optimization_barrier, default=lambda same: same)
     return jnp.log(jnp.sum(jnp.exp(x - m), axis, keepdims=True))
-
-
-def _barred(*arrays: Array) -> tuple[Array, ...]:
-    return optimization_barrier(arrays)
 
 
 @log_sum_exp.defjvp
@@ -71,6 +67,8 @@ def weighted_sum(
 ) -> Array:
     """Sum of weights times x - m; a -inf counts as 0 in an idle row and at a weight of 0."""
     on_cpu, elsewhere = (partial(kernel, axis) for kernel in (_hopeful_sum, _careful_sum))
+    if jax.typeof(x).sharding.mesh.explicit_axes:  # where vmap makes no selection of a branch
+        on_cpu = elsewhere
     return jax.lax.platform_dependent(weights, x, m, dead, idle, cpu=on_cpu, default=elsewhere)
 
 
@@ -85,14 +83,19 @@ def _weighted_sum_jvp(axis: int, primals: Any, tangents: Any) -> Any:
 
 
 def _hopeful_sum(axis: int, weights: Array, x: Array, m: Array, *rows: Array | None) -> Array:
-    """The sum as if nothing needed care, which is right if it is finite.
+    """The sum, with care only where a factor is not finite.
 
     A selection in the sum takes XLA four times as long on a processor.
     """
-    weights, x, m = _barred(weights, x, m)
-    found = jnp.sum(weights * (x - m), axis, keepdims=True)
+    smallest = jnp.min(x, axis, keepdims=True) - m
+    weights, x, m = optimization_barrier((weights, x, m))
+    plain = partial(_plain_sum, axis, weights, x, m)
     careful = partial(_careful_sum, axis, weights, x, m, *rows)
-    return jax.lax.cond(jnp.all(jnp.isfinite(found)), lambda: found, careful)
+    return jax.lax.cond(jnp.all(jnp.isfinite(smallest)), plain, careful)
+
+
+def _plain_sum(axis: int, weights: Array, x: Array, m: Array) -> Array:
+    return jnp.sum(weights * (x - m), axis, keepdims=True)
 
 
 def _careful_sum(axis: int, weights: Array, *factors: Array | None) -> Array:

@@ -311,12 +311,13 @@ def _dense_rows(
     k = t if w is None else w * t
     total = ops.sum(t, axis)
     m = total if w is None else ops.sum(k, axis)
-    live = ops.stop_gradient(k if w is not None else (1 - plan.label_smoothing) * t)
     if w is not None and plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(classes, plan.compute_dtype)
         live = ((1 - plan.label_smoothing) * t != -share * total) & (w != 0)
         zero = ~ops.any(live, axis) & (m == 0)
     else:
+        live = (1 - plan.label_smoothing) * t if plan.label_smoothing else k
+        live = ops.stop_gradient(live)
         zero = (ops.max(live, axis) == 0) & (m == 0)  # all are 0 if none is above and their sum is
     mass = s
     if w is not None:

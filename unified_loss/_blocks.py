@@ -23,6 +23,7 @@ from unified_loss._statistics import (
     denominator,
     gradient,
     is_plain,
+    row_maximum,
     row_statistics,
     rows_of,
     weights_of,
@@ -167,7 +168,7 @@ class Blocks:
         if not is_plain(ops, rows, found):
             self.careful.add(number)
             rows = self._dense_rows(cut, x) if is_dense else rows
-            found = row_statistics(ops, plan, x, rows)
+            found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
         self._keep(self.statistics, found, cut)
         if is_dense:
             dropped = False if rows.dropped is None else rows.dropped
@@ -182,7 +183,7 @@ class Blocks:
         ops, plan = self.ops, self.plan
         x = self._logits(cut)
         rows = self._dense_rows(cut, x) if plan.label_kind == "dense" else self._rows(cut)
-        found = row_statistics(ops, plan, x, rows)
+        found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
         return careful_gradient(ops, plan, x, rows, found, factor, self.denominator)
 
     def _plain_gradient(self, cut: Cut, factor: Array | None) -> Array:

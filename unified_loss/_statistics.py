@@ -57,25 +57,31 @@ class Coefficients(NamedTuple):
 def loss_of(ops: KernelOps, plan: Plan, operands: Operands) -> Array:
     """The loss of a call."""
     x = ops.cast(operands.logits, plan.compute_dtype)
-    rows, denominator = examples(ops, plan, operands)
-    statistics = row_statistics(ops, plan, x, rows)
+    m = row_maximum(ops, plan, x)
+    rows, denominator = examples(ops, plan, operands, m)
+    statistics = row_statistics(ops, plan, x, m, rows)
     return combine(ops, plan, rows, statistics, denominator)
 
 
 def loss_and_gradient_of(ops: KernelOps, plan: Plan, operands: Operands) -> tuple[Array, Array]:
     """The loss of a call and, in closed form, the gradient of its sum in the logits."""
     x = ops.cast(operands.logits, plan.compute_dtype)
-    rows, denominator = examples(ops, plan, operands)
-    statistics = row_statistics(ops, plan, x, rows)
+    m = row_maximum(ops, plan, x)
+    rows, denominator = examples(ops, plan, operands, m)
+    statistics = row_statistics(ops, plan, x, m, rows)
     loss = combine(ops, plan, rows, statistics, denominator)
     slope = careful_gradient(ops, plan, x, rows, statistics, None, denominator)
     return loss, ops.cast_like(slope, operands.logits)
 
 
-def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statistics:
-    """The kernel that any library can run, and differentiate."""
+def row_maximum(ops: Ops, plan: Plan, x: Array) -> Array:
+    """The largest entry of each row, a constant to autodiff; finite wherever lse(x) is."""
+    return ops.stop_gradient(ops.max(x, plan.axis))
+
+
+def row_statistics(ops: KernelOps, plan: Plan, x: Array, m: Array, rows: Rows) -> Statistics:
+    """The kernel that any library can run, and differentiate; `m` is the `row_maximum`."""
     axis = plan.axis
-    m = ops.stop_gradient(ops.max(x, axis))
     dead = None if rows.dropped is None else rows.dropped & ~ops.isfinite(m)
     m = ops.where(_either(m == -INFINITY, dead), 0.0, m)  # log 0, and not inf - inf
     p = q = None
@@ -94,9 +100,10 @@ def row_statistics(ops: KernelOps, plan: Plan, x: Array, rows: Rows) -> Statisti
     factors = Factors(x, m, dead, f)
     if rows.k is not None and plan.label_smoothing != 1:
         p = ops.weighted_sum(rows.k, factors, rows.dropped, axis)
+        p = _settled(ops, p, rows.dropped)
     if plan.label_smoothing and rows.w is not None:
         idle = _either(rows.dropped, None if isinstance(rows.t, float) else rows.t == 0)
-        q = ops.weighted_sum(rows.w, factors, idle, axis)
+        q = _settled(ops, ops.weighted_sum(rows.w, factors, idle, axis), idle)
     l = ops.log_sum_exp(factors, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
@@ -222,9 +229,21 @@ def _coefficients(ops: Ops, plan: Plan, rows: Rows) -> Coefficients:
     return Coefficients(a, b, c, z)
 
 
-def examples(ops: Ops, plan: Plan, operands: Operands) -> tuple[Rows, Array | None]:
-    """What labels and weights say of each example, and what "mean" divides by."""
-    return denominator(ops, plan, operands, rows_of(ops, plan, operands))
+def examples(
+    ops: Ops, plan: Plan, operands: Operands, m: Array | None = None
+) -> tuple[Rows, Array | None]:
+    """What labels and weights say of each example, and what "mean" divides by.
+
+    `m`, the `row_maximum`, is needed where weights or labels have gradients.
+    """
+    rows = rows_of(ops, plan, operands)
+    if m is not None and rows.dropped is not None and rows.mass is not None:
+        constant = ops.stop_gradient(rows.mass)
+        if constant is not rows.mass:
+            # R16: no gradient where lse is not finite.
+            dead = rows.dropped & ~ops.isfinite(m)
+            rows = rows._replace(mass=ops.where(dead, constant, rows.mass))
+    return denominator(ops, plan, operands, rows)
 
 
 def rows_of(ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False) -> Rows:
@@ -254,24 +273,16 @@ def _index_rows(
     ops: Ops, plan: Plan, operands: Operands, classes: Any, w: Array | None, s: Array | None
 ) -> Rows:
     dtype = plan.compute_dtype
-    labels = operands.labels
-    if not plan.labels_keep_axis:
-        labels = ops.expand(labels, plan.axis)
-    ignored = None if plan.ignore_index is None else ops.equals(labels, plan.ignore_index)
-    foreign = labels < 0 if plan.below else None
-    if plan.above:
-        foreign = _either(foreign, labels >= classes)
-    unsafe = _either(ignored, foreign)
-    if unsafe is not None:
-        labels = ops.where(unsafe, 0, labels)
-    if ignored is not None and s is not None:
-        s = ops.where(ignored, 0.0, s)
+    ids, ignored, foreign = _safe_ids(ops, plan, operands.labels, classes)
+    if s is not None:
+        unlearnt = ignored
+        if foreign is not None and plan.sample_weight == "weight":
+            unlearnt = _either(ignored, foreign & (s == 0))  # R16: no gradient, as no class id
+        s = s if unlearnt is None else ops.where(unlearnt, 0.0, s)
     dropped = ignored if s is None else s == 0
     poisoned = foreign
     if foreign is not None and dropped is not None:
         poisoned = foreign & ~dropped
-    ids = ops.as_index(labels)
-
     m: Array = 1.0
     mass = s
     if w is not None:
@@ -293,6 +304,22 @@ def _index_rows(
         m = ops.cast(~poisoned, dtype) if isinstance(m, float) else m
         m = ops.where(poisoned, NAN, m)
     return Rows(classes, ids, None, w, s, m, t, dropped, mass)
+
+
+def _safe_ids(
+    ops: Ops, plan: Plan, labels: Array, classes: Any
+) -> tuple[Array, Array | None, Array | None]:
+    """Ids to gather with, and which labels are ignored and which are no class ids."""
+    if not plan.labels_keep_axis:
+        labels = ops.expand(labels, plan.axis)
+    ignored = None if plan.ignore_index is None else ops.equals(labels, plan.ignore_index)
+    foreign = labels < 0 if plan.below else None
+    if plan.above:
+        foreign = _either(foreign, labels >= classes)
+    unsafe = _either(ignored, foreign)
+    if unsafe is not None:
+        labels = ops.where(unsafe, 0, labels)
+    return ops.as_index(labels), ignored, foreign
 
 
 def _dense_rows(
@@ -343,7 +370,11 @@ def _plain_dense_rows(
 
 
 def denominator(ops: Ops, plan: Plan, operands: Operands, rows: Rows) -> tuple[Rows, Array | None]:
-    """What "mean" divides by; where there is nothing to average, every row is dropped instead."""
+    """What "mean" divides by: an infinite number where there is nothing to average.
+
+    Then the loss and all gradients are 0, but with a normalizer, which divides as ever, those of
+    weights and labels; and rows that are not dropped, whose masses cancel, are dropped too.
+    """
     if plan.z_loss and rows.mass is None and rows.dropped is not None:
         rows = rows._replace(mass=ops.cast(~rows.dropped, plan.compute_dtype))
     if plan.reduction != "mean":
@@ -351,22 +382,35 @@ def denominator(ops: Ops, plan: Plan, operands: Operands, rows: Rows) -> tuple[R
     dtype = plan.compute_dtype
     if rows.mass is not None and not plan.counts:
         total = ops.total(rows.mass)
-        empty = total == 0
-        # Masses that cancel leave rows that are not dropped.
-        rows = rows._replace(
-            s=ops.cast(~empty, dtype) if rows.s is None else ops.where(empty, 0.0, rows.s),
-            m=rows.m if isinstance(rows.m, float) else ops.where(empty, 0.0, rows.m),
-            dropped=empty if rows.dropped is None else rows.dropped | empty,
-            mass=ops.where(empty, 0.0, rows.mass),
-        )
+        rows = _without_cancelled(ops, plan, rows, total == 0)
     elif rows.dropped is None:
         total = ops.examples(operands.logits, plan.axis, dtype)
     else:
         total = ops.count(~rows.dropped, dtype)
-    divisor = ops.cast(operands.normalizer, dtype) if plan.normalizer else total
+    if not plan.normalizer:
+        if isinstance(total, int):
+            return rows, total or INFINITY
+        return rows, ops.where(total == 0, INFINITY, total)
+    divisor = ops.cast(operands.normalizer, dtype)
     if isinstance(total, int):
-        return rows, divisor if total else 1.0
-    return rows, ops.where(total == 0, 1.0, divisor)
+        return rows, divisor if total else INFINITY
+    return rows, ops.where((total == 0) & ~(divisor > 0), INFINITY, divisor)
+
+
+def _without_cancelled(ops: Ops, plan: Plan, rows: Rows, empty: Array) -> Rows:
+    """The rows, of which none is left where their masses add up to 0."""
+    if rows.dropped is None:
+        cancelled = dropped = empty
+    else:
+        cancelled, dropped = empty & ~rows.dropped, rows.dropped | empty
+    return rows._replace(
+        s=ops.cast(~cancelled, plan.compute_dtype)
+        if rows.s is None
+        else ops.where(cancelled, 0.0, rows.s),
+        m=rows.m if isinstance(rows.m, float) else ops.where(cancelled, 0.0, rows.m),
+        dropped=dropped,
+        mass=ops.where(cancelled, 0.0, rows.mass),
+    )
 
 
 def _either(a: Array | None, b: Array | None) -> Array | None:

@@ -27,6 +27,7 @@ from unified_loss._statistics import (
     is_plain,
     loss_and_gradient_of,
     loss_of,
+    row_maximum,
     row_statistics,
     rows_of,
 )
@@ -163,7 +164,7 @@ def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> A
     x = ops.cast(operands.logits, plan.compute_dtype)
     rows, divisor = examples(ops, plan, operands)
     x = x if rows.dropped is None else x.masked_fill(rows.dropped, 0.0)
-    found = row_statistics(ops, plan, x, rows)
+    found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
     if plan.reduction == "none":
         factor = ops.expand(factor, plan.axis)
     slope = careful_gradient(ops, plan, x, rows, found, factor, divisor)

@@ -63,21 +63,26 @@ clean:  ## Remove the environments and all that was built or cached
 	rm -rf .venv .venv-* dist build docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks unified_loss tests docs -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.installed: extras := dask,jax,keras,mlx,tensorflow,test,torch
-.venv-bench/.installed: extras := bench
+.venv/.installed: extras := dask,demo,jax,keras,mlx,tensorflow,torch,transformers
+.venv/.installed: group := test
+.venv-bench/.installed: extras := demo,jax,mlx,tensorflow,torch
+.venv-bench/.installed: group := bench
 .venv-demo/.installed: extras := demo
-.venv-dist/.installed: extras := dist
-.venv-docs/.installed: extras := docs
-.venv-lint/.installed: extras := lint
-.venv-oldest/.installed: extras := dask,jax,keras,mlx,runner,tensorflow,torch,transformers
+.venv-dist/.installed: group := dist
+.venv-docs/.installed: group := docs
+.venv-lint/.installed: group := lint
+.venv-oldest/.installed: extras := dask,jax,keras,mlx,tensorflow,torch,transformers
+.venv-oldest/.installed: group := runner
 
 pins := constraints.txt
 .venv-oldest/.installed: pins := constraints-oldest.txt
 .venv-oldest/.installed: constraints-oldest.txt
 $(filter-out .venv-oldest/%,$(INSTALLED)): constraints.txt
 
+# Groups of dependencies need a newer pip than Python 3.11 brings.
 $(INSTALLED): %/.installed: pyproject.toml
-	@echo "Installing [$(extras)] into $* (the first time this downloads the packages)"
+	@echo "Installing $(or $(extras:%=[%]),the package) $(group:%=and group %) into $* (the first time this downloads the packages)"
 	$(PYTHON) -m venv --clear $*
-	$*/bin/pip install --quiet --no-compile --constraint $(pins) --editable '.[$(extras)]'
+	$*/bin/pip install --quiet --constraint $(pins) pip
+	$*/bin/pip install --quiet --no-compile --constraint $(pins) $(group:%=--group %) --editable '.$(extras:%=[%])'
 	@touch $@

@@ -11,7 +11,8 @@ from packaging.version import Version
 import unified_loss
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, GROUPS = SETTINGS["project"], SETTINGS["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
 FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "mlx", "dask", "transformers")
 
@@ -19,7 +20,7 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "mlx", "dask", "transformer
 def bounds() -> list[Requirement]:
     """What the package, the extra of each framework, and the reference of the standard ask for."""
     asked = [*PROJECT["dependencies"], *(each for name in FRAMEWORKS for each in EXTRAS[name])]
-    asked += [each for each in EXTRAS["runner"] if each.startswith("array-api-strict")]
+    asked += [each for each in GROUPS["runner"] if each.startswith("array-api-strict")]
     return [Requirement(each) for each in asked if not each.startswith("unified_loss")]
 
 

@@ -28,7 +28,7 @@ OPTIONS = ["plain", "ignored", "dense", "class_weight", "sample_weight", "first"
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks and thresholds for a few thousand logits."""
-    sizes = {"SMALL": 500, "TURNED_BLOCK": 600, "BLOCK": 1000, "PARALLEL": 2000}
+    sizes = {"SMALL": 500, "TRANSPOSED_BLOCK": 600, "BLOCK": 1000, "PARALLEL": 2000}
     for name, size in sizes.items():
         monkeypatch.setattr(backend, name, size)
 

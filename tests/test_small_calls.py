@@ -12,7 +12,7 @@ from tests.differentiation import hessian
 from tests.problems import sample
 from unified_loss import LabelError, cross_entropy
 
-SHORTCUTS = {"numpy": "_plain_loss", "torch": "_native_loss", "tensorflow": "_native_loss"}
+SHORTCUTS = {"numpy": "_short_loss", "torch": "_native_loss", "tensorflow": "_native_loss"}
 
 
 class Shortcut(NamedTuple):
@@ -210,7 +210,7 @@ LIMITS = {
     ("numpy", 5): ("SMALL",),
     ("numpy", 70): ("SMALL",),
     ("torch", 5): ("SMALL",),
-    ("torch", 70): ("SMALL", "WHOLE"),
+    ("torch", 70): ("SMALL", "AT_ONCE"),
     ("tensorflow", 5): ("FEW_NATIVE",),
     ("tensorflow", 70): ("NATIVE",),
 }

@@ -68,14 +68,14 @@ WALKS = {
 
 @pytest.mark.parametrize("case", WALKS)
 def test_a_walk_fits_the_problem(set_threads, case):
-    """R20, R21: all at once, in blocks, in turned blocks, or in as many threads as torch has."""
-    logits, labels, turned, number = WALKS[case]
+    """R20, R21: at once, in blocks, in transposed blocks, or in as many threads as torch has."""
+    logits, labels, transposed, number = WALKS[case]
     set_threads(3)
     walk = blocks.walk_for(plan(logits, labels), np.prod(logits))
     if number is None:
         assert walk is None
     else:
-        assert (walk.turned, walk.threads) == (turned, number)
+        assert (walk.transposed, walk.threads) == (transposed, number)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

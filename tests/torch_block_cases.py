@@ -2,28 +2,30 @@
 
 from typing import Any
 
+from unified_loss import _blocks
 from unified_loss._backends import _torch_blocks as blocks
+from unified_loss._blocks import cuts
 
-SIZES = {"SMALL": 40, "WHOLE": 40, "PARALLEL": 300}
-SIZES |= {"TURNED_BLOCK": 40, "BLOCK": 40, "SHARED_BLOCK": 40}
+SIZES = {"SMALL": 40, "AT_ONCE": 40, "PARALLEL": 300}
+SIZES |= {"TRANSPOSED_BLOCK": 40, "BLOCK": 40, "SHARED_BLOCK": 40}
 
 
 def cut_small(monkeypatch: Any) -> list[int]:
     """Set the thresholds; returns the numbers of the blocks that will have been looked at."""
     numbers: list[int] = []
 
-    class Watched(blocks.Blocks):
-        def _look_at(self, item: Any) -> None:
-            numbers.append(item[0])
-            super()._look_at(item)
+    def watched(shape: Any, size: int) -> Any:
+        for number, cut in enumerate(cuts(shape, size)):
+            numbers.append(number)
+            yield cut
 
     for name, size in SIZES.items():
         monkeypatch.setattr(blocks, name, size)
-    monkeypatch.setattr(blocks, "Blocks", Watched)
+    monkeypatch.setattr(_blocks, "cuts", watched)
     return numbers
 
 
 def keep_whole(monkeypatch: Any) -> None:
     """Cut nothing."""
-    for name in ("SMALL", "WHOLE"):
+    for name in ("SMALL", "AT_ONCE"):
         monkeypatch.setattr(blocks, name, 10**9)

@@ -74,8 +74,8 @@ def prepare(
         raise
     if key is not None:
         familiar.remember(key, plan)
-    elif call.plan.is_plain:
-        call = call._replace(plan=call.plan._replace(is_plain=False))
+    elif call.plan.is_bare:
+        call = call._replace(plan=call.plan._replace(is_bare=False))
     if plan.check is True:
         for suspicion in _suspicions(backend, plan, problem, logits, arguments[0], arguments[2]):
             warnings.warn(suspicion, stacklevel=4)

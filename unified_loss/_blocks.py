@@ -8,25 +8,21 @@ one that is not is computed again, with care for what is infinite or NaN and doe
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from copy import copy
 from typing import Any, NamedTuple, Protocol
 
+from unified_loss._examples import Examples, examples_of, weights_of, with_divisor
 from unified_loss._ops import KernelOps
 from unified_loss._rules import without
 from unified_loss._statistics import (
-    Rows,
     Statistics,
     careful_gradient,
     combine,
-    denominator,
     gradient,
     is_plain,
     row_maximum,
     row_statistics,
-    rows_of,
-    weights_of,
 )
 from unified_loss._threads import for_each
 from unified_loss._types import Array, Operands, Plan, Shape
@@ -49,7 +45,7 @@ class BlockOps(KernelOps, Protocol):
     def contiguous(self, x: Array) -> Array:
         """`x` laid out in the order of its axes."""
 
-    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
+    def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
         """The statistics, if all of them are finite."""
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
@@ -66,178 +62,220 @@ class Walk(NamedTuple):
     """How to go through the logits."""
 
     size: int  # of a block, in logits
-    turned: bool  # swap a block's first and last axis, to reduce over rows of many examples
+    transposed: bool  # swap a block's first and last axis, to reduce over rows of many examples
     threads: int
     around: Callable[[], AbstractContextManager[object]]  # what each thread works in
 
 
-class Blocks:
-    """One problem in blocks: a walk for the loss, and perhaps another one for the gradient."""
+class Kept(NamedTuple):
+    """What the gradient needs of the walk for the loss, beside the operands."""
 
-    def __init__(self, ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> None:
-        self.ops, self.walk = ops, walk
-        self.shape, axis = tuple(operands.logits.shape), plan.axis
-        self.batch = without(self.shape, axis)
-        before, after = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
-        self.whole, self.each = (before, self.shape[axis], after), (before, 1, after)
-        self.plan = plan._replace(axis=1, ndim=3, labels_keep_axis=False)
-        self.operands = self._flattened(operands)
-        self.careful: set[int] = set()  # the numbers of the blocks that are not plain
+    examples: Examples | None  # None: the operands tell them again
+    statistics: Statistics
+    divisor: Array | None
+    careful: frozenset[int]  # the numbers of the blocks that are not plain
+    all_dropped: bool
 
-    def without_operands(self) -> "Blocks":
-        """What to keep for the gradient beside the operands, from which the rows are read again."""
-        kept = copy(self)
-        del kept.operands
-        return kept
+    def without_operands(self, plan: Plan) -> "Kept":
+        """What is no view of an operand, so that those may move elsewhere until then."""
+        examples = self.examples
+        if plan.label_kind == "index" or examples is None:
+            return self._replace(examples=None)
+        return self._replace(examples=examples._replace(class_weight=None, sample_weight=None))
 
-    def with_operands(self, operands: Operands) -> "Blocks":
-        """The problem again, with the operands that it was made with."""
-        whole = copy(self)
-        whole.operands = self._flattened(operands)
-        if self.plan.label_kind == "index":
-            rows = rows_of(self.ops, self.plan, whole.operands)
-            whole.rows, _ = denominator(self.ops, self.plan, whole.operands, rows)
-        else:
-            _, w, s = weights_of(self.ops, self.plan, whole.operands)
-            whole.rows = self.rows._replace(w=w, s=s)
-        return whole
 
-    def _flattened(self, operands: Operands) -> Operands:
-        """Views of the operands with the axes around the class axis flattened."""
-        before, _, after = self.whole
-        is_index = self.plan.label_kind == "index"
-        weight = operands.sample_weight
-        if weight is not None:
-            weight = weight.reshape((*weight.shape, *(1,) * (len(self.batch) - weight.ndim)))
-            weight = self.ops.broadcast(weight, self.batch).reshape((before, after))
-        return operands._replace(
-            logits=operands.logits.reshape(self.whole),
-            labels=operands.labels.reshape((before, after) if is_index else self.whole),
-            sample_weight=weight,
-        )
+class Field(NamedTuple):
+    """A problem whose logits have the axes (before, C, after), and its blocks."""
 
-    def loss(self) -> Array:
-        """The loss."""
-        ops, plan = self.ops, self.plan
-        parts = (True, True, plan.label_smoothing != 1, plan.label_smoothing != 0)
-        statistics = Statistics(*(self._empty() if part else None for part in parts))
-        is_index = plan.label_kind == "index"
-        self.rows = rows_of(ops, plan, self.operands) if is_index else self._unread_rows()
-        self.statistics = statistics
-        self._go(self._look_at)
-        self.rows, self.denominator = denominator(ops, plan, self.operands, self.rows)
-        dropped = self.rows.dropped
-        self.is_idle = dropped is not None and ops.all(dropped)
-        if dropped is not None and self.is_idle:
-            nothing = ops.cast(~dropped, plan.compute_dtype)
-            statistics = Statistics(*(None if part is None else nothing for part in statistics))
-        loss = combine(ops, plan, self.rows, statistics, self.denominator)
-        return loss.reshape(self.batch) if plan.reduction == "none" else loss
+    ops: BlockOps
+    walk: Walk
+    plan: Plan
+    operands: Operands
+    shape: Shape
 
-    def gradient(self, factor: Array | None = None) -> Array:
-        """The gradient of the loss that was computed, times `factor` of the loss's shape."""
-        plan = self.plan
-        slope = self.ops.empty(self.whole, plan.logits_dtype, self.operands.logits)
-        is_one_each = factor is not None and plan.reduction == "none"
-        if factor is not None and is_one_each:
-            factor = factor.reshape(self.each)
+    @property
+    def row_shape(self) -> Shape:
+        """The shape of one number for each example."""
+        before, _, after = self.shape
+        return before, 1, after
 
-        def fill(item: Item) -> None:
-            number, cut = item
-            find = self._careful_gradient if number in self.careful else self._plain_gradient
-            slope[cut] = self._turned(find(cut, self._cut(factor, cut) if is_one_each else factor))
-
-        if self.is_idle:
-            slope[...] = 0
-        else:
-            self._go(fill)
-        return slope.reshape(self.shape)
-
-    def _go(self, work: Callable[[Item], None]) -> None:
-        blocks = enumerate(cuts(self.whole, self.walk.size))
+    def go(self, work: Callable[[Item], None]) -> None:
+        """Do `work` for each block."""
+        blocks = enumerate(cuts(self.shape, self.walk.size))
         for_each(work, blocks, threads=self.walk.threads, around=self.walk.around)
 
-    def _look_at(self, item: Item) -> None:
-        """Keep the statistics of a block, and what dense labels say of its rows."""
-        ops, plan = self.ops, self.plan
-        number, cut = item
-        x = self._logits(cut)
-        is_dense = plan.label_kind == "dense"
-        rows = self._dense_rows(cut, x, plain=True) if is_dense else self._rows(cut)
-        found = ops.plain_statistics(plan, x, rows)
-        if not is_plain(ops, rows, found):
-            self.careful.add(number)
-            rows = self._dense_rows(cut, x) if is_dense else rows
-            found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
-        self._keep(self.statistics, found, cut)
-        if is_dense:
-            dropped = False if rows.dropped is None else rows.dropped
-            self._keep(self.rows[-4:], (rows.m, rows.t, dropped, rows.mass), cut)
+    def logits(self, cut: Cut) -> Array:
+        """The logits of a block."""
+        return self.ops.cast(self.part(self.operands.logits, cut), self.plan.compute_dtype)
 
-    def _keep(self, wholes: Iterable[Array | None], parts: Iterable[Any], cut: Cut) -> None:
-        for whole, part in zip(wholes, parts, strict=True):
-            if whole is not None and part is not None:
-                whole[cut] = part if isinstance(part, bool | float) else self._turned(part)
+    def part(self, array: Array, cut: Cut) -> Array:
+        """The slice of an array that belongs to a block."""
+        part = array[cut]
+        return self.ops.contiguous(part.swapaxes(0, 2)) if self.walk.transposed else part
 
-    def _careful_gradient(self, cut: Cut, factor: Array | None) -> Array:
-        ops, plan = self.ops, self.plan
-        x = self._logits(cut)
-        rows = self._dense_rows(cut, x) if plan.label_kind == "dense" else self._rows(cut)
-        found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
-        return careful_gradient(ops, plan, x, rows, found, factor, self.denominator)
+    def fill(self, array: Array, part: Any, cut: Cut) -> None:
+        """Put what was computed of a block to its place."""
+        is_array = self.walk.transposed and not isinstance(part, bool | float)
+        array[cut] = part.swapaxes(0, 2) if is_array else part
 
-    def _plain_gradient(self, cut: Cut, factor: Array | None) -> Array:
-        ops, plan = self.ops, self.plan
-        x = self._logits(cut)
-        rows = self._rows(cut)._replace(dropped=None)
-        if plan.label_kind == "dense":
-            t = ops.cast(self._cut(self.operands.labels, cut), plan.compute_dtype)
-            rows = rows._replace(k=t if rows.w is None else rows.w * t)
-        found = Statistics(*(None if s is None else self._cut(s, cut) for s in self.statistics))
-        softmax = ops.softmax(x, found, plan.axis)
-        return gradient(ops, plan, rows, found, softmax, factor, self.denominator)
+    def parts(self, arrays: Any, cut: Cut) -> Iterator[Any]:
+        """The slices of those that have one number for each example."""
+        for array in arrays:
+            is_one_each = getattr(array, "shape", None) == self.row_shape
+            yield self.part(array, cut) if is_one_each else array
 
-    def _unread_rows(self) -> Rows:
-        """The rows of dense labels, which the walk will read."""
-        classes, w, s = weights_of(self.ops, self.plan, self.operands)
-        mass = None if w is None and s is None else self._empty()
-        m, t, dropped = self._empty(), self._empty(), self._empty("bool")
-        return Rows(classes, None, None, w, s, m, t, dropped, mass)
-
-    def _empty(self, dtype: str | None = None) -> Array:
+    def empty(self, dtype: str | None = None) -> Array:
         """An array for one number for each example."""
         like = self.operands.logits
-        return self.ops.empty(self.each, dtype or self.plan.compute_dtype, like)
+        return self.ops.empty(self.row_shape, dtype or self.plan.compute_dtype, like)
 
-    def _logits(self, cut: Cut) -> Array:
-        return self.ops.cast(self._cut(self.operands.logits, cut), self.plan.compute_dtype)
-
-    def _rows(self, cut: Cut) -> Rows:
-        """What is known of the rows of a block."""
-        parts = []
-        for part in self.rows[1:]:
-            is_one_each = part is not None and type(part) is not float and part.shape == self.each
-            parts.append(self._cut(part, cut) if is_one_each else part)
-        return Rows(self.rows.classes, *parts)
-
-    def _dense_rows(self, cut: Cut, x: Array, *, plain: bool = False) -> Rows:
-        """What the labels of a block say of its rows."""
+    def examples(self, cut: Cut, x: Array, known: Examples, *, plain: bool = False) -> Examples:
+        """What labels and weights say of the examples of a block, whose logits are `x`."""
+        if self.plan.label_kind == "index":
+            return Examples(*self.parts(known, cut))
         rows, _, columns = cut
         weight = self.operands.sample_weight
         if weight is not None:
             weight = weight[rows, columns]
-            weight = weight.swapaxes(0, 1) if self.walk.turned else weight
-        labels = self._cut(self.operands.labels, cut)
+            weight = weight.swapaxes(0, 1) if self.walk.transposed else weight
+        labels = self.part(self.operands.labels, cut)
         operands = self.operands._replace(logits=x, labels=labels, sample_weight=weight)
-        return rows_of(self.ops, self.plan, operands, plain=plain)
+        return examples_of(self.ops, self.plan, operands, plain=plain)
 
-    def _cut(self, array: Array, cut: Cut) -> Array:
-        """The slice of an array that belongs to a block."""
-        part = array[cut]
-        return self.ops.contiguous(part.swapaxes(0, 2)) if self.walk.turned else part
 
-    def _turned(self, x: Array) -> Array:
-        return x.swapaxes(0, 2) if self.walk.turned else x
+def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tuple[Array, Kept]:
+    """The loss, and what to keep for `walk_gradient`."""
+    batch = without(tuple(operands.logits.shape), plan.axis)
+    field = _flattened(ops, walk, plan, operands)
+    plan, operands = field.plan, field.operands
+    is_dense = plan.label_kind == "dense"
+    parts = (True, True, plan.label_smoothing != 1, plan.label_smoothing != 0)
+    statistics = Statistics(*(field.empty() if part else None for part in parts))
+    examples = _unread(field) if is_dense else examples_of(ops, plan, operands)
+    careful: set[int] = set()
+
+    def look_at(item: Item) -> None:
+        number, cut = item
+        x = field.logits(cut)
+        mine = field.examples(cut, x, examples, plain=True)
+        found = ops.plain_statistics(plan, x, mine)
+        if not is_plain(ops, mine, found):
+            careful.add(number)
+            mine = field.examples(cut, x, examples)
+            found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+        for array, part in zip(statistics, found, strict=True):
+            if array is not None and part is not None:
+                field.fill(array, part, cut)
+        if is_dense:
+            field.fill(examples.label_mass, mine.label_mass, cut)
+            field.fill(examples.label_total, mine.label_total, cut)
+            field.fill(examples.dropped, False if mine.dropped is None else mine.dropped, cut)
+            if examples.mass is not None:
+                field.fill(examples.mass, mine.mass, cut)
+
+    field.go(look_at)
+    examples, divisor = with_divisor(ops, plan, operands, examples)
+    dropped = examples.dropped
+    all_dropped = dropped is not None and ops.all(dropped)
+    if dropped is not None and all_dropped:
+        nothing = ops.cast(~dropped, plan.compute_dtype)
+        statistics = Statistics(*(None if part is None else nothing for part in statistics))
+    loss = combine(ops, plan, examples, statistics, divisor)
+    if plan.reduction == "none":
+        loss = loss.reshape(batch)
+    return loss, Kept(examples, statistics, divisor, frozenset(careful), all_dropped)
+
+
+def walk_gradient(
+    ops: BlockOps,
+    walk: Walk,
+    plan: Plan,
+    operands: Operands,
+    kept: Kept,
+    factor: Array | None = None,
+) -> Array:
+    """The gradient of the loss that was computed, times `factor` of the loss's shape."""
+    shape = operands.logits.shape
+    field = _flattened(ops, walk, plan, operands)
+    plan = field.plan
+    slope = ops.empty(field.shape, plan.logits_dtype, field.operands.logits)
+    if kept.all_dropped:
+        slope[...] = 0
+        return slope.reshape(shape)
+    examples = _known_again(field, kept)
+    if factor is not None and plan.reduction == "none":
+        factor = factor.reshape(field.row_shape)
+
+    def of_careful_block(x: Array, cut: Cut, factor: Array | None) -> Array:
+        mine = field.examples(cut, x, examples)
+        found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+        return careful_gradient(ops, plan, x, mine, found, factor, kept.divisor)
+
+    def of_plain_block(x: Array, cut: Cut, factor: Array | None) -> Array:
+        mine = Examples(*field.parts(examples, cut))._replace(dropped=None)
+        if plan.label_kind == "dense":
+            t = ops.cast(field.part(field.operands.labels, cut), plan.compute_dtype)
+            w = mine.class_weight
+            mine = mine._replace(weighted_labels=t if w is None else w * t)
+        found = Statistics(*field.parts(kept.statistics, cut))
+        softmax = ops.softmax(x, found, plan.axis)
+        return gradient(ops, plan, mine, found, softmax, factor, kept.divisor)
+
+    def fill(item: Item) -> None:
+        number, cut = item
+        find = of_careful_block if number in kept.careful else of_plain_block
+        (own,) = field.parts([factor], cut)
+        field.fill(slope, find(field.logits(cut), cut, own), cut)
+
+    field.go(fill)
+    return slope.reshape(shape)
+
+
+def _flattened(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> Field:
+    """Views of the operands with the axes around the class axis flattened."""
+    shape, axis = operands.logits.shape, plan.axis
+    batch = without(tuple(shape), axis)
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    flat = before, shape[axis], after
+    weight = operands.sample_weight
+    if weight is not None:
+        weight = weight.reshape((*weight.shape, *(1,) * (len(batch) - weight.ndim)))
+        weight = ops.broadcast(weight, batch).reshape((before, after))
+    operands = operands._replace(
+        logits=operands.logits.reshape(flat),
+        labels=operands.labels.reshape((before, after) if plan.label_kind == "index" else flat),
+        sample_weight=weight,
+    )
+    plan = plan._replace(axis=1, ndim=3, labels_keep_axis=False)
+    return Field(ops, walk, plan, operands, flat)
+
+
+def _unread(field: Field) -> Examples:
+    """The examples of dense labels, which the walk will read."""
+    num_classes, w, s = weights_of(field.ops, field.plan, field.operands)
+    mass = None if w is None and s is None else field.empty()
+    return Examples(
+        num_classes,
+        ids=None,
+        weighted_labels=None,
+        class_weight=w,
+        sample_weight=s,
+        label_mass=field.empty(),
+        label_total=field.empty(),
+        dropped=field.empty("bool"),
+        mass=mass,
+    )
+
+
+def _known_again(field: Field, kept: Kept) -> Examples:
+    """The examples of the walk for the loss."""
+    ops, plan, operands = field.ops, field.plan, field.operands
+    if kept.examples is None:
+        return with_divisor(ops, plan, operands, examples_of(ops, plan, operands))[0]
+    if plan.label_kind == "index":
+        return kept.examples
+    _, w, s = weights_of(ops, plan, operands)
+    return kept.examples._replace(class_weight=w, sample_weight=s)
 
 
 def cuts(shape: Shape, size: int) -> Iterator[Cut]:

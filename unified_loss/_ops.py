@@ -43,7 +43,7 @@ class Ops(Protocol):
     def count(self, x: Array, dtype: str) -> Array:
         """Number of true entries, counted in integers, as a 0-d array of `dtype`."""
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         """Number of rows along `axis`: an int, or a 0-d array of `dtype` where it is unknown."""
 
     def size(self, x: Array, axis: int) -> Any:

@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     check: Check
     compute_dtype: str
     logits_dtype: str
-    is_plain: bool = False  # lse(x) - x_y, of labels seen to be class ids, in arrays of an outline
+    is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids, in arrays of an outline
 
     @property
     def labels_have_axis(self) -> bool:
@@ -73,9 +73,9 @@ class Plan(NamedTuple):
         return not self.class_weight and self.sample_weight != "weight"
 
     @property
-    def can_be_plain(self) -> bool:
+    def can_be_bare(self) -> bool:
         """Whether labels that are class ids make the call plain."""
-        return self.label_kind == "index" and self.of_class_ids().is_plain
+        return self.label_kind == "index" and self.of_class_ids().is_bare
 
     def of_known_ids(self) -> "Plan":
         """The plan where all index labels are class ids or `ignore_index`."""
@@ -88,7 +88,7 @@ class Plan(NamedTuple):
             ignore_index=None,
             below=False,
             above=False,
-            is_plain=not has_options
+            is_bare=not has_options
             and self.sample_weight == "none"
             and self.compute_dtype == self.logits_dtype,
         )

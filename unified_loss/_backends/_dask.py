@@ -11,8 +11,9 @@ import numpy as np
 
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
+from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import Factors
-from unified_loss._statistics import examples, loss_and_gradient_of, loss_of
+from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import ShapeError
 
@@ -33,10 +34,10 @@ class Lazy:
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
 
 
-def _operator(function: Callable[..., Any], *, turned: bool = False) -> Callable[..., Array]:
+def _operator(function: Callable[..., Any], *, reflected: bool = False) -> Callable[..., Array]:
     def method(self: Lazy, *others: Any) -> Array:
         operands = (self, *others)
-        return elementwise(function, *(operands[::-1] if turned else operands))
+        return elementwise(function, *(operands[::-1] if reflected else operands))
 
     return method
 
@@ -44,7 +45,7 @@ def _operator(function: Callable[..., Any], *, turned: bool = False) -> Callable
 for _name in ("add", "sub", "mul", "truediv", "and", "or"):
     _function = getattr(operator, f"__{_name}__")
     setattr(Lazy, f"__{_name}__", _operator(_function))
-    setattr(Lazy, f"__r{_name}__", _operator(_function, turned=True))
+    setattr(Lazy, f"__r{_name}__", _operator(_function, reflected=True))
 for _name in ("eq", "ne", "lt", "gt", "ge", "invert", "neg"):
     setattr(Lazy, f"__{_name}__", _operator(getattr(operator, f"__{_name}__")))
 
@@ -90,10 +91,10 @@ class DaskOps(ArrayOps):
             return loss_of(self, plan, operands).array
         # What the mean divides by needs all labels, so the sum comes first: no block waits for it.
         total = loss_of(self, plan._replace(reduction="sum"), operands)
-        rows, denominator = examples(self, plan, operands)
-        dropped: Array = rows.dropped
+        examples, divisor = examples_and_divisor(self, plan, operands)
+        dropped: Array = examples.dropped
         kept = self.count(~dropped, plan.compute_dtype)
-        return self.where(kept == 0, 0.0, total / denominator).array
+        return self.where(kept == 0, 0.0, total / divisor).array
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         loss, slope = loss_and_gradient_of(self, plan, self._ready(plan, operands))
@@ -150,10 +151,10 @@ class DaskOps(ArrayOps):
     def count(self, x: Array, dtype: str) -> Array:
         return self.cast(self.total(self.cast(x, "int64")), dtype)
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         batch = rules.without(tuple(range(logits.ndim)), axis)
         if not any(math.isnan(logits.shape[i]) for i in batch):
-            return super().examples(logits, axis, dtype)
+            return super().count_rows(logits, axis, dtype)
         return self.cast(self.total(Lazy(_sizes(logits.array, batch))), dtype)
 
     def size(self, x: Array, axis: int) -> Any:

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from unified_loss._examples import Examples
 from unified_loss._ops import INFINITY, Ops
-from unified_loss._statistics import Rows, Statistics
+from unified_loss._statistics import Statistics
 from unified_loss._types import Array, Plan
 
 
-def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
+def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples) -> Statistics:
     """What `_statistics.row_statistics` computes, in fewer arrays of the logits' size.
 
     What is not finite and does not count is replaced in the statistics, which are few, not in the
@@ -18,11 +19,12 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, rows: Rows) -> Statistics:
     """
     targeted, smoothed = plan.label_smoothing != 1, plan.label_smoothing != 0
     if not targeted:
-        rows = rows._replace(ids=None, k=None)
-    merged = rows.ids is not None and not smoothed and not plan.z_loss
-    kernel = _Kernel(ops, plan.axis, rows, rows.w if smoothed else None, smoothed, merged)
-    m = tf.reduce_max(x, plan.axis, keepdims=True)
-    m = tf.stop_gradient(tf.maximum(m, x.dtype.min))  # a row of -inf gives log 0, not inf - inf
+        examples = examples._replace(ids=None, weighted_labels=None)
+    merged = examples.ids is not None and not smoothed and not plan.z_loss
+    kernel = _Kernel(
+        ops, plan.axis, examples, examples.class_weight if smoothed else None, smoothed, merged
+    )
+    m = tf.maximum(m, x.dtype.min)  # a row of -inf gives log 0, not inf - inf
 
     @tf.custom_gradient
     def statistics(x: Array, *_: Array) -> Any:
@@ -47,7 +49,7 @@ class _Kept(NamedTuple):
 class _Kernel(NamedTuple):
     ops: Ops
     axis: int
-    rows: Rows
+    examples: Examples
     w: Array | None  # class weights, if they are needed for each class
     smoothed: bool
     merged: bool  # l and p have the same coefficient, and l - p stands for l
@@ -55,61 +57,65 @@ class _Kernel(NamedTuple):
     @property
     def weights(self) -> list[Array]:
         """The factors of f, which have gradients of their own."""
-        return [weight for weight in (self.rows.k, self.w) if weight is not None]
+        return [weight for weight in (self.examples.weighted_labels, self.w) if weight is not None]
 
     def forward(self, x: Array, m: Array) -> tuple[list[Array], _Kept]:
         """The statistics l (or l - p), p and q, as far as they are asked for."""
-        ops, axis, rows = self.ops, self.axis, self.rows
+        ops, axis, examples = self.ops, self.axis, self.examples
         f = x - m
         e = tf.exp(f)
         total = ops.sum(e, axis)
         l = tf.math.log(total)
-        if rows.ids is not None:
-            p = _pick(ops, f, rows.ids, axis)
+        if examples.ids is not None:
+            p = _pick(ops, f, examples.ids, axis)
             # Smoothing keeps examples whose own class has weight 0.
-            weight = None if self.w is None else rows.m
+            weight = None if self.w is None else examples.label_mass
             results = [l - p] if self.merged else [l, self._settled(p, weight)]
         else:
-            results = [l] if rows.k is None else [l, self._settled(self._weighted_sum(f, rows.k))]
+            results = (
+                [l]
+                if examples.weighted_labels is None
+                else [l, self._settled(self._weighted_sum(f, examples.weighted_labels))]
+            )
         if self.smoothed:
-            results.append(self._settled(self._weighted_sum(f, self.w), rows.t))
+            results.append(self._settled(self._weighted_sum(f, self.w), examples.label_total))
         results[0] = self._settled(results[0])
         return results, _Kept(f, e, total, l)
 
     def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
-        ops, rows, w = self.ops, self.rows, self.w
+        ops, examples, w = self.ops, self.examples, self.w
         dl, dq = slopes[0] / kept.total, slopes[-1]
         dp = -slopes[0] if self.merged else slopes[1]
-        if rows.dropped is not None:
+        if examples.dropped is not None:
             # The slopes of other dropped examples are 0, and carry the gradients of their weights.
-            lost = rows.dropped & ~ops.isfinite(kept.l)
+            lost = examples.dropped & ~ops.isfinite(kept.l)
             dl, dp, dq = (ops.where(lost, 0.0, slope) for slope in (dl, dp, dq))
         dx = tf.math.multiply_no_nan(kept.e, dl)
         target, shift = dp, None
         if self.smoothed:
             shift = dq if w is None else dq * w
-        if rows.k is not None:
-            dx += target * rows.k
-        elif rows.ids is not None and (self.smoothed or dx.shape.rank is None):
+        if examples.weighted_labels is not None:
+            dx += target * examples.weighted_labels
+        elif examples.ids is not None and (self.smoothed or dx.shape.rank is None):
             # A comparison fuses with the addition.
-            hit = _hit(ops, kept.f, rows.ids, self.axis)
+            hit = _hit(ops, kept.f, examples.ids, self.axis)
             shift = 0.0 if shift is None else shift
             shift = ops.where(hit, shift + target, shift)
-        elif rows.ids is not None:
+        elif examples.ids is not None:
             # `vectorized_map` knows updates, not additions.
-            places = _places(ops, rows.ids, self.axis)
+            places = _places(ops, examples.ids, self.axis)
             dx = tf.tensor_scatter_nd_update(dx, places, tf.gather_nd(dx, places) + target)
         if shift is not None:
             dx += shift
         return [dx, *self._weight_slopes(kept, dp, dq)]
 
     def _weight_slopes(self, kept: _Kept, dp: Array, dq: Array) -> list[Array]:
-        ops, k, w = self.ops, self.rows.k, self.w
+        ops, k, w = self.ops, self.examples.weighted_labels, self.w
         slopes = []
         if k is not None:
-            # Without class weights, `_dense_rows` mutes zero labels on masked classes.
-            f = kept.f if self.rows.w is None else _finite_where_zero(ops, kept.f, k)
+            # Without class weights, `_of_dense_labels` mutes zero labels on masked classes.
+            f = kept.f if self.examples.class_weight is None else _finite_where_zero(ops, kept.f, k)
             slopes.append(tf.math.multiply_no_nan(f, dp))
         if w is not None:
             f = _finite_where_zero(ops, kept.f, w)
@@ -122,18 +128,22 @@ class _Kernel(NamedTuple):
 
     def _settled(self, value: Array, coefficient: Any = None) -> Array:
         """0 in place of what is not finite and does not count."""
-        rows = self.rows
-        if rows.k is None and rows.w is None and rows.s is None:
+        examples = self.examples
+        if (
+            examples.weighted_labels is None
+            and examples.class_weight is None
+            and examples.sample_weight is None
+        ):
             return self._undropped(value)  # no factor whose gradient it would be
-        idle = rows.dropped
+        silent = examples.dropped
         if tf.is_tensor(coefficient):
-            idle = coefficient == 0 if idle is None else idle | (coefficient == 0)
-        if idle is None:
+            silent = coefficient == 0 if silent is None else silent | (coefficient == 0)
+        if silent is None:
             return value
-        return self.ops.where(idle & ~self.ops.isfinite(value), 0.0, value)
+        return self.ops.where(silent & ~self.ops.isfinite(value), 0.0, value)
 
     def _undropped(self, value: Array) -> Array:
-        dropped = self.rows.dropped
+        dropped = self.examples.dropped
         return value if dropped is None else self.ops.where(dropped, 0.0, value)
 
 

@@ -16,20 +16,17 @@ import torch
 from torch._C import _functorch
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps, is_watched
-from unified_loss._blocks import LONG, Blocks, Walk
+from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
+from unified_loss._examples import Examples, examples_and_divisor, examples_of, with_divisor
 from unified_loss._statistics import (
-    Rows,
     Statistics,
     careful_gradient,
     combine,
-    denominator,
-    examples,
     is_plain,
     loss_and_gradient_of,
     loss_of,
     row_maximum,
     row_statistics,
-    rows_of,
 )
 from unified_loss._types import Array, Operands, Plan, Shape
 
@@ -46,17 +43,18 @@ class TorchBlockOps(TorchOps):
     def contiguous(self, x: Array) -> Array:
         return x.contiguous()
 
-    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
+    def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
         axis = plan.axis
+        ids, k, w = examples.ids, examples.weighted_labels, examples.class_weight
         f = _along(torch.log_softmax, x, axis)
         m = p = q = None
         if plan.label_smoothing != 1:
-            p = torch.gather(f, axis, rows.ids) if rows.k is None else self.sum(rows.k * f, axis)
+            p = torch.gather(f, axis, ids) if k is None else self.sum(k * f, axis)
         if plan.z_loss:
-            known = None if p is None or rows.ids is None else (rows.ids, p)
+            known = None if p is None or ids is None else (ids, p)
             m = _log_denominator(x, f, known, axis)
         if plan.label_smoothing:
-            q = self.sum(f if rows.w is None else rows.w * f, axis)
+            q = self.sum(f if w is None else w * f, axis)
         return Statistics(m, 0.0, p, q)
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
@@ -78,16 +76,16 @@ class TorchBlockOps(TorchOps):
 OPS = TorchBlockOps()
 
 
-# Thresholds, in logits. Up to WHOLE, torch's own kernels on whole arrays are as fast as any walk:
+# Thresholds, in logits. Up to AT_ONCE, torch's own kernels on whole arrays are as fast as any walk:
 # their result, 8 MB, comes from memory that the process has. With few classes, fewer than fit one
-# vector register, those kernels take the entries of a row one by one, and a turned walk is faster
-# from SMALL on. A BLOCK is so large that what Python does for each does not count; a TURNED_BLOCK
-# also has to be copied, and stays in cache. Threads pay from PARALLEL on. Without control over
-# torch's threads, a block must be worth the barriers of torch's own.
+# vector register, those kernels take the entries of a row one by one, and a transposed walk is
+# faster from SMALL on. A BLOCK is so large that what Python does for each does not count; a
+# TRANSPOSED_BLOCK also has to be copied, and stays in cache. Threads pay from PARALLEL on. Without
+# control over torch's threads, a block must be worth the barriers of torch's own.
 SMALL = 2**15
-WHOLE = 2**21
+AT_ONCE = 2**21
 FEW_CLASSES = 16
-TURNED_BLOCK = 2**17
+TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 SHARED_BLOCK = 2**21
 PARALLEL = 2**20
@@ -98,33 +96,33 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
     if size <= SMALL:
         return None
     is_few = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-    if size <= WHOLE and not is_few:
+    if size <= AT_ONCE and not is_few:
         return None
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
         return Walk(SHARED_BLOCK, is_few, 1, torch.inference_mode)
     threads = torch.get_num_threads() if size >= PARALLEL else 1
-    return Walk(TURNED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
+    return Walk(TRANSPOSED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
     """The loss, differentiable in the logits alone."""
     walk = walk_for(plan, operands.logits.numel())
     if walk is None:
-        return _whole_loss(plan, operands)
+        return _loss_at_once(plan, operands)
     if torch.is_grad_enabled() and operands.logits.requires_grad:
         return _Loss.apply(walk, plan, *operands)
-    return Blocks(OPS, walk, plan, operands).loss()
+    return walk_loss(OPS, walk, plan, operands)[0]
 
 
-def _whole_loss(plan: Plan, operands: Operands) -> Array:
+def _loss_at_once(plan: Plan, operands: Operands) -> Array:
     """The loss by torch's own softmax; by row statistics if a number is not finite."""
     x = OPS.cast(operands.logits, plan.compute_dtype)
-    rows = rows_of(OPS, plan, operands, plain=True)
-    found = OPS.plain_statistics(plan, x, rows)
-    if not is_plain(OPS, rows, found):
+    examples = examples_of(OPS, plan, operands, plain=True)
+    found = OPS.plain_statistics(plan, x, examples)
+    if not is_plain(OPS, examples, found):
         return loss_of(TorchOps(), plan, operands)
-    rows, divisor = denominator(OPS, plan, operands, rows)
-    return combine(OPS, plan, rows, found, divisor)
+    examples, divisor = with_divisor(OPS, plan, operands, examples)
+    return combine(OPS, plan, examples, found, divisor)
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
@@ -133,8 +131,8 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     with torch.no_grad():
         if walk is None:
             return loss_and_gradient_of(TorchOps(), plan, operands)
-        problem = Blocks(OPS, walk, plan, operands)
-        return problem.loss(), problem.gradient()
+        loss, kept = walk_loss(OPS, walk, plan, operands)
+        return loss, walk_gradient(OPS, walk, plan, operands, kept)
 
 
 class _Loss(torch.autograd.Function):
@@ -142,11 +140,9 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, walk: Walk, plan: Plan, *operands: Array) -> Array:
-        problem = Blocks(OPS, walk, plan, Operands(*operands))
-        loss = problem.loss()
-        ctx.save_for_backward(*operands)
-        ctx.plan = plan
-        ctx.problem = problem.without_operands()  # what is saved may move elsewhere until then
+        loss, kept = walk_loss(OPS, walk, plan, Operands(*operands))
+        ctx.save_for_backward(*operands)  # what is saved may move elsewhere until then
+        ctx.walk, ctx.plan, ctx.kept = walk, plan, kept.without_operands(plan)
         return loss.clone() if plan.reduction == "none" else loss  # a view cannot be changed
 
     @staticmethod
@@ -155,19 +151,19 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
             slope = _differentiable_gradient(ctx.plan, operands, *slopes)
         else:
-            slope = ctx.problem.with_operands(operands).gradient(*slopes)
+            slope = walk_gradient(OPS, ctx.walk, ctx.plan, operands, ctx.kept, *slopes)
         return None, None, slope, None, None, None, None
 
 
 def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
     ops = TorchOps()
     x = ops.cast(operands.logits, plan.compute_dtype)
-    rows, divisor = examples(ops, plan, operands)
-    x = x if rows.dropped is None else x.masked_fill(rows.dropped, 0.0)
-    found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), rows)
+    examples, divisor = examples_and_divisor(ops, plan, operands)
+    x = x if examples.dropped is None else x.masked_fill(examples.dropped, 0.0)
+    found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), examples)
     if plan.reduction == "none":
         factor = ops.expand(factor, plan.axis)
-    slope = careful_gradient(ops, plan, x, rows, found, factor, divisor)
+    slope = careful_gradient(ops, plan, x, examples, found, factor, divisor)
     return ops.cast_like(slope, operands.logits)
 
 

@@ -93,7 +93,7 @@ class TorchOps(KernelOps):
     def count(self, x: Array, dtype: str) -> Array:
         return torch.sum(x).to(DTYPES[dtype])
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         number = math.prod(without(logits.shape, axis))
         if isinstance(number, int):
             return number

@@ -86,7 +86,7 @@ class ArrayOps(KernelOps):
     def count(self, x: Array, dtype: str) -> Array:
         return self.cast(self.total(self.cast(x, "int64")), dtype)
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         return math.prod(rules.without(logits.shape, axis))
 
     def size(self, x: Array, axis: int) -> Any:

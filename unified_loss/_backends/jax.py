@@ -50,8 +50,8 @@ class JaxOps(ArrayOps):
     def count(self, x: Array, dtype: str) -> Array:
         return jnp.sum(x).astype(dtype)
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
-        count = super().examples(logits, axis, dtype)
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
+        count = super().count_rows(logits, axis, dtype)
         return count if isinstance(count, int) else jnp.asarray(count, dtype)
 
     def stop_gradient(self, x: Array) -> Array:

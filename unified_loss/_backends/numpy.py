@@ -10,10 +10,10 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends.array_api import ArrayOps
-from unified_loss._blocks import LONG, Blocks, Walk
+from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
+from unified_loss._examples import Examples
 from unified_loss._ops import INFINITY, Factors
 from unified_loss._statistics import (
-    Rows,
     Statistics,
     loss_and_gradient_of,
     loss_of,
@@ -26,14 +26,14 @@ NAME = "numpy"
 
 
 # Thresholds, in logits. Below SMALL one pass over whole arrays is faster than any walk. With few
-# classes a block is turned, so that the reductions run over contiguous rows of many examples. A
+# classes a block is transposed, so that the reductions run over contiguous rows of many examples. A
 # block stays in cache, and is so large that what Python does for each does not count: 4096 x 32000
 # take 102 ms in blocks of 2**16 logits, 74 of 2**17, 57 of 2**18 and 54 of 2**19 or 2**20 on two
-# cores; 65536 x 10 take 1.6 ms turned in blocks of 2**15, 0.9 of 2**17. Threads pay from PARALLEL
-# on.
+# cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of 2**17. Threads pay from
+# PARALLEL on.
 SMALL = 2**15
 FEW_CLASSES = 64
-TURNED_BLOCK = 2**17
+TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
 
@@ -42,10 +42,10 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
     """The way through `size` logits, None for all at once."""
     if size <= SMALL:
         return None
-    turned = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
+    transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
     threads = number_of_threads() if size >= PARALLEL else 1
     around = partial(np.errstate, all="ignore")  # the error state belongs to a thread
-    return Walk(TURNED_BLOCK if turned else BLOCK, turned, threads, around)
+    return Walk(TRANSPOSED_BLOCK if transposed else BLOCK, transposed, threads, around)
 
 
 class NumpyOps(ArrayOps):
@@ -90,8 +90,8 @@ class NumpyOps(ArrayOps):
     def contiguous(self, x: Array) -> Array:
         return np.ascontiguousarray(x)
 
-    def plain_statistics(self, plan: Plan, x: Array, rows: Rows) -> Statistics:
-        return plain_statistics(self, plan, x, rows)
+    def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
+        return plain_statistics(self, plan, x, examples)
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
         f = x - statistics.m  # before anything is rounded to the size of m
@@ -174,28 +174,30 @@ def kernel(plan: Plan, operands: Operands) -> str:
     walk = walk_for(plan, operands.logits.size)
     if walk is None:
         return "row statistics"
-    return f"row statistics in {'turned ' if walk.turned else ''}blocks"
+    return f"row statistics in {'transposed ' if walk.transposed else ''}blocks"
 
 
 def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
     with np.errstate(all="ignore"):
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
-        if plan.is_plain and not with_gradient:
-            loss = _plain_loss(plan, operands.logits, operands.labels)
+        if plan.is_bare and not with_gradient:
+            loss = _short_loss(plan, operands.logits, operands.labels)
             if loss is not None:
                 return loss, None
         walk = walk_for(plan, operands.logits.size)
         if walk is not None:
-            problem = Blocks(OPS, walk, plan, operands)
-            loss = problem.loss()[()]  # a scalar of NumPy where there is no axis
-            return loss, problem.gradient() if with_gradient else None
+            loss, kept = walk_loss(OPS, walk, plan, operands)
+            loss = loss[()]  # a scalar of NumPy where there is no axis
+            if not with_gradient:
+                return loss, None
+            return loss, walk_gradient(OPS, walk, plan, operands, kept)
         if with_gradient:
             return loss_and_gradient_of(OPS, plan, operands)
         return loss_of(OPS, plan, operands), None
 
 
-def _plain_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
+def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
     """The loss of few logits in few calls; None if they are many, or if it is not finite."""
     classes = plan.num_classes
     if logits.size > SMALL or plan.axis + 1 != plan.ndim or plan.reduction == "none":

@@ -8,8 +8,9 @@ import tensorflow as tf
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends._tensorflow_statistics import row_statistics
+from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import INFINITY
-from unified_loss._statistics import combine, examples
+from unified_loss._statistics import combine, row_maximum
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 
 NAME = "tensorflow"
@@ -75,7 +76,7 @@ class TensorflowOps:
     def count(self, x: Array, dtype: str) -> Array:
         return tf.cast(tf.reduce_sum(tf.cast(x, tf.int64)), dtype)
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         if logits.shape.is_fully_defined():
             return logits.shape.num_elements() // logits.shape[axis]
         classes = tf.cast(self.size(logits, axis), tf.int64)
@@ -180,14 +181,16 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_plain and _is_native(plan, math.prod(operands.logits.shape)):
+    if plan.is_bare and _is_native(plan, math.prod(operands.logits.shape)):
         value = _native_loss(plan, operands)
         if value is not None:
             return value
     plan, operands = _prepared(plan, operands)
     x = tf.cast(operands.logits, plan.compute_dtype)
-    rows, denominator = examples(OPS, plan, operands)
-    return combine(OPS, plan, rows, row_statistics(OPS, plan, x, rows), denominator)
+    m = row_maximum(OPS, plan, x)
+    examples, divisor = examples_and_divisor(OPS, plan, operands, m)
+    statistics = row_statistics(OPS, plan, x, m, examples)
+    return combine(OPS, plan, examples, statistics, divisor)
 
 
 def _is_native(plan: Plan, size: int) -> bool:
@@ -221,7 +224,7 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 def kernel(plan: Plan, operands: Operands) -> str:
     logits = operands.logits
     is_eager = not tf.is_tensor(logits) or isinstance(logits, _Eager)
-    if is_eager and plan.can_be_plain and _is_native(plan, math.prod(logits.shape)):
+    if is_eager and plan.can_be_bare and _is_native(plan, math.prod(logits.shape)):
         return "SparseSoftmaxCrossEntropyWithLogits"
     return "row statistics (TensorFlow)"
 

@@ -96,7 +96,7 @@ def read(array: Array, *, wait: bool) -> Any | None:
         return None
     if wait and _is_distributed(array):
         array = array.full_tensor()
-    if not _is_plain(array) or (array.device.type != "cpu" and not wait):
+    if not _has_own_values(array) or (array.device.type != "cpu" and not wait):
         return None
     try:
         values = array.detach().as_subclass(torch.Tensor).cpu()
@@ -105,7 +105,7 @@ def read(array: Array, *, wait: bool) -> Any | None:
         return None
 
 
-def _is_plain(array: Array) -> bool:
+def _has_own_values(array: Array) -> bool:
     """Whether no function transform and no wrapper stands before the values."""
     own = type(array).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
     return own and not _functorch.is_functorch_wrapped_tensor(array)
@@ -118,7 +118,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if not (plan.is_plain or _is_ordinary(operands)):
+    if not (plan.is_bare or _is_ordinary(operands)):
         return run(loss_of, OPS, plan, operands)
     plan, operands = _signed(plan, operands)
     value = None
@@ -207,7 +207,7 @@ def kernel(plan: Plan, operands: Operands) -> str:
     size = math.prod(logits.shape)
     walk = blocks.walk_for(plan, size)
     if walk is not None:
-        return f"log_softmax in {'turned ' if walk.turned else ''}blocks"
+        return f"log_softmax in {'transposed ' if walk.transposed else ''}blocks"
     return "F.cross_entropy" if _is_native(plan, size) else "log_softmax"
 
 

@@ -32,7 +32,7 @@ def memory_of(problem: Problem, plan: Plan) -> Memory | None:
         arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight
         size, where = elements, "of the logits' size"
     else:
-        arrays += walk.turned + (plan.label_kind == "dense" and plan.class_weight)
+        arrays += walk.transposed + (plan.label_kind == "dense" and plan.class_weight)
         threads = min(walk.threads, -(-elements // walk.size))
         shared = f" in each of {threads} threads" if threads > 1 else ""
         size, where = threads * walk.size, f"of {walk.size:,} logits{shared}"

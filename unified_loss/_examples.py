@@ -1,0 +1,225 @@
+"""What labels and weights say of each example, before any logit is looked at but their maximum.
+
+In the letters of `_statistics`: K = w t, and the sums M = sum K and T = sum t of a label row t.
+"""
+
+from typing import Any, NamedTuple
+
+from unified_loss._ops import INFINITY, Ops
+from unified_loss._types import Array, Operands, Plan
+
+NAN = float("nan")
+
+
+class Examples(NamedTuple):
+    """One number for each example, with the class axis kept; absent parts are None."""
+
+    num_classes: Any  # C: an int, a symbolic size or a 0-d integer array
+    ids: Array | None  # index labels, made safe to gather with
+    weighted_labels: Array | None  # K, for dense labels
+    class_weight: Array | None  # w along the class axis
+    sample_weight: Array | None  # s
+    label_mass: Array  # M, NaN for a label that is no class id; 1.0 where it is 1 everywhere
+    label_total: Array  # T; 1.0 where it is 1 everywhere
+    dropped: Array | None  # nothing of the example counts
+    mass: Array | None  # None: 1 for each example; with "mean" over a count, nothing asks for it
+
+
+class Weights(NamedTuple):
+    """The number of classes, and the weights along the axes of the logits."""
+
+    num_classes: Any
+    class_weight: Array | None
+    sample_weight: Array | None
+
+
+def examples_and_divisor(
+    ops: Ops, plan: Plan, operands: Operands, m: Array | None = None
+) -> tuple[Examples, Array | None]:
+    """What labels and weights say of each example, and what "mean" divides by.
+
+    `m`, the largest logit of each row, is needed where weights or labels have gradients.
+    """
+    examples = examples_of(ops, plan, operands)
+    if m is not None and examples.dropped is not None and examples.mass is not None:
+        constant = ops.stop_gradient(examples.mass)
+        if constant is not examples.mass:
+            # R16: no gradient where lse is not finite.
+            dead = examples.dropped & ~ops.isfinite(m)
+            examples = examples._replace(mass=ops.where(dead, constant, examples.mass))
+    return with_divisor(ops, plan, operands, examples)
+
+
+def examples_of(ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False) -> Examples:
+    """What labels and weights say of each example.
+
+    `plain`: without care for dense label rows that are all zero or not finite.
+    """
+    weights = weights_of(ops, plan, operands)
+    if plan.label_kind == "index":
+        return _of_index_labels(ops, plan, operands, weights)
+    return (_of_plain_labels if plain else _of_dense_labels)(ops, plan, operands, weights)
+
+
+def weights_of(ops: Ops, plan: Plan, operands: Operands) -> Weights:
+    """The weights, cast and laid along the axes of the logits."""
+    w = s = None
+    if plan.class_weight:
+        w = ops.cast(operands.class_weight, plan.compute_dtype)
+        w = ops.along(w, operands.logits, plan.axis)
+    if plan.sample_weight != "none":
+        s = ops.cast(operands.sample_weight, plan.compute_dtype)
+        s = ops.extend(s, operands.logits, plan.axis)
+    return Weights(ops.size(operands.logits, plan.axis), w, s)
+
+
+def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
+    dtype = plan.compute_dtype
+    num_classes, w, s = weights
+    ids, ignored, foreign = _safe_ids(ops, plan, operands.labels, num_classes)
+    if s is not None:
+        unlearnt = ignored
+        if foreign is not None and plan.sample_weight == "weight":
+            unlearnt = either(ignored, foreign & (s == 0))  # R16: no gradient, as no class id
+        s = s if unlearnt is None else ops.where(unlearnt, 0.0, s)
+    dropped = ignored if s is None else s == 0
+    poisoned = foreign
+    if foreign is not None and dropped is not None:
+        poisoned = foreign & ~dropped
+    label_mass: Array = 1.0
+    mass = s
+    if w is not None:
+        label_mass = ops.cast(ops.pick_class(operands.class_weight, ids), dtype)
+        silent = ~ops.any(w, plan.axis) if plan.label_smoothing else label_mass == 0
+        if poisoned is not None:
+            silent = silent & ~poisoned
+        dropped = either(dropped, silent)
+        mass = label_mass if poisoned is None else ops.where(poisoned, 1.0, label_mass)
+        mass = mass if s is None else s * mass
+    label_total: Array = 1.0
+    if ignored is not None:
+        label_total = ops.cast(~ignored, dtype)
+        label_mass = label_total if w is None else ops.where(ignored, 0.0, label_mass)
+        mass = None if mass is None else ops.where(ignored, 0.0, mass)
+    if poisoned is not None:
+        if isinstance(label_mass, float):
+            label_mass = ops.cast(~poisoned, dtype)
+        label_mass = ops.where(poisoned, NAN, label_mass)
+    return Examples(num_classes, ids, None, w, s, label_mass, label_total, dropped, mass)
+
+
+def _safe_ids(
+    ops: Ops, plan: Plan, labels: Array, num_classes: Any
+) -> tuple[Array, Array | None, Array | None]:
+    """Ids to gather with, and which labels are ignored and which are no class ids."""
+    if not plan.labels_keep_axis:
+        labels = ops.expand(labels, plan.axis)
+    ignored = None if plan.ignore_index is None else ops.equals(labels, plan.ignore_index)
+    foreign = labels < 0 if plan.below else None
+    if plan.above:
+        foreign = either(foreign, labels >= num_classes)
+    unsafe = either(ignored, foreign)
+    if unsafe is not None:
+        labels = ops.where(unsafe, 0, labels)
+    return ops.as_index(labels), ignored, foreign
+
+
+def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
+    axis = plan.axis
+    num_classes, w, s = weights
+    t = ops.cast(operands.labels, plan.compute_dtype)
+    if plan.labels_dtype.startswith(("float", "bfloat")):
+        constant = ops.stop_gradient(t)
+        if constant is not t:
+            # A zero label on a masked class has no influence, and no gradient.
+            t = ops.where((t == 0) & (operands.logits == -INFINITY), constant, t)
+        if s is not None:
+            t = ops.where((s == 0) & ~ops.isfinite(t), 0.0, t)
+    k = t if w is None else w * t
+    label_total = ops.sum(t, axis)
+    label_mass = label_total if w is None else ops.sum(k, axis)
+    if w is not None and plan.label_smoothing:
+        share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype)
+        counts = ((1 - plan.label_smoothing) * t != -share * label_total) & (w != 0)
+        silent = ~ops.any(counts, axis) & (label_mass == 0)
+    else:
+        terms = ops.stop_gradient((1 - plan.label_smoothing) * t if plan.label_smoothing else k)
+        # All are 0 if none is above and their sum is.
+        silent = (ops.max(terms, axis) == 0) & (label_mass == 0)
+    mass = s
+    if w is not None:
+        mass = label_mass if s is None else s * label_mass
+    elif s is not None:
+        mass = ops.where(silent, 0.0, s)
+    dropped = silent if s is None else silent | (s == 0)
+    return Examples(num_classes, None, k, w, s, label_mass, label_total, dropped, mass)
+
+
+def _of_plain_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
+    """`_of_dense_labels` where labels are finite, and no M is 0."""
+    num_classes, w, s = weights
+    t = ops.cast(operands.labels, plan.compute_dtype)
+    k = t if w is None else w * t
+    label_total = ops.sum(t, plan.axis)
+    label_mass = label_total if w is None else ops.sum(k, plan.axis)
+    mass = s
+    if w is not None:
+        mass = label_mass if s is None else s * label_mass
+    dropped = None if s is None else s == 0
+    return Examples(num_classes, None, k, w, s, label_mass, label_total, dropped, mass)
+
+
+def with_divisor(
+    ops: Ops, plan: Plan, operands: Operands, examples: Examples
+) -> tuple[Examples, Array | None]:
+    """The examples that count, and what "mean" divides by: infinity if there is no mass.
+
+    Then the loss and all gradients are 0, but with a normalizer, which divides as ever, those of
+    weights and labels; and examples that are not dropped, whose masses cancel, are dropped too.
+    """
+    dtype = plan.compute_dtype
+    if plan.z_loss and examples.mass is None and examples.dropped is not None:
+        examples = examples._replace(mass=ops.cast(~examples.dropped, dtype))
+    if plan.reduction != "mean":
+        return examples, None
+    if examples.mass is not None and not plan.counts:
+        total = ops.total(examples.mass)
+        examples = _without_cancelled(ops, plan, examples, total == 0)
+    elif examples.dropped is None:
+        total = ops.count_rows(operands.logits, plan.axis, dtype)
+    else:
+        total = ops.count(~examples.dropped, dtype)
+    if not plan.normalizer:
+        if isinstance(total, int):
+            return examples, total or INFINITY
+        return examples, ops.where(total == 0, INFINITY, total)
+    divisor = ops.cast(operands.normalizer, dtype)
+    if isinstance(total, int):
+        return examples, divisor if total else INFINITY
+    return examples, ops.where((total == 0) & ~(divisor > 0), INFINITY, divisor)
+
+
+def _without_cancelled(ops: Ops, plan: Plan, examples: Examples, empty: Array) -> Examples:
+    """The examples, none of which counts where their masses add up to 0."""
+    if examples.dropped is None:
+        cancelled = dropped = empty
+    else:
+        cancelled, dropped = empty & ~examples.dropped, examples.dropped | empty
+    weight, label_mass = examples.sample_weight, examples.label_mass
+    if weight is None:
+        weight = ops.cast(~cancelled, plan.compute_dtype)
+    else:
+        weight = ops.where(cancelled, 0.0, weight)
+    if not isinstance(label_mass, float):
+        label_mass = ops.where(cancelled, 0.0, label_mass)
+    mass = ops.where(cancelled, 0.0, examples.mass)
+    return examples._replace(
+        sample_weight=weight, label_mass=label_mass, dropped=dropped, mass=mass
+    )
+
+
+def either(a: Array | None, b: Array | None) -> Array | None:
+    """Where one of two conditions holds; None is one that never does."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a | b

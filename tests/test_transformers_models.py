@@ -124,6 +124,8 @@ def test_losses_that_the_model_does_not_return_are_refused() -> None:
     outputs, labels = outputs_of(task)
     with pytest.raises(OptionError, match="did not return: aux_loss") as info:
         task.loss(outputs, labels)
+    alone = CausalLMLoss(model_losses={"aux_loss": 0})(outputs, labels)
+    assert torch.equal(alone, CausalLMLoss()(outputs, labels))
     exec(info.value.fixes[0].text, {"model": task.model})  # noqa: S102 (our own text)
     torch.testing.assert_close(task.loss(*outputs_of(task)), own_loss(task))
 
@@ -299,6 +301,8 @@ def test_options_are_checked(kind: Any) -> None:
     for number in (-1, 1.5, "4", None):
         with pytest.raises(OptionError, match="virtual_tokens"):
             kind(virtual_tokens=number)
+    text = repr(kind(model_losses={"aux_loss": 0.5}, virtual_tokens=4))
+    assert "model_losses={'aux_loss': 0.5}, virtual_tokens=4" in text
 
 
 def test_compiles_once_for_all_numbers_and_lengths() -> None:

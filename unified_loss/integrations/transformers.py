@@ -54,7 +54,7 @@ class ClassificationLoss(nn.Module):
         factor of each: ``{"aux_loss": model.config.router_aux_loss_coef}``, or 0 to leave it out.
         They are added once in each micro-batch, as the model itself does.
     virtual_tokens : int >= 0, default 0
-        How many positions before the labels' first a prompt-tuned model has.
+        How many positions a tuned prompt has put before those of the labels.
 
     Raises
     ------
@@ -133,7 +133,8 @@ class ClassificationLoss(nn.Module):
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise LossInputError(message)
         logits, losses = read(outputs)
-        if losses.keys() != self.model_losses.keys():
+        added = {name: factor for name, factor in self.model_losses.items() if factor}
+        if not added.keys() <= losses.keys() <= self.model_losses.keys():
             raise _other_losses(list(losses), list(self.model_losses))
         self.shift = self.shift_of(outputs)
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
@@ -147,10 +148,9 @@ class ClassificationLoss(nn.Module):
             items = items / logits.shape[-1]
         normalizer = items + (items == 0)  # without a label the sum is 0, whatever divides it
         loss = self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
-        for name, factor in self.model_losses.items():
-            if factor:  # one loss for each replica, as above
-                one = torch.as_tensor(losses[name], dtype=loss.dtype, device=loss.device).mean()
-                loss = loss + factor * one
+        for name, factor in added.items():  # one loss for each replica, as above
+            one = torch.as_tensor(losses[name], dtype=loss.dtype, device=loss.device).mean()
+            loss = loss + factor * one
         return loss
 
     def row_sums(self, logits: Any, labels: Tensor) -> Tensor:
@@ -189,6 +189,11 @@ class ClassificationLoss(nn.Module):
         total, count = sums.sum(axis=0, dtype="float64")
         return {"loss": float(total / max(count, 1))}
 
+    def extra_repr(self) -> str:
+        """Return the options that are not those of the loss within."""
+        options = {"model_losses": self.model_losses, "virtual_tokens": self.virtual_tokens}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items() if value)
+
     def shift_of(self, outputs: Any) -> int:  # noqa: ARG002 (for subclasses)
         """Return by how many positions the labels of the outputs are shifted."""
         return 0
@@ -198,13 +203,14 @@ class CausalLMLoss(ClassificationLoss):
     """Cross-entropy, in nats, of a model that predicts the next token at every position.
 
     `Trainer` passes the labels as they are in the batch, most often a copy of the input tokens
-    with -100 for padding. They are shifted here by one position, the logits are not copied.
+    with -100 for padding. They are shifted here by one position, the logits are not copied. Those
+    of encoder-decoder models are not shifted, since the inputs of the decoder are.
 
     The options, and what the loss is divided by, are those of `ClassificationLoss`.
 
     Parameters
     ----------
-    class_weight, label_smoothing, z_loss, check
+    class_weight, label_smoothing, z_loss, check, model_losses, virtual_tokens
         As in `ClassificationLoss`.
 
     Raises
@@ -275,15 +281,14 @@ def _other_losses(returned: list[str], wanted: list[str]) -> Exception:
         fix = "model.config.output_router_logits = True"
         return refused(OptionError, message, fix)
     message = f"the model returned what model_losses has no factor of: {', '.join(unknown)}."
-    fixes = []
-    named = [
-        f"{name!r}: model.config.{ROUTER[kind]}"
-        for name in unknown
-        for kind in ROUTER
-        if name.endswith(kind)
+    kinds = [next(filter(name.endswith, ROUTER), None) for name in unknown]
+    factors = [
+        f"{name!r}: {f'model.config.{ROUTER[kind]}' if kind else 1}"
+        for name, kind in zip(unknown, kinds, strict=True)
     ]
-    if len(named) == len(unknown):
-        fixes.append(f"add them as the model does: model_losses={{{', '.join(named)}}}")
-    left_out = ", ".join(f"{name!r}: 0" for name in unknown)
-    fixes.append(f"leave them out: model_losses={{{left_out}}}")
-    return refused(OptionError, message, *fixes)
+    return refused(
+        OptionError,
+        message,
+        f"to add them: model_losses={{{', '.join(factors)}}}",
+        f"to leave them out: model_losses={dict.fromkeys(unknown, 0)}",
+    )

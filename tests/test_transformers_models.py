@@ -1,5 +1,6 @@
 """The losses for `Trainer` against those of models of each kind: equal, or an error of ours."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,9 @@ from torch._dynamo.testing import CompileCounter  # noqa: E402 (as after the lin
 
 from tests.transformers_models import (  # noqa: E402
     MODELS,
-    T5,
     VIRTUAL,
     batch_of,
     model_of,
-    translated,
 )
 from tests.transformers_training import LENGTH, TOKENS, trained, trainer_of  # noqa: E402
 from unified_loss.integrations.transformers import (  # noqa: E402
@@ -131,17 +130,25 @@ def test_losses_that_the_model_does_not_return_are_refused() -> None:
 
 
 def test_losses_of_routers_on_both_sides() -> None:
-    """Issue 11: Switch Transformers has four."""
-    torch.manual_seed(0)
+    """Issue 11: Switch Transformers has four, one of which is 0 if that side has no experts."""
     config = transformers.SwitchTransformersConfig(
-        **T5, num_experts=4, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1
+        router_z_loss_coef=0.5, router_aux_loss_coef=0.25
     )
-    task = translated(transformers.SwitchTransformersForConditionalGeneration(config))
-    inputs, labels = batch_of(task)
-    outputs = task.model.eval()(**inputs, output_router_logits=True)
+    values = {
+        "encoder_z_loss": 1,
+        "decoder_z_loss": 2,
+        "encoder_aux_loss": 4,
+        "decoder_aux_loss": 0,
+    }
+    tensors = {name: torch.tensor(float(value)) for name, value in values.items() if value}
+    outputs = transformers.modeling_outputs.Seq2SeqMoEOutput(
+        logits=torch.eye(5)[None], **values | tensors
+    )
+    labels = torch.arange(5)[None]
     with pytest.raises(OptionError, match="encoder_z_loss") as info:
-        task.loss(outputs, labels)
-    expected = own_loss(task, output_router_logits=True)
+        CausalLMLoss()(outputs, labels)
+    task = SimpleNamespace(loss=CausalLMLoss(), model=SimpleNamespace(config=config))
+    expected = ClassificationLoss()(outputs.logits, labels) + 0.5 * (1 + 2) + 0.25 * (4 + 0)
     torch.testing.assert_close(run(info.value.fixes[0], task)(outputs, labels), expected)
 
 

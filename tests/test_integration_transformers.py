@@ -21,6 +21,7 @@ from tests.transformers_training import (  # noqa: E402 (as they are needed afte
     ROWS,
     TASKS,
     TOKENS,
+    evaluated,
     trained,
     trainer_of,
 )
@@ -120,10 +121,14 @@ def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_two_processes_equal_one(name: str, of_two_processes: Path, tmp_path: Path) -> None:
-    """Issue 6, R14: over gloo, each process with two micro-batches."""
+    """Issue 6, R14: over gloo, each process with two micro-batches; issue 11: and evaluated."""
     found = torch.load(of_two_processes / f"{name}.pt", weights_only=True)
-    expected, _ = trained(trainer_of(TASKS[name](), tmp_path))
+    trainer = trainer_of(TASKS[name](), tmp_path)
+    expected, _ = trained(trainer)
     assert_same_training((expected, []), (found, []))
+    for rank in "01":
+        loss = float((of_two_processes / f"{name}.{rank}.loss").read_text(encoding="utf-8"))
+        assert loss == pytest.approx(evaluated(trainer), rel=1e-10)
 
 
 @pytest.mark.parametrize("tokens", [False, True])

@@ -109,14 +109,25 @@ def trained(trainer: Any) -> tuple[Parameters, list[float]]:
     return {name: value.detach() for name, value in trainer.model.named_parameters()}, losses
 
 
+def evaluated(trainer: Any) -> float:
+    """The mean loss of all labels, by batches that have not all the same size."""
+    loss = trainer.compute_loss_func
+    trainer.preprocess_logits_for_metrics, trainer.compute_metrics = loss.row_sums, loss.mean
+    trainer.args.per_device_eval_batch_size = 3
+    return float(trainer.evaluate()["eval_loss"])
+
+
 def main(rank: str, world: str, folder: str) -> None:
-    """Train all models, with two micro-batches in each process."""
+    """Train all models, with two micro-batches in each process, and evaluate them."""
     gloo.join(rank, world, folder)
     options = {"gradient_accumulation_steps": 2, "ddp_backend": "gloo"}
     for name, task in TASKS.items():
-        parameters, _ = trained(trainer_of(task(), folder, 2 * int(world), **options))
+        trainer = trainer_of(task(), folder, 2 * int(world), **options)
+        parameters, _ = trained(trainer)
         if rank == "0":
             torch.save(parameters, Path(folder, f"{name}.pt"))
+        loss = evaluated(trainer)
+        Path(folder, f"{name}.{rank}.loss").write_text(repr(loss), encoding="utf-8")
     distributed.barrier()
     os._exit(0)  # torch's destructor of a group that DDP used now and then waits for itself
 

@@ -4,18 +4,30 @@
 classify sequences or tokens. Only PyTorch is imported.
 """
 
+import copy
+import math
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from unified_loss.exceptions import LossInputError
+from unified_loss.exceptions import LossInputError, OptionError
+from unified_loss.integrations._outputs import (
+    IGNORE_INDEX,
+    aligned,
+    first_logits,
+    predicts_next,
+    read,
+    refused,
+)
 from unified_loss.integrations.torch import CrossEntropyLoss
 
 __all__ = ["CausalLMLoss", "ClassificationLoss"]
 
-IGNORE_INDEX = -100  # the label that `Trainer` does not count
+# What the models' configurations call the factors of their own losses.
+ROUTER = {"aux_loss": "router_aux_loss_coef", "z_loss": "router_z_loss_coef"}
 
 
 class ClassificationLoss(nn.Module):
@@ -37,6 +49,12 @@ class ClassificationLoss(nn.Module):
         Adds this factor times the squared logarithm of the softmax's denominator.
     check : {"auto", True, False}, default "auto"
         Whether to look at label values. "auto": where that does not wait for an accelerator.
+    model_losses : mapping from names to numbers, optional
+        The losses that the model returns beside its logits, as a mixture of experts does, and the
+        factor of each: ``{"aux_loss": model.config.router_aux_loss_coef}``, or 0 to leave it out.
+        They are added once in each micro-batch, as the model itself does.
+    virtual_tokens : int >= 0, default 0
+        How many positions a tuned prompt has put before those of the labels.
 
     Raises
     ------
@@ -67,8 +85,13 @@ class ClassificationLoss(nn.Module):
         label_smoothing: float = 0,
         z_loss: float = 0,
         check: Literal["auto"] | bool = "auto",
+        model_losses: Mapping[str, float] | None = None,
+        virtual_tokens: int = 0,
     ) -> None:
         super().__init__()
+        self.model_losses = _factors(model_losses or {})
+        self.virtual_tokens = _count(virtual_tokens)
+        self.shift: int | None = None  # of the labels, as the outputs seen last want it
         self.loss = CrossEntropyLoss(
             axis=-1,
             class_weight=class_weight,
@@ -109,36 +132,85 @@ class ClassificationLoss(nn.Module):
         if labels is None:
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise LossInputError(message)
-        if isinstance(outputs, Tensor):
-            logits = outputs
-        else:
-            logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-        labels = self.aligned(labels).to(logits.device)
+        logits, losses = read(outputs)
+        added = {name: factor for name, factor in self.model_losses.items() if factor}
+        if not added.keys() <= losses.keys() <= self.model_losses.keys():
+            raise _other_losses(list(losses), list(self.model_losses))
+        self.shift = self.shift_of(outputs)
+        labels = aligned(labels, logits, self.shift, self.virtual_tokens)
         items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
+        if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number
+            items = torch.full((), items)
         # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the
         # loss by that of replicas.
-        items = torch.as_tensor(items, device=logits.device).sum()
+        items = items.to(logits.device).sum()
         if labels.shape == logits.shape:
             items = items / logits.shape[-1]
         normalizer = items + (items == 0)  # without a label the sum is 0, whatever divides it
-        return self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
+        loss = self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
+        for name, factor in added.items():  # one loss for each replica, as above
+            one = torch.as_tensor(losses[name], dtype=loss.dtype, device=loss.device).mean()
+            loss = loss + factor * one
+        return loss
 
-    def aligned(self, labels: Tensor) -> Tensor:
-        """Return the labels of the predictions that stand at the same positions."""
-        return labels
+    def row_sums(self, logits: Any, labels: Tensor) -> Tensor:
+        """Return for each row the sum of its losses and the number of its labels, shape (N, 2).
+
+        It is the ``preprocess_logits_for_metrics`` of a `Trainer` whose ``compute_metrics`` is
+        `mean`, and that has this very object as ``compute_loss_func``.
+        """
+        if self.shift is None:
+            message = "row_sums must be of the object that is the compute_loss_func of the Trainer."
+            raise LossInputError(message)
+        logits = first_logits(logits)
+        labels = aligned(labels, logits, self.shift, self.virtual_tokens)
+        each = copy.copy(self.loss.to(logits.device))
+        each.reduction = "none"
+        losses = each(logits, labels)
+        dense = labels.shape == logits.shape
+        counted = torch.ones_like(losses) if dense else labels.ne(IGNORE_INDEX).to(losses.dtype)
+        return torch.stack([losses, counted], -1).unsqueeze(-2).flatten(1, -2).sum(1)
+
+    def mean(self, prediction: Any) -> dict[str, float]:
+        """Return the mean loss of all labels of the data, as the "loss" of an evaluation.
+
+        Parameters
+        ----------
+        prediction : transformers.EvalPrediction
+            Its predictions are what `row_sums` returned.
+        """
+        sums = prediction.predictions
+        if getattr(sums, "shape", ())[1:] != (2,):
+            raise refused(
+                LossInputError,
+                "predictions are not the sums and numbers of labels of rows.",
+                "pass preprocess_logits_for_metrics=loss.row_sums to Trainer as well",
+            )
+        total, count = sums.sum(axis=0, dtype="float64")
+        return {"loss": float(total / max(count, 1))}
+
+    def extra_repr(self) -> str:
+        """Return the options that are not those of the loss within."""
+        options = {"model_losses": self.model_losses, "virtual_tokens": self.virtual_tokens}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items() if value)
+
+    def shift_of(self, outputs: Any) -> int:  # noqa: ARG002 (for subclasses)
+        """Return by how many positions the labels of the outputs are shifted."""
+        return 0
 
 
 class CausalLMLoss(ClassificationLoss):
     """Cross-entropy, in nats, of a model that predicts the next token at every position.
 
     `Trainer` passes the labels as they are in the batch, most often a copy of the input tokens
-    with -100 for padding. They are shifted here by one position, the logits are not copied.
+    with -100 for padding. They are shifted here by one position, the logits are not copied. Those
+    of encoder-decoder models are not shifted, since the inputs of the decoder are.
 
     The options, and what the loss is divided by, are those of `ClassificationLoss`.
 
     Parameters
     ----------
-    class_weight, label_smoothing, z_loss, check
+    class_weight, label_smoothing, z_loss, check, model_losses, virtual_tokens
         As in `ClassificationLoss`.
 
     Raises
@@ -169,6 +241,54 @@ class CausalLMLoss(ClassificationLoss):
     3.9136
     """
 
-    def aligned(self, labels: Tensor) -> Tensor:
-        """Return for each position the next token, and -100 for the last one."""
-        return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+    def shift_of(self, outputs: Any) -> int:
+        """Return 1, or 0 where the model has shifted the inputs of its decoder."""
+        return int(predicts_next(outputs))
+
+
+def _factors(model_losses: Mapping[str, float]) -> dict[str, float]:
+    """The factors as numbers, or the error of one that is none."""
+    try:
+        factors = {str(name): float(factor) for name, factor in model_losses.items()}
+    except (AttributeError, TypeError, ValueError):
+        factors = {"": math.nan}
+    if not all(map(math.isfinite, factors.values())):
+        message = "model_losses must map names to finite numbers, as {'aux_loss': 0.001} does."
+        raise OptionError(message)
+    return factors
+
+
+def _count(virtual_tokens: int) -> int:
+    """The number as a Python integer, or the error of one that is none."""
+    try:
+        count = operator.index(virtual_tokens)
+    except TypeError:
+        count = -1
+    if count < 0:
+        message = (
+            "virtual_tokens must be an integer >= 0: the num_virtual_tokens of the PEFT config."
+        )
+        raise OptionError(message)
+    return count
+
+
+def _other_losses(returned: list[str], wanted: list[str]) -> Exception:
+    """The error of losses that only one of the model and the options knows."""
+    unknown = [name for name in returned if name not in wanted]
+    if not unknown:
+        absent = ", ".join(name for name in wanted if name not in returned)
+        message = f"model_losses names what the model did not return: {absent}."
+        fix = "model.config.output_router_logits = True"
+        return refused(OptionError, message, fix)
+    message = f"the model returned what model_losses has no factor of: {', '.join(unknown)}."
+    kinds = [next(filter(name.endswith, ROUTER), None) for name in unknown]
+    factors = [
+        f"{name!r}: {f'model.config.{ROUTER[kind]}' if kind else 1}"
+        for name, kind in zip(unknown, kinds, strict=True)
+    ]
+    return refused(
+        OptionError,
+        message,
+        f"to add them: model_losses={{{', '.join(factors)}}}",
+        f"to leave them out: model_losses={dict.fromkeys(unknown, 0)}",
+    )

@@ -1,0 +1,123 @@
+"""What the models of ``transformers`` return: their logits, their losses, and their kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unified_loss.exceptions import LossInputError, ShapeError
+
+IGNORE_INDEX = -100  # the label that `Trainer` does not count
+ENCODED = "encoder_last_hidden_state"  # the field of encoder-decoder models alone
+LIBRARY = ("transformers.modeling_outputs", "transformers.models.")
+NEXT_TOKEN = ("CausalLM", "ConditionalGeneration", "DoubleHeads", "WithLMHead")
+
+
+def refused(kind: type[LossInputError], message: str, *fixes: str, **details: Any) -> Exception:
+    """Return an error with what mends it, all of which is done outside of the call."""
+    from unified_loss._diagnosis._fixes import outside
+
+    text = "\n".join([message, *(f"  fix: {fix}" for fix in fixes)])
+    return kind(text).with_details(fixes=tuple(map(outside, fixes)), **details)
+
+
+def read(outputs: Any) -> tuple[Tensor, dict[str, Any]]:
+    """Return the logits, and the losses that the model computed by itself, by name."""
+    if isinstance(outputs, Tensor):
+        return outputs, {}
+    if not isinstance(outputs, Mapping):
+        if any(one.ndim == 0 for one in _tensors(outputs)):
+            raise _without_names()
+        return outputs[0], {}
+    if "logits" not in outputs:
+        message = f'outputs have no key "logits", but {", ".join(map(repr, outputs))}.'
+        raise LossInputError(message)
+    found = {name: one for name, one in outputs.items() if one is not None}
+    losses = {name: one for name, one in found.items() if name.endswith("_loss")}
+    if "encoder_router_logits" in found and not losses:  # those of NLLB
+        message = "the model computes the losses of its routers from labels, which it is not given."
+        raise refused(LossInputError, message, "model.config.output_router_logits = False")
+    return outputs["logits"], losses
+
+
+def first_logits(outputs: Any) -> Tensor:
+    """Return the logits of outputs without names; only losses stand before them."""
+    return outputs if isinstance(outputs, Tensor) else next(filter(_has_axes, outputs))
+
+
+def predicts_next(outputs: Any) -> bool:
+    """Whether the logits of one position predict the token of the next, as in the model's loss.
+
+    Outputs that are not made by ``transformers`` are taken for those of a decoder.
+    """
+    language_model = getattr(outputs, "language_model_outputs", None)  # in a BLIP-2
+    if language_model is not None:
+        return predicts_next(language_model)
+    if isinstance(outputs, tuple | list):
+        if len(_tensors(outputs)) > 1:
+            raise _without_names()
+        return True
+    if hasattr(outputs, ENCODED) or (isinstance(outputs, Mapping) and ENCODED in outputs):
+        return False  # the inputs of the decoder are shifted instead
+    names = _library_names(type(outputs))
+    if names and not any(word in name for name in names for word in NEXT_TOKEN):
+        message = f"CausalLMLoss is for models that predict the next token, not for {names[0]}."
+        fix = (
+            "for labels that stand where they are predicted: compute_loss_func=ClassificationLoss()"
+        )
+        raise refused(LossInputError, message, fix)
+    return True
+
+
+def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> Tensor:
+    """Return the label of the prediction at each position of the logits, -100 where there is none.
+
+    The labels are of the last tokens. Those of other shapes are returned as they are: with a row
+    of probabilities for each example there is no shift, and all else is an error of the loss.
+    """
+    labels = labels.to(logits.device)
+    if shift and labels.ndim in {0, logits.ndim}:
+        message = "labels must be token ids, one for each position"
+        raise _misshapen(message, logits, labels)
+    if labels.ndim != logits.ndim - 1 or labels.ndim + shift < 2:
+        return labels
+    positions, found = logits.shape[-2], labels.shape[-1]
+    if positions != found + virtual_tokens and labels.shape[:-1] == logits.shape[:-2]:
+        message = f"logits must have a position for each of {found} labels and {virtual_tokens} "
+        message += f"virtual tokens, but have {positions}"
+        fixes = ["give the labels the length of the tokens that the model predicts from"]
+        if not shift:
+            fixes.insert(0, "if it has an encoder: DataCollatorForSeq2Seq(tokenizer, model=model)")
+        if positions > found:
+            number = positions - found
+            fixes.insert(0, f"if a prompt of virtual tokens is tuned: virtual_tokens={number}")
+        raise _misshapen(message, logits, labels, *fixes)
+    if not (shift or virtual_tokens):
+        return labels
+    return nn.functional.pad(labels, (virtual_tokens, shift), value=IGNORE_INDEX)[..., shift:]
+
+
+@torch.compiler.assume_constant_result  # as Dynamo cannot walk through the bases of a class
+def _library_names(kind: type) -> tuple[str, ...]:
+    """The names of a class and its bases, of those that ``transformers`` defines."""
+    return tuple(one.__name__ for one in kind.__mro__ if one.__module__.startswith(LIBRARY))
+
+
+def _has_axes(one: Any) -> bool:
+    return isinstance(one, Tensor) and one.ndim > 0
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [one for one in outputs if isinstance(one, Tensor)]
+
+
+def _without_names() -> Exception:
+    message = "outputs are several tensors without names, which tell neither their kind nor losses."
+    return refused(LossInputError, message, "model.config.return_dict = True")
+
+
+def _misshapen(message: str, logits: Tensor, labels: Tensor, *fixes: str) -> Exception:
+    shapes = {"logits_shape": tuple(logits.shape), "labels_shape": tuple(labels.shape)}
+    text = f"{message}: logits {shapes['logits_shape']}, labels {shapes['labels_shape']}."
+    return refused(ShapeError, text, *fixes, axis=logits.ndim - 1, **shapes)

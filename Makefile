@@ -10,7 +10,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The test files that tell whether a release of a framework is recent enough.
 OLDEST := arguments dask_lazy dispatch gradients integration_keras integration_transformers \
-	jax_transforms labels masked support tensorflow_transforms values
+	jax_transforms labels masked support tensorflow_transforms transformers_evaluation \
+	transformers_models values
 
 # The first Python block of a Markdown page.
 FIRST_EXAMPLE := awk '/^```$$/ && inside { exit } inside; /^```python$$/ { inside = 1 } END { exit !inside }'

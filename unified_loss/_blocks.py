@@ -9,7 +9,6 @@ one that is not is computed again, with care for what is infinite or NaN and doe
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from copy import copy
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +26,7 @@ from unified_loss._statistics import (
     rows_of,
     weights_of,
 )
-from unified_loss._threads import for_each
+from unified_loss._threads import Around, for_each
 from unified_loss._types import Array, Operands, Plan, Shape
 
 LONG = 1000  # classes, of which adding one by one in float32 would lose digits
@@ -67,7 +66,7 @@ class Walk(NamedTuple):
     size: int  # of a block, in logits
     turned: bool  # swap a block's first and last axis, to reduce over rows of many examples
     threads: int
-    around: Callable[[], AbstractContextManager[object]]  # what each thread works in
+    around: Around  # what each thread works in
 
 
 class Blocks:
@@ -153,7 +152,7 @@ class Blocks:
         return slope.reshape(self.shape)
 
     def _go(self, work: Callable[[Item], None]) -> None:
-        blocks = enumerate(cuts(self.whole, self.walk.size))
+        blocks = list(enumerate(cuts(self.whole, self.walk.size)))
         for_each(work, blocks, threads=self.walk.threads, around=self.walk.around)
 
     def _look_at(self, item: Item) -> None:

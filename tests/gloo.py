@@ -12,5 +12,5 @@ def join(rank: str, world: str, folder: str) -> None:
         init_method=f"file://{folder}/meeting",
         rank=int(rank),
         world_size=int(world),
-        timeout=dt.timedelta(seconds=60),
+        timeout=dt.timedelta(minutes=10),  # to end a hang
     )

@@ -110,7 +110,7 @@ def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in ("0", "1")
     ]
     try:
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

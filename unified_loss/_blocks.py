@@ -9,7 +9,6 @@ one that is not is computed again, with care for what is infinite or NaN and doe
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from unified_loss._examples import Examples, examples_of, weights_of, with_divisor
@@ -24,7 +23,7 @@ from unified_loss._statistics import (
     row_maximum,
     row_statistics,
 )
-from unified_loss._threads import for_each
+from unified_loss._threads import Around, for_each
 from unified_loss._types import Array, Operands, Plan, Shape
 
 LONG = 1000  # classes, of which adding one by one in float32 would lose digits
@@ -64,7 +63,7 @@ class Walk(NamedTuple):
     size: int  # of a block, in logits
     transposed: bool  # swap a block's first and last axis, to reduce over rows of many examples
     threads: int
-    around: Callable[[], AbstractContextManager[object]]  # what each thread works in
+    around: Around  # what each thread works in
 
 
 class Kept(NamedTuple):
@@ -101,7 +100,7 @@ class Field(NamedTuple):
 
     def go(self, work: Callable[[Item], None]) -> None:
         """Do `work` for each block."""
-        blocks = enumerate(cuts(self.shape, self.walk.size))
+        blocks = list(enumerate(cuts(self.shape, self.walk.size)))
         for_each(work, blocks, threads=self.walk.threads, around=self.walk.around)
 
     def logits(self, cut: Cut) -> Array:

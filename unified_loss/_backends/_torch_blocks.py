@@ -7,8 +7,7 @@ other work. Here threads fetch blocks whenever they are free, and meet once.
 
 import ctypes
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -99,7 +98,7 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
     if size <= AT_ONCE and not is_few:
         return None
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
-        return Walk(SHARED_BLOCK, is_few, 1, torch.inference_mode)
+        return Walk(SHARED_BLOCK, is_few, 1, _unrecorded)
     threads = torch.get_num_threads() if size >= PARALLEL else 1
     return Walk(TRANSPOSED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
 
@@ -128,11 +127,10 @@ def _loss_at_once(plan: Plan, operands: Operands) -> Array:
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     """The loss and the gradient of its sum, as constants."""
     walk = walk_for(plan, operands.logits.numel())
-    with torch.no_grad():
-        if walk is None:
-            return loss_and_gradient_of(TorchOps(), plan, operands)
-        loss, kept = walk_loss(OPS, walk, plan, operands)
-        return loss, walk_gradient(OPS, walk, plan, operands, kept)
+    if walk is None:
+        return loss_and_gradient_of(TorchOps(), plan, operands)
+    loss, kept = walk_loss(OPS, walk, plan, operands)
+    return loss, walk_gradient(OPS, walk, plan, operands, kept)
 
 
 class _Loss(torch.autograd.Function):
@@ -202,19 +200,26 @@ def _set_threads() -> Any:
     except (AttributeError, OSError, TypeError):  # pragma: no cover (builds without OpenMP)
         return None
     threads = torch.get_num_threads()
-    setting(threads + 1)
-    has_effect = torch.get_num_threads() == threads + 1
-    setting(threads)
+    try:
+        setting(threads + 1)
+        has_effect = torch.get_num_threads() == threads + 1
+    finally:
+        setting(threads)
     return setting if has_effect else None
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Let this thread run torch's operations by itself, and let autograd not look."""
+def _alone(share: Callable[[], None]) -> None:
+    """Let this thread run torch's operations by itself, and autograd not look."""
+    setting = _set_threads()
     threads = torch.get_num_threads()  # asked for the first time, torch sets it
-    _set_threads()(1)
     try:
-        with torch.inference_mode():
-            yield
+        setting(1)
+        _unrecorded(share)
     finally:
-        _set_threads()(threads)
+        setting(threads)
+
+
+def _unrecorded(share: Callable[[], None]) -> None:
+    """Let autograd not look."""
+    with torch._C._InferenceMode(True):  # noqa: FBT003, SLF001 (torch.inference_mode is Python)
+        share()

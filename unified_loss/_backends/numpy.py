@@ -1,7 +1,8 @@
 """NumPy."""
 
 import math
-from functools import partial
+from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,12 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
         return None
     transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
     threads = number_of_threads() if size >= PARALLEL else 1
-    around = partial(np.errstate, all="ignore")  # the error state belongs to a thread
-    return Walk(TRANSPOSED_BLOCK if transposed else BLOCK, transposed, threads, around)
+    return Walk(TRANSPOSED_BLOCK if transposed else BLOCK, transposed, threads, _quietly)
+
+
+def _quietly(share: Callable[[], None]) -> None:
+    with np.errstate(all="ignore"):  # the error state belongs to a thread
+        share()
 
 
 class NumpyOps(ArrayOps):
@@ -163,11 +168,11 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    return _evaluate(plan, operands, with_gradient=False)[0]
+    return _in_context(plan, operands, with_gradient=False)[0]
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return _evaluate(plan, operands, with_gradient=True)
+    return _in_context(plan, operands, with_gradient=True)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
@@ -175,6 +180,11 @@ def kernel(plan: Plan, operands: Operands) -> str:
     if walk is None:
         return "row statistics"
     return f"row statistics in {'transposed ' if walk.transposed else ''}blocks"
+
+
+def _in_context(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
+    """Evaluate in a copy of the context, so that no interrupt leaves an error state behind."""
+    return copy_context().run(_evaluate, plan, operands, with_gradient=with_gradient)
 
 
 def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:

@@ -8,6 +8,8 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from unified_loss._messages import name_of
+from unified_loss._rules import package_of
 from unified_loss._types import Backend
 from unified_loss.exceptions import BackendError
 
@@ -64,7 +66,7 @@ def backend_of(logits: Any) -> Backend:
 
 def _find(value: Any) -> Backend | None:
     for base in type(value).__mro__:
-        package = base.__module__.partition(".")[0]
+        package = package_of(base)
         load = LOADERS.get(_ALIASES.get(package, package))
         if load is not None:
             backend = load()
@@ -77,10 +79,9 @@ def _find(value: Any) -> Backend | None:
 def _unknown(value: Any) -> str:
     libraries = (*LOADERS, *ARRAY_API_LIBRARIES)
     installed = [library for library in libraries if importlib.util.find_spec(library)]
-    kind = type(value)
     text = (
         "logits must be an array of a supported library, but are "
-        f"{kind.__module__}.{kind.__qualname__}.\n"
+        f"{name_of(type(value))}.\n"
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )

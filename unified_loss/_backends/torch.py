@@ -14,6 +14,7 @@ from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import (
+    DTYPES,
     GRAPH_OPS,
     NAMES,
     OPS,
@@ -28,6 +29,10 @@ from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
+
+# Integers of fewer bits, which torch holds for others to unpack.
+_NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint2", "uint4")
+                if name in DTYPES}  # fmt: skip
 
 _native = torch.nn.functional.cross_entropy
 
@@ -58,6 +63,8 @@ def refusal(array: Array) -> str | None:
         return f"its layout is {array.layout}; call .to_dense() if that is meant"
     if array.is_quantized:
         return "it is quantized; call .dequantize() if that is meant"
+    if array.dtype in _NAMES_ALONE:
+        return f"{array.dtype} is a name alone: torch cannot compute with it; use torch.uint8"
     if type(array).__name__ == "MaskedTensor":
         return "its mask would be lost; pass the data, and the mask as sample_weight="
     return None

@@ -72,7 +72,7 @@ def _labels(problem: Problem, plan: Plan) -> str:
         if plan.labels_keep_axis:
             return f"{ids}of the logits' shape with the class axis kept at size 1"
         return f"{ids}of the batch shape"
-    entries = "probabilities" if dtype in rules.FLOATING else "one-hot or multi-hot"
+    entries = "probabilities" if dtype in rules.FRACTIONAL else "one-hot or multi-hot"
     where = "of unknown rank" if None in {shape, problem.logits.shape} else "of the logits' shape"
     return f"dense, a row for each example ({entries}): {dtype}, {where}"
 

@@ -31,7 +31,9 @@ HostArray = npt.NDArray[Any]
 
 def is_host_data(value: Any, depth: int = _DEEPEST) -> bool:
     """Whether a value is Python or NumPy data: numbers, (nested) sequences of them, arrays."""
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, range):
+        return True
+    if isinstance(value, list | tuple):
         return depth > 0 and all(is_host_data(item, depth - 1) for item in value)
     return isinstance(value, _HOST_TYPES)
 

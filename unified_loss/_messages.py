@@ -254,6 +254,16 @@ def foreign(name: str, library: str, kind: str, fix: str) -> str:
     )
 
 
+def unsupported(library: str, version: str, oldest: str | None, error: Exception) -> str:
+    """R2."""
+    text = f"unified_loss cannot work with {library} {version}: {error}."
+    if oldest is None:
+        return text
+    return f"{text} The oldest release that it supports is {library} {oldest}." + hint(
+        f'pip install --upgrade "{library}>={oldest}"'
+    )
+
+
 def no_array(value: Any) -> str:
     """R2."""
     return (

@@ -1,6 +1,7 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -231,10 +232,49 @@ class StrictOps(StandardOps):
 
 
 class MlxOps(ArrayOps):
-    """MLX differentiates, and takes no Python integer beyond 63 bits."""
+    """MLX differentiates, and takes no Python integer beyond 63 bits.
 
-    def arange(self, size: int, like: Array) -> Array:
-        return self.xp.arange(size)
+    ``mx.compile(shapeless=True)`` runs its first program for all other sizes, and tells nobody. So
+    sizes are counted and given to no operation; one row and a number an example cost little.
+    """
+
+    def size(self, x: Array, axis: int) -> Any:
+        return self.xp.sum(self._ones(x, axis), axis=axis, keepdims=True)
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        if not logits.size:
+            return super().examples(logits, axis, dtype)
+        return self.count(self._like(self.xp.array(1), self._first(logits, axis)), dtype)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        return self.xp.cumsum(self._ones(like, axis), axis=axis) - 1
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        return self.xp.expand_dims(vector, [i for i in range(like.ndim) if i != axis])
+
+    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
+        return self._like(weights, self._first(like, axis))
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        ids = self.xp.expand_dims(ids, -1)
+        weights = self.along(weights, ids, ids.ndim - 1)
+        return self.xp.squeeze(self.xp.take_along_axis(weights, ids, axis=-1), axis=-1)
+
+    def _ones(self, like: Array, axis: int) -> Array:
+        """A one for each class, laid along the class axis."""
+        ones = self._like(self.xp.array(1), like)
+        for other in range(like.ndim):
+            ones = ones if other == axis else self._first(ones, other)
+        return ones
+
+    def _first(self, x: Array, axis: int) -> Array:
+        """The first entries along an axis; `take` and slices keep the sizes that they saw."""
+        zero = self.xp.zeros((1,) * x.ndim, dtype=self.xp.int32)
+        return self.xp.take_along_axis(self.xp.stop_gradient(x), zero, axis=axis)
+
+    def _like(self, x: Array, other: Array) -> Array:
+        """`x`, repeated to the shape of `other`."""
+        return self.xp.broadcast_arrays(x, self.xp.stop_gradient(other))[0]
 
     # Where an axis is empty, MLX reduces what its memory held before, and may never end.
     def max(self, x: Array, axis: int) -> Array:
@@ -250,7 +290,7 @@ class MlxOps(ArrayOps):
         return self.xp.zeros(rules.kept(x.shape, axis), dtype=x.dtype)
 
     def total(self, x: Array) -> Array:
-        return self.xp.sum(self.xp.reshape(x, (x.size,)))
+        return self.xp.sum(x) if x.size else self.xp.zeros((), dtype=x.dtype)
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == self.xp.bfloat16
@@ -334,8 +374,11 @@ def spec(array: Array) -> Spec:
         dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
         # Dask's unknown sizes are NaN, the standard's are None.
         shape = tuple(size if isinstance(size, int) else None for size in array.shape)
+        is_possible = max((size or 0 for size in shape), default=0) <= sys.maxsize
     except Exception:  # noqa: BLE001 - what an object's own attributes raise
-        raise BackendError(messages.no_array(array)) from None
+        is_possible = False
+    if not is_possible:
+        raise BackendError(messages.no_array(array))
     return Spec(package_of(type(array)), shape, dtype)
 
 

@@ -124,6 +124,35 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
         return torch.tensor(values, device=logits.device)
 
 
+def _akin(operands: Operands) -> Operands:
+    """`operands`, and as plain tensors those whose class torch combines with none before them.
+
+    A class refuses tensors of another one that is neither above it nor below, as fastai's images
+    refuse its masks; both stand for the same numbers.
+    """
+    kinds: list[type] = []
+
+    def plain(array: Array | None) -> Array | None:
+        kind = type(array)
+        if array is None or not _has_function(kind):
+            return array
+        if all(issubclass(kind, other) or issubclass(other, kind) for other in kinds):
+            kinds.append(kind)
+            return array
+        return array.as_subclass(torch.Tensor)
+
+    return Operands(*map(plain, operands))
+
+
+def _has_function(kind: type) -> bool:
+    """Whether a class, whose tensors hold their own numbers, has a say in what torch does."""
+    return (
+        kind is not torch.Tensor
+        and kind.__torch_function__ is not torch._C._disabled_torch_function_impl  # noqa: SLF001
+        and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    )
+
+
 def loss(plan: Plan, operands: Operands) -> Array:
     if not (plan.is_plain or _is_ordinary(operands)):
         return run(loss_of, OPS, plan, operands)
@@ -196,6 +225,7 @@ def _is_ordinary(operands: Operands) -> bool:
 
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
     """`kernel`, with `ops` unless where the logits are asks for others."""
+    operands = _akin(operands)
     _refuse_other_meshes(operands)
     _compare_sizes(plan, operands)
     plan, operands = _signed(plan, operands)

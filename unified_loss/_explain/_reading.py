@@ -9,7 +9,7 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._arguments import _number as as_number
-from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of
+from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
 from unified_loss._types import Backend, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
@@ -199,7 +199,7 @@ def _spec(name: str, shaped: dict[str, Shaped], library: str) -> Any:
 
 def _load(library: str) -> Backend | None:
     try:
-        return LOADERS.get(library, _array_api)()
+        return loaded(library) if library in LOADERS else _array_api()
     except ImportError:
         return None
 

@@ -15,7 +15,6 @@ from unified_loss.exceptions import (
     LabelError,
     LossInputError,
     LossInputWarning,
-    OptionError,
     SingleClassWarning,
 )
 
@@ -94,14 +93,14 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str) -> _Argume
         if backend.NAME != "numpy":
             return _Argument(value, backend.spec(value), on_host=False)
     if not host.is_host_data(value):
-        fix = f"convert it first: {backend.convert(name)}"
+        dense = f"{name}.todense()" if hasattr(type(value), "todense") else name
+        fix = f"convert it first: {backend.convert(dense)}"
         raise BackendError(messages.foreign(name, backend.spec(logits).library, _kind(value), fix))
     reason = host.refusal(value)
     if reason is not None:
         raise BackendError(messages.refused(name, _kind(value), reason))
     array = host.as_numpy(value, name)
-    library = "numpy" if hasattr(value, "dtype") else "python"
-    return _Argument(array, Spec(library, array.shape, host.dtype_name(array)), on_host=True)
+    return _Argument(host.in_bytes(array), host.spec(value, array), on_host=True)
 
 
 def _optional(backend: Backend, logits: Array, value: Any, name: str) -> _Argument | None:
@@ -131,7 +130,7 @@ def _looked_at(
             return None if argument is None else argument.value
         return backend.from_host(argument.value, logits, dtype)
 
-    _check_normalizer(backend, normalizer)
+    _check_normalizer(backend, plan, normalizer)
     if plan.check is not False:
         plan = _check_labels(backend, plan, labels, sample_weight)
     dtype = labels_dtype = plan.compute_dtype
@@ -156,11 +155,11 @@ def _looked_at(
     return Call(backend, plan, operands)
 
 
-def _check_normalizer(backend: Backend, normalizer: _Argument | None) -> None:
+def _check_normalizer(backend: Backend, plan: Plan, normalizer: _Argument | None) -> None:
     """R8: refuse a normalizer <= 0 where it can be read for free."""
     value = _values(backend, normalizer, wait=False)
-    if value is not None and not float(value) > 0:
-        raise OptionError(messages.option("normalizer", float(value), "a number > 0"))
+    if value is not None:
+        rules.held("normalizer", rules.normalizer(value.item()), plan.compute_dtype)
 
 
 def _check_labels(
@@ -249,5 +248,4 @@ def _values(backend: Backend, argument: _Argument | None, *, wait: bool) -> Any:
 
 
 def _kind(value: Any) -> str:
-    kind = type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return messages.name_of(type(value))

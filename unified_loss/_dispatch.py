@@ -5,9 +5,12 @@ arrays come from and imports the module; a library with an array-API namespace n
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from unified_loss import _messages as messages
+from unified_loss._rules import package_of
 from unified_loss._types import Backend
 from unified_loss.exceptions import BackendError
 
@@ -48,6 +51,8 @@ LOADERS: dict[str, Callable[[], Backend]] = {
     "jax": _jax,
     "tensorflow": _tensorflow,
 }
+# Of each library the oldest release that is supported: what `pyproject.toml` asks for.
+OLDEST = {"numpy": "2.0", "torch": "2.13", "jax": "0.8", "tensorflow": "2.20"}
 ARRAY_API_LIBRARIES = ("array_api_strict", "cupy", "dask", "mlx")
 
 _ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
@@ -62,12 +67,28 @@ def backend_of(logits: Any) -> Backend:
     return backend
 
 
+def loaded(library: str) -> Backend:
+    """The backend of a library of `LOADERS`; `BackendError` if the library lacks what it needs."""
+    try:
+        return LOADERS[library]()
+    except (ImportError, AttributeError) as error:
+        version = getattr(sys.modules.get(library), "__version__", None)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else library
+        if version is None or str(missing).partition(".")[0] != library:
+            raise
+        oldest = OLDEST.get(library)
+        raise BackendError(messages.unsupported(library, version, oldest, error)) from error
+
+
 def _find(value: Any) -> Backend | None:
     for base in type(value).__mro__:
-        package = base.__module__.partition(".")[0]
-        load = LOADERS.get(_ALIASES.get(package, package))
-        if load is not None:
-            backend = load()
+        package = package_of(base)
+        library = _ALIASES.get(package, package)
+        if library in LOADERS:
+            try:
+                backend = loaded(library)
+            except ImportError:  # not installed: the name is all that the class has of it
+                continue
             if backend.owns(value):
                 return backend
     backend = _array_api()
@@ -77,10 +98,9 @@ def _find(value: Any) -> Backend | None:
 def _unknown(value: Any) -> str:
     libraries = (*LOADERS, *ARRAY_API_LIBRARIES)
     installed = [library for library in libraries if importlib.util.find_spec(library)]
-    kind = type(value)
     text = (
         "logits must be an array of a supported library, but are "
-        f"{kind.__module__}.{kind.__qualname__}.\n"
+        f"{messages.name_of(type(value))}.\n"
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )

@@ -1,5 +1,7 @@
 """Host data beside the logits, and label values that can be read: NumPy on a few small arrays."""
 
+import re
+import sys
 from collections.abc import Callable
 from numbers import Number
 from typing import Any
@@ -8,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _messages as messages
-from unified_loss._rules import UNBOUNDED
-from unified_loss._types import Plan
+from unified_loss._rules import SIGNED, UNBOUNDED, UNSIGNED
+from unified_loss._types import Plan, Spec
 from unified_loss.exceptions import BackendError, LabelError
 
 DROPPED, OUT_OF_RANGE = -1, -2  # codes of `encoded`; no class has them
@@ -23,13 +25,16 @@ _UNSIGNED = {
 }
 
 _HOST_TYPES = (np.ndarray, np.generic, Number)
+_DEEPEST = 64  # more axes NumPy's arrays cannot have
 HostArray = npt.NDArray[Any]
 
 
-def is_host_data(value: Any) -> bool:
+def is_host_data(value: Any, depth: int = _DEEPEST) -> bool:
     """Whether a value is Python or NumPy data: numbers, (nested) sequences of them, arrays."""
-    if isinstance(value, list | tuple | range):
-        return all(is_host_data(item) for item in value)
+    if isinstance(value, range):
+        return True
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(is_host_data(item, depth - 1) for item in value)
     return isinstance(value, _HOST_TYPES)
 
 
@@ -50,26 +55,52 @@ def as_numpy(value: Any, name: str) -> HostArray:
         raise BackendError(
             messages.refused(name, "a nested list", "its rows have different lengths")
         ) from None
+    except Exception as error:  # noqa: BLE001 - what an object's own methods raise
+        kind = messages.name_of(type(value))
+        reason = f"NumPy cannot read it ({type(error).__name__})"
+        raise BackendError(messages.refused(name, kind, reason)) from None
     if array.size == 0 and array.dtype == np.float64:  # an empty list has no dtype of its own
         return array.astype(np.int64)
     if array.dtype.kind in "fO":  # integers beyond 64 bits become floats or objects
         exact = np.asarray(value, dtype=object)
-        if all(isinstance(item, int | np.integer) for item in exact.flat):
+        if _are_integers(exact):
             return exact
     return array
 
 
-def dtype_name(array: HostArray) -> str:
-    """The dtype's name; an object array of integers alone is of their own, unbounded dtype."""
-    if array.dtype == object and all(isinstance(item, int | np.integer) for item in array.flat):
-        return UNBOUNDED
-    return array.dtype.name
+def spec(value: Any, array: HostArray) -> Spec:
+    """What the rules may know of `value`, which is `array` in NumPy."""
+    # An object array of integers alone is of their own, unbounded dtype.
+    dtype = UNBOUNDED if array.dtype == object and _are_integers(array) else array.dtype.name
+    return Spec("numpy" if hasattr(value, "dtype") else "python", array.shape, dtype)
+
+
+def _are_integers(array: HostArray) -> bool:
+    return all(isinstance(item, int | np.integer) and item is not True and item is not False
+               for item in array.flat)  # fmt: skip
+
+
+def in_bytes(array: HostArray) -> HostArray:
+    """Integers of fewer bits, which have another package's dtype, in NumPy's of eight."""
+    name = array.dtype.name
+    if array.dtype.kind != "V" or name not in SIGNED | UNSIGNED:
+        return array
+    return array.astype(np.int8 if name in SIGNED else np.uint8)
 
 
 def cast(values: HostArray, dtype: str) -> HostArray:
     """Host data in a dtype that every library can take."""
-    with np.errstate(over="ignore"):  # a weight beyond the compute dtype is infinite
-        return np.ascontiguousarray(values.astype(dtype, copy=False)).reshape(values.shape)
+    return np.ascontiguousarray(converted(values, dtype)).reshape(values.shape)
+
+
+def converted(values: HostArray, dtype: str) -> HostArray:
+    """Host data in another dtype; numbers beyond it are infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            return values.astype(dtype, copy=False)
+        except OverflowError:  # of Python's integers
+            infinite = abs(values) > int(sys.float_info.max)
+            return np.where(infinite, np.sign(values) * np.inf, values).astype(dtype)
 
 
 def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> HostArray:
@@ -175,5 +206,6 @@ def _rows(plan: Plan, labels: HostArray, dropped: Any) -> tuple[HostArray, HostA
 
 
 def _epsilon(dtype: str) -> float:
-    bits = {"float16": 10, "bfloat16": 7, "float64": 52}.get(dtype, 23)
+    found = re.search(r"e\d+m(\d)", dtype)  # float8_e4m3 and its like
+    bits = int(found[1]) if found else {"float16": 10, "bfloat16": 7, "float64": 52}.get(dtype, 23)
     return 2.0**-bits

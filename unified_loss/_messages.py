@@ -17,18 +17,28 @@ def shown(shape: Shape | None) -> str:
 
 def shown_size(size: Size) -> str:
     """A size as people write it; `str` breaks the graph of torch.compile where it is symbolic."""
+    if isinstance(size, int):
+        return shown_integer(size)
     return "?" if size is None else f"{size}"
 
 
 def shown_value(value: Any) -> str:
     """The value of an option, cut short; of an array the kind alone."""
-    if value is None or isinstance(value, bool | float | str):
-        return repr(value)
-    if hasattr(value, "shape") and not isinstance(value, Number):
-        return f"a {type(value).__module__}.{type(value).__qualname__}"
-    if isinstance(value, int):
-        return shown_integer(value)
-    return reprlib.repr(value)
+    try:
+        if value is None or isinstance(value, bool | float | str):
+            return repr(value)
+        if isinstance(value, int):
+            return shown_integer(value)
+        if isinstance(value, Number) or not hasattr(value, "shape"):
+            return reprlib.repr(value)
+    except Exception:  # noqa: BLE001, S110 - what an object's own methods raise
+        pass
+    return f"a {name_of(type(value))}"
+
+
+def name_of(kind: type) -> str:
+    """The whole name of a class."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def shown_integer(value: int) -> str:
@@ -195,6 +205,15 @@ def option(name: str, value: Any, wanted: str) -> str:
     return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 
+def not_held(name: str, value: float, dtype: str) -> str:
+    """R8."""
+    becomes = "0" if value < 1 else "infinite"
+    return (
+        f"{name} must be a number that stays finite, and does not vanish, in {dtype}, which the "
+        f"loss is computed in, but {shown_value(value)} is {becomes} there."
+    )
+
+
 def normalizer_without_mean(reduction: str) -> str:
     """R8."""
     return f'normalizer goes with reduction="mean" alone, but reduction is {reduction!r}.'
@@ -232,6 +251,32 @@ def foreign(name: str, library: str, kind: str, fix: str) -> str:
     return (
         f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
         f"arrays), but {_are(name)} of type {kind}." + hint(fix)
+    )
+
+
+def unsupported(library: str, version: str, oldest: str | None, error: Exception) -> str:
+    """R2."""
+    text = f"unified_loss cannot work with {library} {version}: {error}."
+    if oldest is None:
+        return text
+    return f"{text} The oldest release that it supports is {library} {oldest}." + hint(
+        f'pip install --upgrade "{library}>={oldest}"'
+    )
+
+
+def no_array(value: Any) -> str:
+    """R2."""
+    return (
+        f"a {name_of(type(value))} has __array_namespace__, but is no array of that standard: its "
+        "dtype, its shape or its namespace is missing."
+    )
+
+
+def library_fails(library: str, error: Exception) -> str:
+    """R2."""
+    reason = str(error).partition("\n")[0]
+    return f"{library} cannot compute this loss: {type(error).__name__}: {reason}" + hint(
+        "convert the arguments to NumPy or another supported library."
     )
 
 

@@ -31,6 +31,8 @@ def make_plan(problem: Problem) -> Plan:
     check = rules.check(problem.check)
     reduction = rules.reduction(problem)
     logits_dtype, compute_dtype = rules.logits_dtypes(problem)
+    smoothing = rules.held("label_smoothing", smoothing, compute_dtype)
+    z_loss = rules.held("z_loss", z_loss, compute_dtype)
     axis = rules.class_axis(problem)
     classes = rules.num_classes(problem, axis)
     kind, keeps_axis = rules.label_kind(problem, axis)

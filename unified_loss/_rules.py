@@ -13,11 +13,18 @@ from unified_loss._types import LabelKind, Problem, Reduction, Same, Shape, Size
 from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
-SIGNED = {f"int{bits}": bits for bits in (2, 4, 8, 16, 32, 64)}
-UNSIGNED = {f"uint{bits}": bits for bits in (2, 4, 8, 16, 32, 64)}
+SIGNED = {f"int{bits}": bits for bits in (1, 2, 4, 8, 16, 32, 64)}
+UNSIGNED = {f"uint{bits}": bits for bits in (1, 2, 4, 8, 16, 32, 64)}
 UNBOUNDED = "int"  # Python's integers, where one of them is beyond 64 bits
 INTEGER = frozenset({UNBOUNDED, *SIGNED, *UNSIGNED})
-REAL = FLOATING | INTEGER
+FRACTIONAL = FLOATING | {  # labels and weights, which are cast, may be of more dtypes than logits
+    "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn",
+    "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz",
+    "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "float96", "float128",
+}  # fmt: skip
+REAL = FRACTIONAL | INTEGER
+# Between these, numbers are neither 0 nor infinite once they are rounded to a compute dtype.
+HELD = {"float32": (2.0**-150, 2.0**128 - 2.0**103), "float64": (0.0, math.inf)}
 DEFAULT_IGNORE_INDEX = -100
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -67,7 +74,12 @@ def logits_dtypes(problem: Problem) -> tuple[str, str]:
     dtype = problem.logits.dtype
     if dtype not in FLOATING:
         raise DTypeError(messages.logits_not_floating(problem, swapped=_look_swapped(problem)))
-    return dtype, "float64" if dtype == "float64" else "float32"
+    return dtype, compute_dtype(dtype)
+
+
+def compute_dtype(dtype: str) -> str:
+    """R20: the dtype that a loss of logits of some dtype is computed in."""
+    return "float64" if dtype == "float64" else "float32"
 
 
 def _look_swapped(problem: Problem) -> bool:
@@ -86,9 +98,9 @@ def class_axis(problem: Problem) -> int:
     shape = problem.logits.shape
     axis = problem.axis
     if axis is not None:
-        if not is_integer(axis):
-            raise OptionError(messages.axis_not_an_integer(axis))
-        axis = operator.index(axis)
+        axis = integer(axis)
+        if axis is None:
+            raise OptionError(messages.axis_not_an_integer(problem.axis))
     if shape is None:
         if axis is None:
             raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown())
@@ -207,6 +219,14 @@ def z_loss(value: Any) -> float:
     return _number_within("z_loss", value, 0.0, sys.float_info.max, "a finite number >= 0")
 
 
+def held(name: str, value: float, dtype: str) -> float:
+    """R8: an option that stays finite, and does not vanish, in the compute dtype."""
+    low, high = HELD[dtype]
+    if value and not low < value < high:
+        raise OptionError(messages.not_held(name, value, dtype))
+    return value
+
+
 def normalizer(value: Any) -> float:
     """R8: a number > 0."""
     result = number("normalizer", value, "a number > 0")
@@ -221,13 +241,13 @@ def number(name: str, value: Any, wanted: str) -> float:
         raise OptionError(messages.option(name, value, wanted))
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:  # noqa: BLE001 - what an object's own method raises
         raise OptionError(messages.option(name, value, wanted)) from None
 
 
 def _is_like_a_number(value: Any) -> bool:
     kind = type(value)
-    is_complex = getattr(getattr(value, "dtype", None), "kind", None) == "c"
+    is_complex = attribute(attribute(value, "dtype"), "kind") == "c"
     has_number = hasattr(kind, "__float__") or hasattr(kind, "__index__")
     return has_number and not is_complex and not is_array(value)
 
@@ -265,9 +285,11 @@ def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
     value = problem.ignore_index
     if value is None:
         return None
-    if not is_integer(value):
-        raise OptionError(messages.option("ignore_index", value, "an integer or None"))
-    value = operator.index(value)
+    value = integer(value)
+    if value is None:
+        raise OptionError(
+            messages.option("ignore_index", problem.ignore_index, "an integer or None")
+        )
     if kind == "dense":
         if value != DEFAULT_IGNORE_INDEX:
             raise OptionError(messages.ignore_index_with_dense_labels(problem, value))
@@ -285,9 +307,19 @@ def integer_range(dtype: str) -> tuple[float, float]:
     return -(2 ** (SIGNED[dtype] - 1)), 2 ** (SIGNED[dtype] - 1) - 1
 
 
+def integer(value: Any) -> int | None:
+    """An integer of Python, NumPy or anything like one, as Python's; None for all else."""
+    if is_array(value):
+        return None
+    try:
+        return operator.index(value)
+    except Exception:  # noqa: BLE001 - what an object's own method raises
+        return None
+
+
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer of Python, NumPy or anything like one, and no array."""
-    return isinstance(value, int) or (hasattr(type(value), "__index__") and not is_array(value))
+    return integer(value) is not None
 
 
 def is_array(value: Any) -> bool:
@@ -295,7 +327,20 @@ def is_array(value: Any) -> bool:
     if isinstance(value, int | float | str | None):  # also the symbolic ones of torch.compile
         return False
     is_numpy_scalar = type(value).__module__ == "numpy" and not hasattr(value, "__setitem__")
-    return hasattr(value, "shape") and not is_numpy_scalar
+    return not is_numpy_scalar and attribute(value, "shape") is not None
+
+
+def attribute(value: Any, name: str) -> Any:
+    """An attribute of what need not be an array; None where there is none, or none to be read."""
+    try:
+        return getattr(value, name, None)
+    except Exception:  # noqa: BLE001 - what a property raises
+        return None
+
+
+def package_of(kind: type) -> str:
+    """The library that a class comes from; `__module__` may be anything."""
+    return str(kind.__module__).partition(".")[0]
 
 
 def _shape_error(

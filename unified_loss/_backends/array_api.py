@@ -1,16 +1,21 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
 import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
 from unified_loss import _host as host
+from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._ops import Factors, KernelOps
+from unified_loss._rules import package_of
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss.exceptions import BackendError, LossInputError
 
 NAME = "array-api"
 
@@ -155,6 +160,60 @@ class StandardOps(ArrayOps):
         except (AttributeError, RuntimeError):  # `take_along_axis` is of 2024.12
             return self.sum(self.where(ids == self.classes(x, axis), x, 0.0), axis)
 
+    # Sizes that are not known before a lazy array is computed are None, and have to be counted.
+    def size(self, x: Array, axis: int) -> Any:
+        size = x.shape[axis]
+        return self.sum(self._ones(x), axis) if size is None else size
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        if None in logits.shape:
+            return self.count(self._ones(self.max(logits, axis)), dtype)
+        return super().examples(logits, axis, dtype)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        if like.shape[axis] is None:
+            return self.xp.cumulative_sum(self._ones(like), axis=axis) - 1
+        return super().classes(like, axis)
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        if None not in ids.shape:
+            return super().pick_class(weights, ids)
+        shape = tuple(-1 if size is None else size for size in ids.shape)
+        return self.xp.reshape(self.xp.take(weights, self.xp.reshape(ids, (-1,))), shape)
+
+    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
+        if None in like.shape:
+            return self.xp.broadcast_arrays(weights, self.max(like, axis))[0]
+        return super().repeat(weights, like, axis)
+
+    def _ones(self, like: Array) -> Array:
+        return self.xp.ones_like(like, dtype=self.xp.int64)
+
+
+class OtherOps(StandardOps):
+    """A library that was never tried: what it cannot do is told in our words."""
+
+    def to_numpy(self, array: Array) -> Any:
+        return self._told(super().to_numpy, array)
+
+    def from_numpy(self, values: Any, like: Array) -> Array:
+        return self._told(super().from_numpy, values, like)
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        return self._told(super().loss, plan, operands)
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        return self._told(super().loss_and_gradient, plan, operands)
+
+    def _told(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (LossInputError, MemoryError):
+            raise
+        except Exception as error:
+            library = getattr(self.xp, "__name__", type(self.xp).__name__)
+            raise BackendError(messages.library_fails(library, error)) from error
+
 
 class StrictOps(StandardOps):
     """The reference implementation of the standard is NumPy inside."""
@@ -173,10 +232,49 @@ class StrictOps(StandardOps):
 
 
 class MlxOps(ArrayOps):
-    """MLX differentiates, and takes no Python integer beyond 63 bits."""
+    """MLX differentiates, and takes no Python integer beyond 63 bits.
 
-    def arange(self, size: int, like: Array) -> Array:
-        return self.xp.arange(size)
+    ``mx.compile(shapeless=True)`` runs its first program for all other sizes, and tells nobody. So
+    sizes are counted and given to no operation; one row and a number an example cost little.
+    """
+
+    def size(self, x: Array, axis: int) -> Any:
+        return self.xp.sum(self._ones(x, axis), axis=axis, keepdims=True)
+
+    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+        if not logits.size:
+            return super().examples(logits, axis, dtype)
+        return self.count(self._like(self.xp.array(1), self._first(logits, axis)), dtype)
+
+    def classes(self, like: Array, axis: int) -> Array:
+        return self.xp.cumsum(self._ones(like, axis), axis=axis) - 1
+
+    def along(self, vector: Array, like: Array, axis: int) -> Array:
+        return self.xp.expand_dims(vector, [i for i in range(like.ndim) if i != axis])
+
+    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
+        return self._like(weights, self._first(like, axis))
+
+    def pick_class(self, weights: Array, ids: Array) -> Array:
+        ids = self.xp.expand_dims(ids, -1)
+        weights = self.along(weights, ids, ids.ndim - 1)
+        return self.xp.squeeze(self.xp.take_along_axis(weights, ids, axis=-1), axis=-1)
+
+    def _ones(self, like: Array, axis: int) -> Array:
+        """A one for each class, laid along the class axis."""
+        ones = self._like(self.xp.array(1), like)
+        for other in range(like.ndim):
+            ones = ones if other == axis else self._first(ones, other)
+        return ones
+
+    def _first(self, x: Array, axis: int) -> Array:
+        """The first entries along an axis; `take` and slices keep the sizes that they saw."""
+        zero = self.xp.zeros((1,) * x.ndim, dtype=self.xp.int32)
+        return self.xp.take_along_axis(self.xp.stop_gradient(x), zero, axis=axis)
+
+    def _like(self, x: Array, other: Array) -> Array:
+        """`x`, repeated to the shape of `other`."""
+        return self.xp.broadcast_arrays(x, self.xp.stop_gradient(other))[0]
 
     # Where an axis is empty, MLX reduces what its memory held before, and may never end.
     def max(self, x: Array, axis: int) -> Array:
@@ -192,7 +290,7 @@ class MlxOps(ArrayOps):
         return self.xp.zeros(rules.kept(x.shape, axis), dtype=x.dtype)
 
     def total(self, x: Array) -> Array:
-        return self.xp.sum(self.xp.reshape(x, (x.size,)))
+        return self.xp.sum(x) if x.size else self.xp.zeros((), dtype=x.dtype)
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == self.xp.bfloat16
@@ -232,11 +330,11 @@ OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx"
 
 
 def _ops(array: Array) -> ArrayOps:
-    return OPS.get(_library(type(array)), StandardOps)(array_api_compat.array_namespace(array))
-
-
-def _library(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
+    try:
+        xp = array_api_compat.array_namespace(array)
+    except Exception:  # noqa: BLE001 - what an object's own method raises
+        raise BackendError(messages.no_array(array)) from None
+    return OPS.get(package_of(type(array)), OtherOps)(xp)
 
 
 def owns(value: object) -> bool:
@@ -244,7 +342,8 @@ def owns(value: object) -> bool:
         return False  # host data beside the logits
     if isinstance(value, type):
         return False
-    return hasattr(value, "__array_namespace__") or array_api_compat.is_array_api_obj(value)
+    # Of the class: an object may answer to any name.
+    return hasattr(type(value), "__array_namespace__") or array_api_compat.is_array_api_obj(value)
 
 
 def outline(logits: Array, labels: Array) -> None:
@@ -256,8 +355,13 @@ def values(labels: Array) -> Any:  # pragma: no cover (there are no outlines)
 
 
 def refusal(array: Array) -> str | None:
-    if type(getattr(array, "_meta", None)).__name__ == "MaskedArray":
+    chunk = rules.attribute(array, "_meta")  # what Dask's chunks are like
+    if type(chunk).__name__ == "MaskedArray":
         return "its chunks are masked, and the mask would be lost"
+    if hasattr(type(array), "todense"):
+        return "it is sparse; call .todense() if that is meant"
+    if hasattr(type(chunk), "todense"):
+        return "its chunks are sparse; map .todense() over its blocks if that is meant"
     return None
 
 
@@ -266,10 +370,16 @@ def in_graph() -> None:
 
 
 def spec(array: Array) -> Spec:
-    dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
-    # Dask's unknown sizes are NaN, the standard's are None.
-    shape = tuple(size if isinstance(size, int) else None for size in array.shape)
-    return Spec(_library(type(array)), shape, dtype)
+    try:
+        dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
+        # Dask's unknown sizes are NaN, the standard's are None.
+        shape = tuple(size if isinstance(size, int) else None for size in array.shape)
+        is_possible = max((size or 0 for size in shape), default=0) <= sys.maxsize
+    except Exception:  # noqa: BLE001 - what an object's own attributes raise
+        is_possible = False
+    if not is_possible:
+        raise BackendError(messages.no_array(array))
+    return Spec(package_of(type(array)), shape, dtype)
 
 
 def same_size(a: Size, b: Size) -> bool | None:
@@ -277,10 +387,10 @@ def same_size(a: Size, b: Size) -> bool | None:
 
 
 def combinable(logits: Array, other: Array) -> str | None:
-    here, there = _library(type(logits)), _library(type(other))
+    here, there = package_of(type(logits)), package_of(type(other))
     if here != there:
         return f"it is of {there}, the logits of {here}"
-    device, others = (getattr(array, "device", None) for array in (logits, other))
+    device, others = (rules.attribute(array, "device") for array in (logits, other))
     return None if device == others else f"it is on {others}, the logits on {device}"
 
 

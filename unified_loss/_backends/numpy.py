@@ -163,8 +163,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
     # Class ids may keep their integer dtype.
     if dtype == "int32":
         return values
-    with np.errstate(over="ignore"):  # a weight beyond the compute dtype is infinite
-        return values.astype(dtype, copy=False)
+    return host.converted(values, dtype)
 
 
 def loss(plan: Plan, operands: Operands) -> Array:

@@ -37,6 +37,8 @@ class TensorflowOps:
     """`Ops` on TensorFlow, where sizes and even ranks can be unknown until the graph runs."""
 
     def cast(self, x: Array, dtype: str) -> Array:
+        if x.dtype.name in {"int4", "uint4"}:  # which can become integers alone
+            x = tf.cast(x, tf.int8)
         return tf.cast(x, dtype)
 
     def cast_size(self, size: Any, dtype: str) -> Any:
@@ -138,6 +140,8 @@ def refusal(array: Array) -> str | None:
     for kind, reason in _COMPOSITE.items():
         if isinstance(array, kind):
             return reason
+    if array.dtype.name in {"int2", "uint2"}:
+        return f"TensorFlow cannot compute with {array.dtype.name}; make it from int8 values"
     if not tf.compat.v1.executing_eagerly_outside_functions():
         return "in a TensorFlow 1 graph, == compares identities; trace with tf.function"
     return None

@@ -14,6 +14,7 @@ from unified_loss import _messages as messages
 from unified_loss._backends import _dynamo as dynamo
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import (
+    DTYPES,
     GRAPH_OPS,
     NAMES,
     OPS,
@@ -28,6 +29,10 @@ from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
+
+# Integers of fewer bits, which torch holds for others to unpack.
+_NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint2", "uint4")
+                if name in DTYPES}  # fmt: skip
 
 _native = torch.nn.functional.cross_entropy
 
@@ -58,6 +63,8 @@ def refusal(array: Array) -> str | None:
         return f"its layout is {array.layout}; call .to_dense() if that is meant"
     if array.is_quantized:
         return "it is quantized; call .dequantize() if that is meant"
+    if array.dtype in _NAMES_ALONE:
+        return f"{array.dtype} is a name alone: torch cannot compute with it; use torch.uint8"
     if type(array).__name__ == "MaskedTensor":
         return "its mask would be lost; pass the data, and the mask as sample_weight="
     return None
@@ -115,6 +122,35 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
     values = host.cast(values, dtype)
     with fake_mode_of(logits):  # a copy, which a backward can rely on
         return torch.tensor(values, device=logits.device)
+
+
+def _akin(operands: Operands) -> Operands:
+    """`operands`, and as plain tensors those whose class torch combines with none before them.
+
+    A class refuses tensors of another one that is neither above it nor below, as fastai's images
+    refuse its masks; both stand for the same numbers.
+    """
+    kinds: list[type] = []
+
+    def plain(array: Array | None) -> Array | None:
+        kind = type(array)
+        if array is None or not _has_function(kind):
+            return array
+        if all(issubclass(kind, other) or issubclass(other, kind) for other in kinds):
+            kinds.append(kind)
+            return array
+        return array.as_subclass(torch.Tensor)
+
+    return Operands(*map(plain, operands))
+
+
+def _has_function(kind: type) -> bool:
+    """Whether a class, whose tensors hold their own numbers, has a say in what torch does."""
+    return (
+        kind is not torch.Tensor
+        and kind.__torch_function__ is not torch._C._disabled_torch_function_impl  # noqa: SLF001
+        and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    )
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
@@ -189,6 +225,7 @@ def _is_ordinary(operands: Operands) -> bool:
 
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
     """`kernel`, with `ops` unless where the logits are asks for others."""
+    operands = _akin(operands)
     _refuse_other_meshes(operands)
     _compare_sizes(plan, operands)
     plan, operands = _signed(plan, operands)

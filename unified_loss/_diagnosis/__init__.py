@@ -112,16 +112,16 @@ def suspicion(stage: Stage, problem: Problem, axis: int, values: Values | None) 
 
 def _stage(problem: Problem, error: LossInputError) -> tuple[Stage, tuple[int, ...]]:
     """Where in the call the mistake shows, and the axes that the classes may be on."""
-    logits, labels, axis = problem.logits, problem.labels, problem.axis
+    logits, labels, axis = problem.logits, problem.labels, rules.integer(problem.axis)
     known = logits.shape is not None
     ndim = len(logits.shape) if known else 0
-    given = axis is not None and rules.is_integer(axis) and (not known or -ndim <= axis < ndim)
+    given = axis is not None and (not known or -ndim <= axis < ndim)
     axes: tuple[int, ...] = (1, ndim - 1) if ndim > 2 else (ndim - 1,)
-    if given:
-        axes = (int(axis) % ndim if ndim else int(axis),)
+    if axis is not None and given:
+        axes = (axis % ndim if ndim else axis,)
     if logits.dtype not in rules.FLOATING:
         return "logits", axes
-    if not ndim or labels.shape is None or (axis is not None and not given):
+    if not ndim or labels.shape is None or (problem.axis is not None and not given):
         return "axis", axes
     if isinstance(error, LabelError):
         return "values", (rules.class_axis(problem),)

@@ -27,8 +27,9 @@ def class_axis_argument_invalid(facts: Facts) -> Readings:
     if axis is None or not logits:
         return
     fixes = list(fix(facts, "leave axis= out", Step("axis", "set", None)))
-    if isinstance(axis, tuple | list) and all(map(rules.is_integer, axis)):
-        axes = sorted(i % len(logits) for i in axis)
+    given = [rules.integer(i) for i in axis] if isinstance(axis, tuple | list) else []
+    if given and None not in given:
+        axes = sorted(i % len(logits) for i in given if i is not None)
         classes = count(tuple(logits[i] for i in axes))
         if classes is not None and axes == list(range(axes[0], axes[-1] + 1)):
             merged = (*logits[: axes[0]], classes, *logits[axes[-1] + 1 :])

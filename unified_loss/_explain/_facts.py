@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from unified_loss import _rules as rules
 from unified_loss._explain._memory import Memory, shown_bytes
-from unified_loss._messages import shown, shown_size
+from unified_loss._messages import shown, shown_size, shown_value
 from unified_loss._types import Plan, Problem, Shape
 
 Fact = tuple[str, str]
@@ -72,7 +72,7 @@ def _labels(problem: Problem, plan: Plan) -> str:
         if plan.labels_keep_axis:
             return f"{ids}of the logits' shape with the class axis kept at size 1"
         return f"{ids}of the batch shape"
-    entries = "probabilities" if dtype in rules.FLOATING else "one-hot or multi-hot"
+    entries = "probabilities" if dtype in rules.FRACTIONAL else "one-hot or multi-hot"
     where = "of unknown rank" if None in {shape, problem.logits.shape} else "of the logits' shape"
     return f"dense, a row for each example ({entries}): {dtype}, {where}"
 
@@ -100,7 +100,7 @@ def _dropped(problem: Problem, plan: Plan) -> str:
     """R16."""
     kinds = []
     if plan.ignore_index is not None:
-        kinds.append(f"with label {plan.ignore_index}")
+        kinds.append(f"with label {shown_value(plan.ignore_index)}")
     if plan.sample_weight != "none":
         kinds.append(f"with sample weight {'False' if plan.sample_weight == 'mask' else 0}")
     if plan.label_kind == "dense":
@@ -114,7 +114,8 @@ def _dropped(problem: Problem, plan: Plan) -> str:
         return f"examples {', or '.join(kinds)}"
     if problem.ignore_index is None:
         return "nothing"
-    return f"nothing: labels of dtype {problem.labels.dtype} cannot be {problem.ignore_index}"
+    ignored = shown_value(problem.ignore_index)
+    return f"nothing: labels of dtype {problem.labels.dtype} cannot be {ignored}"
 
 
 def _loss(plan: Plan) -> str:

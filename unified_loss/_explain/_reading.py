@@ -1,13 +1,15 @@
 """Arguments as the rules know them: of arrays, and of what stands for them."""
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._arguments import _number as as_number
-from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of
+from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
 from unified_loss._types import Backend, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
@@ -16,6 +18,8 @@ ARRAYS = ("logits", "labels", "class_weight", "sample_weight", "normalizer")
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
 TEXT = re.compile(r"\s*(?:([a-z]\w*)\s+)?(\w+)?\s*[\[(]([^\[\]()]*)[\])]\s*")
+UNKNOWN = ("?", "None")
+LARGEST, DIGITS = 2**63 - 1, 20  # no array has more entries, and no such number more digits
 SHORT = {"bf": "bfloat", "f": "float", "i": "int", "u": "uint"}
 PYTHON = {"int": "int64", "long": "int64", "half": "float16", "float": "float32",
           "double": "float64"}  # fmt: skip
@@ -68,13 +72,15 @@ def read_shapes(arrays: Arrays, options: tuple[Any, ...], framework: str | None)
     logits, *specs = (_spec(name, shaped, library) for name in ARRAYS)
     backend = _load(library)
     problem = _problem(logits, specs, options, rules.same_size)
-    return Call(problem, backend, _foreign(problem, backend) or error)
+    error = _foreign(problem, backend) or error or _not_held(normalizer, logits)
+    return Call(problem, backend, error)
 
 
 def check_framework(framework: str | None, *, with_arrays: bool) -> None:
     """`OptionError` for a library that is not known, or that the logits tell already."""
     known = (*LOADERS, *ARRAY_API_LIBRARIES)
-    if framework is not None and (framework not in known or with_arrays):
+    is_known = isinstance(framework, str) and framework in known
+    if framework is not None and (with_arrays or not is_known):
         wanted = "None where logits are an array" if with_arrays else f"one of {', '.join(known)}"
         raise OptionError(messages.option("framework", framework, wanted))
 
@@ -88,6 +94,15 @@ def _number_or_error(normalizer: Any) -> tuple[Any, LossInputError | None]:
         return None, error
 
 
+def _not_held(normalizer: Any, logits: Spec) -> LossInputError | None:
+    if isinstance(normalizer, float) and logits.dtype in rules.FLOATING:
+        try:
+            rules.held("normalizer", normalizer, rules.compute_dtype(logits.dtype))
+        except LossInputError as error:
+            return error
+    return None
+
+
 def _problem(logits: Spec, others: Any, options: tuple[Any, ...], same: Any) -> Problem:
     return Problem._make((logits, *others, *options, tuple(map(type, options)), same))
 
@@ -98,7 +113,7 @@ def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shap
         overruled = framework is not None and read.library not in HOST
         return read._replace(library=None) if overruled else read
     if tuples and isinstance(value, tuple):
-        return Shaped(None, tuple(_size(name, value, size) for size in value), None)
+        return Shaped(None, _sizes(name, value, value), None)
     try:
         return Shaped(*_spec_of_array(value))
     except BackendError:
@@ -113,9 +128,7 @@ def _read_abstract(value: Any) -> Shaped:
 
 def _spec_of_array(value: Any) -> Spec:
     if host.is_host_data(value):
-        array = host.as_numpy(value, "an argument")
-        library = "numpy" if hasattr(value, "dtype") else "python"
-        return Spec(library, array.shape, host.dtype_name(array))
+        return host.spec(value, host.as_numpy(value, "an argument"))
     return backend_of(value).spec(value)
 
 
@@ -128,8 +141,7 @@ def _read_text(name: str, text: str) -> Shaped:
     if sizes.strip() == "...":
         return Shaped(library, None, dtype)
     parts = [part.strip() for part in sizes.strip().removesuffix(",").split(",")]
-    shape = () if parts == [""] else tuple(_size(name, text, part) for part in parts)
-    return Shaped(library, shape, dtype)
+    return Shaped(library, () if parts == [""] else _sizes(name, text, parts), dtype)
 
 
 def _full_name(dtype: str) -> str:
@@ -137,14 +149,22 @@ def _full_name(dtype: str) -> str:
     return SHORT[short[1]] + short[2] if short else PYTHON.get(dtype, dtype)
 
 
-def _size(name: str, whole: Any, size: Any) -> Size:
-    if size is None or size in ("?", "None"):
+def _sizes(name: str, whole: Any, sizes: Sequence[Any]) -> Shape:
+    shape = tuple(map(_size, sizes))
+    known = [size for size in shape if size is not None]
+    if any(size < 0 for size in known) or math.prod(max(size, 1) for size in known) > LARGEST:
+        raise OptionError(_unreadable(name, whole))
+    return shape
+
+
+def _size(size: Any) -> Size:
+    """A size, or a number that none has."""
+    if size is None or (isinstance(size, str) and size in UNKNOWN):
         return None
-    if isinstance(size, str) and size.isdecimal():
-        return int(size)
-    if not isinstance(size, str) and rules.is_integer(size) and size >= 0:
-        return int(size)
-    raise OptionError(_unreadable(name, whole))
+    if isinstance(size, str):
+        return int(size) if size.isdecimal() and len(size) < DIGITS else -1
+    found = rules.integer(size)
+    return -1 if found is None else found
 
 
 def _unreadable(name: str, value: Any) -> str:
@@ -154,7 +174,7 @@ def _unreadable(name: str, value: Any) -> str:
 
 def _abstract_library(value: Any) -> str | None:
     kind = type(value)
-    package = kind.__module__.partition(".")[0]
+    package = rules.package_of(kind)
     return package if (package, kind.__name__) in ABSTRACT else None
 
 
@@ -179,7 +199,7 @@ def _spec(name: str, shaped: dict[str, Shaped], library: str) -> Any:
 
 def _load(library: str) -> Backend | None:
     try:
-        return LOADERS.get(library, _array_api)()
+        return loaded(library) if library in LOADERS else _array_api()
     except ImportError:
         return None
 

@@ -12,7 +12,7 @@ def plan_of_options(
 ) -> Plan:
     """What options say whatever the logits and labels will be, or the error that they cause."""
     problem = Problem(
-        logits=Spec("numpy", None, "float32"),
+        logits=Spec("numpy", None, "float64"),  # other options may not do for other dtypes
         labels=Spec("numpy", None, "int64"),
         class_weight=class_weight,
         sample_weight=None,

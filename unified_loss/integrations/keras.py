@@ -112,7 +112,7 @@ class CrossEntropy(keras.losses.Loss):
         weight = None if class_weight is None else _on_host(class_weight)
         plan = plan_of_options(
             axis=axis,
-            class_weight=None if weight is None else _spec(weight),
+            class_weight=None if weight is None else host.spec(weight, weight),
             normalizer=None if normalizer is None else Spec("python", (), "float64"),
             ignore_index=ignore_index,
             label_smoothing=label_smoothing,
@@ -221,10 +221,6 @@ def _on_host(class_weight: Any) -> host.HostArray:
     if ops.is_tensor(class_weight):
         class_weight = ops.convert_to_numpy(class_weight)
     return host.as_numpy(class_weight, "class_weight")
-
-
-def _spec(array: host.HostArray) -> Spec:
-    return Spec("numpy", array.shape, host.dtype_name(array))
 
 
 def _masked(sample_weight: Any, mask: Any) -> Any:

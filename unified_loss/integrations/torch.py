@@ -172,7 +172,7 @@ def _spec(class_weight: Any) -> Spec | None:
         return None
     if isinstance(class_weight, Tensor):
         return backend.spec(class_weight)
-    return Spec("numpy", class_weight.shape, host.dtype_name(class_weight))
+    return host.spec(class_weight, class_weight)
 
 
 def _floating(class_weight: Any) -> Tensor | None:

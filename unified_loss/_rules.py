@@ -62,6 +62,15 @@ def fits_as_index(logits: Shape, labels: Shape, axis: int, same: Same) -> bool |
     return same_shape(labels, without(logits, axis), same)
 
 
+def fits(logits: Shape, labels: Shape, axis: int, same: Same) -> bool | None:
+    """Whether labels of this shape can be labels of either kind for classes along `axis`."""
+    as_index = fits_as_index(logits, labels, axis, same)
+    if as_index is True:
+        return True
+    as_dense = same_shape(labels, logits, same)
+    return as_index if as_dense is False else as_dense
+
+
 def logits_dtypes(problem: Problem) -> tuple[str, str]:
     """R1, R20: the dtype of the logits and the one to compute in."""
     dtype = problem.logits.dtype
@@ -107,25 +116,27 @@ def _inferred_axis(problem: Problem) -> int:
     logits, labels, same = problem.logits.shape, problem.labels.shape, problem.same
     candidates = (1, len(logits) - 1)
     if labels is None:
-        raise _shape_error(
-            AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
-        )
-    verdicts = {axis: fits_as_index(logits, labels, axis, same) for axis in candidates}
-    dense = same_shape(labels, logits, same)
+        raise _ambiguous_axis(problem, candidates)
+    # A number of classes is static: a size that is unknown is rather that of another axis.
+    known = [axis for axis in candidates if isinstance(logits[axis], int)]
+    if len(known) == 1 and fits(logits, labels, known[0], same) is True:
+        return known[0]
+    verdicts = {axis: fits(logits, labels, axis, same) for axis in candidates}
     provable = [axis for axis in candidates if verdicts[axis] is True]
     possible = [axis for axis in candidates if verdicts[axis] is not False]
-    if dense is True:
-        provable = list(candidates)
-    elif dense is None:
-        possible = list(candidates)
-    for readings in (provable, possible):
-        if len(readings) == 1:
-            return readings[0]
-        if readings:
-            raise _shape_error(
-                AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
-            )
-    raise _shape_error(ShapeError, problem, messages.no_axis_fits(problem, candidates))
+    readings = provable or possible
+    if len(known) == 1 and len(possible) == 2:
+        readings = possible if provable else known  # the other axis alone proves nothing
+    if not readings:
+        raise _shape_error(ShapeError, problem, messages.no_axis_fits(problem, candidates))
+    if len(readings) > 1:
+        raise _ambiguous_axis(problem, candidates)
+    return readings[0]
+
+
+def _ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> ShapeError:
+    text = messages.ambiguous_axis(problem, candidates)
+    return _shape_error(AmbiguousAxisError, problem, text)
 
 
 def num_classes(problem: Problem, axis: int) -> Size:

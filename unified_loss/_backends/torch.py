@@ -64,7 +64,7 @@ def refusal(array: Array) -> str | None:
 
 
 def in_graph() -> Callable[..., Any] | None:
-    return dynamo.call if torch.compiler.is_dynamo_compiling() else None
+    return dynamo.enter if torch.compiler.is_dynamo_compiling() else None
 
 
 def spec(array: Array) -> Spec:

@@ -271,20 +271,28 @@ def check(value: Any) -> Any:
     raise OptionError(messages.option("check", value, '"auto", True or False'))
 
 
-def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
+def ignore_index(problem: Problem, kind: LabelKind) -> Any:
     """R6, R8: the label value that drops an example; None where no label can have it."""
     value = problem.ignore_index
     if value is None:
         return None
     if not is_integer(value):
         raise OptionError(messages.option("ignore_index", value, "an integer or None"))
-    value = operator.index(value)
     if kind == "dense":
         if value != DEFAULT_IGNORE_INDEX:
+            value = operator.index(value)
             raise OptionError(messages.ignore_index_with_dense_labels(problem, value))
         return None
+    if _is_open(value) and problem.labels.library == "torch":
+        return value
+    value = operator.index(value)
     low, high = integer_range(problem.labels.dtype)
     return value if low <= value <= high else None
+
+
+def _is_open(value: Any) -> bool:
+    """Whether an integer is one that changes, and that `torch.compile` does not ask for."""
+    return type(value).__module__ == "torch"
 
 
 def integer_range(dtype: str) -> tuple[float, float]:

@@ -115,6 +115,8 @@ class ClassificationLoss(nn.Module):
             logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         labels = self.aligned(labels).to(logits.device)
         items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
+        if isinstance(items, int | float):  # as_tensor() would compile it in, and it changes
+            items = torch.full((), items)
         # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the
         # loss by that of replicas.
         items = torch.as_tensor(items, device=logits.device).sum()

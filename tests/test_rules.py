@@ -89,6 +89,18 @@ def test_class_axis_is_inferred(logits: Shape, labels: Shape, axis: int) -> None
         ((None, 3, 4), (None, 4), 1),
         ((N, 3, 4), (M, 3), 2),
         ((None, 3, 4, 5), (None, None, 5), 1),
+        # Beside a known size an unknown one is that of no classes, equal today or not ...
+        ((None, None, 3), (None, None), 2),
+        ((None, 3, None), (None, None), 1),
+        ((N, M, 3), (M, N), 2),
+        ((N, 3, M), (M, None), 1),
+        ((None, None, 3), (None, 3), 2),
+        ((None, None, None, 3), (None, None, None), 3),
+        ((None, None, 3), (None, None, 3), 2),
+        ((N, 3, M), (N, 3, M), 1),
+        ((None, None, 3), (None, None, 1), 2),
+        # ... unless the labels cannot be those of the known one.
+        ((None, 3, 4, None), (None, 3, 4), 3),
     ],
 )
 def test_unknown_sizes_fit_what_is_provable_or_alone_possible(
@@ -107,6 +119,10 @@ def test_unknown_sizes_fit_what_is_provable_or_alone_possible(
         ((2, 1, 1), (2, 1)),
         ((None, None, None), (None, None)),
         ((N, M, M), (N, M)),
+        # The known size might be that of the classes, the other one provably is.
+        ((N, 3, M), (N, 3)),
+        ((2, None, 3), (2, 3)),
+        ((N, 3, M), (N, 3, 1)),
         ((None, 3, 4), (None, 3, 4)),
         ((2, 3, 4), None),
         ((None, 3, 4), None),

@@ -91,8 +91,15 @@ def _find(value: Any) -> Backend | None:
                 continue
             if backend.owns(value):
                 return backend
+    if _is_recorded(value):  # it answers to every name
+        return None
     backend = _array_api()
     return backend if backend.owns(value) else None
+
+
+def _is_recorded(value: Any) -> bool:
+    """Whether a value only records what is done with it: a `torch.fx.Proxy`."""
+    return any(base.__module__ == "torch.fx.proxy" for base in type(value).__mro__)
 
 
 def _unknown(value: Any) -> str:
@@ -106,4 +113,7 @@ def _unknown(value: Any) -> str:
     )
     if isinstance(value, list | tuple | int | float):
         return text + "\n  hint: np.asarray(logits)"
+    if _is_recorded(value):
+        fix = 'torch.fx.wrap("cross_entropy") at the top of the module that calls it'
+        return text + f"\n  hint: {fix}, or CrossEntropyLoss of unified_loss.integrations.torch"
     return text

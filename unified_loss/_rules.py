@@ -69,6 +69,15 @@ def fits_as_index(logits: Shape, labels: Shape, axis: int, same: Same) -> bool |
     return same_shape(labels, without(logits, axis), same)
 
 
+def fits(logits: Shape, labels: Shape, axis: int, same: Same) -> bool | None:
+    """Whether labels of this shape can be labels of either kind for classes along `axis`."""
+    as_index = fits_as_index(logits, labels, axis, same)
+    if as_index is True:
+        return True
+    as_dense = same_shape(labels, logits, same)
+    return as_index if as_dense is False else as_dense
+
+
 def logits_dtypes(problem: Problem) -> tuple[str, str]:
     """R1, R20: the dtype of the logits and the one to compute in."""
     dtype = problem.logits.dtype
@@ -119,25 +128,27 @@ def _inferred_axis(problem: Problem) -> int:
     logits, labels, same = problem.logits.shape, problem.labels.shape, problem.same
     candidates = (1, len(logits) - 1)
     if labels is None:
-        raise _shape_error(
-            AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
-        )
-    verdicts = {axis: fits_as_index(logits, labels, axis, same) for axis in candidates}
-    dense = same_shape(labels, logits, same)
+        raise _ambiguous_axis(problem, candidates)
+    # A number of classes is static: a size that is unknown is rather that of another axis.
+    known = [axis for axis in candidates if isinstance(logits[axis], int)]
+    if len(known) == 1 and fits(logits, labels, known[0], same) is True:
+        return known[0]
+    verdicts = {axis: fits(logits, labels, axis, same) for axis in candidates}
     provable = [axis for axis in candidates if verdicts[axis] is True]
     possible = [axis for axis in candidates if verdicts[axis] is not False]
-    if dense is True:
-        provable = list(candidates)
-    elif dense is None:
-        possible = list(candidates)
-    for readings in (provable, possible):
-        if len(readings) == 1:
-            return readings[0]
-        if readings:
-            raise _shape_error(
-                AmbiguousAxisError, problem, messages.ambiguous_axis(problem, candidates)
-            )
-    raise _shape_error(ShapeError, problem, messages.no_axis_fits(problem, candidates))
+    readings = provable or possible
+    if len(known) == 1 and len(possible) == 2:
+        readings = possible if provable else known  # the other axis alone proves nothing
+    if not readings:
+        raise _shape_error(ShapeError, problem, messages.no_axis_fits(problem, candidates))
+    if len(readings) > 1:
+        raise _ambiguous_axis(problem, candidates)
+    return readings[0]
+
+
+def _ambiguous_axis(problem: Problem, candidates: tuple[int, ...]) -> ShapeError:
+    text = messages.ambiguous_axis(problem, candidates)
+    return _shape_error(AmbiguousAxisError, problem, text)
 
 
 def num_classes(problem: Problem, axis: int) -> Size:
@@ -280,22 +291,27 @@ def check(value: Any) -> Any:
     raise OptionError(messages.option("check", value, '"auto", True or False'))
 
 
-def ignore_index(problem: Problem, kind: LabelKind) -> int | None:
+def ignore_index(problem: Problem, kind: LabelKind) -> Any:
     """R6, R8: the label value that drops an example; None where no label can have it."""
-    value = problem.ignore_index
-    if value is None:
+    given = problem.ignore_index
+    if given is None:
         return None
-    value = integer(value)
+    if kind == "index" and _is_open(given) and problem.labels.library == "torch":
+        return given
+    value = integer(given)
     if value is None:
-        raise OptionError(
-            messages.option("ignore_index", problem.ignore_index, "an integer or None")
-        )
+        raise OptionError(messages.option("ignore_index", given, "an integer or None"))
     if kind == "dense":
         if value != DEFAULT_IGNORE_INDEX:
             raise OptionError(messages.ignore_index_with_dense_labels(problem, value))
         return None
     low, high = integer_range(problem.labels.dtype)
     return value if low <= value <= high else None
+
+
+def _is_open(value: Any) -> bool:
+    """Whether an integer is one that changes, and that `torch.compile` does not ask for."""
+    return type(value).__module__ == "torch"
 
 
 def integer_range(dtype: str) -> tuple[float, float]:

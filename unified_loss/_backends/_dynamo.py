@@ -9,13 +9,50 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
+from unified_loss import _rules as rules
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Size, Spec
+from unified_loss._types import Array, Shape, Size, Spec
 from unified_loss.exceptions import ShapeError
 
 KERNELS = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
+
+
+def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    kernel: str,
+    logits: Array,
+    labels: Any,
+    class_weight: Any,
+    sample_weight: Any,
+    normalizer: Any,
+    options: tuple[Any, ...],
+) -> Any:
+    """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
+    if isinstance(normalizer, int | float) and normalizer > 0:
+        one = torch.ones((), dtype=_wide(logits.dtype), device=logits.device)
+        normalizer = normalizer * one  # no constant: it is another number in each step
+    if options[0] is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
+        options = (_static_axis(logits.shape, labels.shape), *options[1:])
+    return call(kernel, logits, labels, class_weight, sample_weight, normalizer, options)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _static_axis(logits: Shape, labels: Shape) -> int | None:
+    """R3: the one candidate whose size is that of all batches, if the labels fit it in all."""
+    static = [axis for axis in (1, len(logits) - 1) if has_static_value(logits[axis])]
+    if len(static) == 1 and rules.fits(logits, labels, static[0], _same_always) is True:
+        return static[0]
+    return None
+
+
+def _same_always(a: Size, b: Size) -> bool | None:
+    """Whether sizes are equal in all batches, under a guard."""
+    return has_static_value(a) == has_static_value(b) and guard_or_false(a == b)
 
 
 @torch.compiler.allow_in_graph
@@ -27,7 +64,9 @@ def call(kernel: str, *arguments: Any) -> Any:
     from unified_loss._arguments import prepare
     from unified_loss._backends import torch as backend
 
-    blind = SimpleNamespace(**vars(backend) | {"read": _unread})
+    blind = SimpleNamespace(**vars(backend) | {"read": _nothing, "outline": _nothing})
+    if not torch.compiler.is_exporting():
+        blind.same_size = _same_size
     try:
         _, plan, operands = prepare(blind, *arguments)
         return backend.run(KERNELS[kernel], GRAPH_OPS, plan, operands)
@@ -47,5 +86,15 @@ def _number(size: Size) -> Size:
     return size if is_open else int(size)
 
 
-def _unread(array: Any, *, wait: bool) -> None:
-    return None
+def _same_size(a: Size, b: Size) -> bool | None:
+    """Whether sizes are equal, which those with values are asked under a guard.
+
+    A size that is equal to a constant today is so by coincidence.
+    """
+    if isinstance(a, torch.SymInt) == isinstance(b, torch.SymInt) and guard_or_false(a == b):
+        return True
+    return False if guard_or_false(a != b) else None
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """No values are read."""

@@ -165,10 +165,10 @@ class StandardOps(ArrayOps):
         size = x.shape[axis]
         return self.sum(self._ones(x), axis) if size is None else size
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         if None in logits.shape:
             return self.count(self._ones(self.max(logits, axis)), dtype)
-        return super().examples(logits, axis, dtype)
+        return super().count_rows(logits, axis, dtype)
 
     def classes(self, like: Array, axis: int) -> Array:
         if like.shape[axis] is None:
@@ -241,9 +241,9 @@ class MlxOps(ArrayOps):
     def size(self, x: Array, axis: int) -> Any:
         return self.xp.sum(self._ones(x, axis), axis=axis, keepdims=True)
 
-    def examples(self, logits: Array, axis: int, dtype: str) -> Any:
+    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         if not logits.size:
-            return super().examples(logits, axis, dtype)
+            return super().count_rows(logits, axis, dtype)
         return self.count(self._like(self.xp.array(1), self._first(logits, axis)), dtype)
 
     def classes(self, like: Array, axis: int) -> Array:

@@ -71,7 +71,7 @@ def refusal(array: Array) -> str | None:
 
 
 def in_graph() -> Callable[..., Any] | None:
-    return dynamo.call if torch.compiler.is_dynamo_compiling() else None
+    return dynamo.enter if torch.compiler.is_dynamo_compiling() else None
 
 
 def spec(array: Array) -> Spec:
@@ -144,7 +144,7 @@ def _akin(operands: Operands) -> Operands:
     return Operands(*map(plain, operands))
 
 
-def _has_function(kind: type) -> bool:
+def _has_function(kind: Any) -> bool:
     """Whether a class, whose tensors hold their own numbers, has a say in what torch does."""
     return (
         kind is not torch.Tensor
@@ -298,11 +298,14 @@ def _is_known(size: Size) -> bool:
 
 
 def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
-    """Labels as int64 if unsigned, for which torch has few kernels, or if C may not fit them."""
-    fits = isinstance(plan.num_classes, int) and not plan.labels_dtype.startswith("uint")
-    if plan.label_kind == "dense" or fits:
-        return plan, operands
+    """Labels as int64 if unsigned, for which torch has few kernels, or if they may not hold a size.
+
+    A size: that of the classes, or the ignored label, where those are symbols.
+    """
     ignore_index = plan.ignore_index
+    fits = _is_known(plan.num_classes) and _is_known(ignore_index)
+    if plan.label_kind == "dense" or (fits and not plan.labels_dtype.startswith("uint")):
+        return plan, operands
     below = plan.labels_dtype == "uint64"  # from 2**63 on they become negative
     if below and ignore_index is not None and ignore_index >= 2**63:
         ignore_index -= 2**64

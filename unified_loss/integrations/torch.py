@@ -16,6 +16,8 @@ from unified_loss.integrations._options import plan_of_options
 
 __all__ = ["CrossEntropyLoss"]
 
+torch.fx.wrap("cross_entropy")  # `symbolic_trace` records the call, as that of torch's own loss
+
 
 class CrossEntropyLoss(nn.Module):
     r"""Softmax cross-entropy between logits and labels, in nats, as a module.

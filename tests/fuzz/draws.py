@@ -123,7 +123,7 @@ def draw_case(rng: Rng, form: Form, *, unit: bool = False) -> Case:
         check=form.check,
         normalizer_is_array=form.normalizer_is_array,
     )
-    dropped = fate_of(call).dropped
+    dropped = fate_of(call).dropped[:, 0]
     if not clean:
         call = call.but(labels=_spoilt_labels(rng, call, dropped))
     rows = _logits(rng, form, call, dropped, kept_garbage=kept_garbage, clean=clean)

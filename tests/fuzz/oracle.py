@@ -1,7 +1,8 @@
 """What the contract says of a call: its loss, all gradients, and second derivatives.
 
-One example at a time, and in numbers so wide (80 bits on most machines, with exponents up to
-10**4932) that nothing drawn here overflows. Shares no code with the package.
+In numbers so wide (80 bits on most machines, with exponents up to 10**4932) that nothing drawn
+here overflows. Arrays have one example a row, and what is one number an example is a column.
+Shares no code with the package.
 """
 
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ class Options(NamedTuple):
     has_weights: bool
     reduction: str
     normalizer: Any  # None: there is none
+    limit: Any  # of the numbers of the dtype that is computed in, with some room
 
 
 class Point(NamedTuple):
@@ -41,7 +43,8 @@ class Fate(NamedTuple):
     poisons: Array  # it counts, and is NaN
     dropped: Array
     has_mass: Array
-    masked: Array  # classes of -inf, in a row
+    masked: Array  # classes of -inf
+    is_label: Array
 
 
 class Slopes(NamedTuple):
@@ -68,7 +71,7 @@ def truth(call: Call, upstream: Array, direction: dict[str, Array]) -> Truth:
     """All of a call. `upstream` multiplies the loss; second derivatives are along `direction`."""
     options, point, fate = _read(call)
     along = _along(call, point, direction)
-    u = np.broadcast_to(upstream.reshape(-1).astype(WIDE), (len(point.x),))
+    u = np.broadcast_to(upstream.reshape(-1, 1).astype(WIDE), (len(point.x), 1))
     with np.errstate(all="ignore"):
         first = _objective(options, point, fate, u)
         moved = Point(*(a + 1j * STEP * v for a, v in zip(point, along, strict=True)))
@@ -98,32 +101,29 @@ def _read(call: Call) -> tuple[Options, Point, Fate]:
         call.class_weight is not None,
         call.reduction,
         None if call.normalizer is None else WIDE(call.normalizer),
+        WIDE(np.finfo(compute).max) / 64,
     )
     rows = int(np.prod(batch))
     with np.errstate(all="ignore"):
         x = np.moveaxis(call.logits, axis, -1).reshape(rows, classes).astype(WIDE)
-        ignored = np.zeros(rows, bool)
+        ignored = np.zeros((rows, 1), bool)
         if call.has_index_labels:
-            ids = [int(label) for label in call.labels.reshape(-1).tolist()]
-            ignored = np.array([label == call.ignore_index for label in ids], bool)
-            is_label = np.array([0 <= label < classes for label in ids], bool)
-            t = np.zeros((rows, classes), WIDE)
-            for row, label in enumerate(ids):
-                if is_label[row]:
-                    t[row, label] = 1
+            ids = np.array(call.labels.reshape(rows, 1).tolist(), object).reshape(rows, 1)
+            ignored = np.asarray(ids == call.ignore_index, bool)
+            is_label = np.asarray((ids >= 0) & (ids < classes), bool)
+            t = np.asarray(ids == np.arange(classes).astype(object), bool).astype(WIDE)
         else:
             labels = call.labels.astype(compute).astype(WIDE)
             t = np.moveaxis(labels, axis, -1).reshape(rows, classes)
-            is_label = np.isfinite(t).all(-1)
+            is_label = np.isfinite(t).all(-1, keepdims=True)
         w = np.ones(classes, WIDE)
         if call.class_weight is not None:
             w = call.class_weight.astype(compute).astype(WIDE)
-        s = call.example_weights().reshape(-1).astype(compute).astype(WIDE)
-        peak = x.max(-1, initial=-np.inf)
-        is_finite = np.isfinite(peak) & ~np.isnan(x).any(-1)
-        t = np.where(is_label[:, None], t, 0)
-        k = w * _smoothed(options, t)
-        idle = is_label & ~k.any(-1) & ((w * t).sum(-1) == 0)
+        s = call.example_weights().reshape(rows, 1).astype(compute).astype(WIDE)
+        is_finite = np.isfinite(x.max(-1, keepdims=True)) & ~np.isnan(x).any(-1, keepdims=True)
+        t = np.where(is_label, t, 0)
+        k = w * ((1 - options.epsilon) * t + options.epsilon / classes * _sum(t))
+        idle = is_label & ~k.any(-1, keepdims=True) & (_sum(w * t) == 0)
         dropped = ignored | (s == 0) | idle
     fate = Fate(
         lives=is_finite & is_label & ~ignored,
@@ -131,13 +131,9 @@ def _read(call: Call) -> tuple[Options, Point, Fate]:
         dropped=dropped,
         has_mass=~ignored & (~idle | options.has_weights),
         masked=np.isneginf(x),
+        is_label=is_label,
     )
     return options, Point(x, t, w, s), fate
-
-
-def _smoothed(options: Options, t: Array) -> Array:
-    share = options.epsilon / t.shape[-1]
-    return (1 - options.epsilon) * t + share * t.sum(-1, keepdims=True)
 
 
 def _along(call: Call, point: Point, direction: dict[str, Array]) -> Point:
@@ -151,172 +147,160 @@ def _along(call: Call, point: Point, direction: dict[str, Array]) -> Point:
     t = np.zeros(rows, WIDE)
     if "labels" in direction:
         t = np.moveaxis(wide("labels", call.labels), axis, -1).reshape(rows)
-    s = np.zeros(rows[0], WIDE)
+    s = np.zeros((rows[0], 1), WIDE)
     if "sample_weight" in direction:
-        s = call.but(sample_weight=wide("sample_weight", point.s)).example_weights().reshape(-1)
+        s = call.but(sample_weight=wide("sample_weight", s)).example_weights().reshape(s.shape)
     return Point(x, t, wide("class_weight", point.w), s)
 
 
-class Example(NamedTuple):
-    """A weighted example n = s l + mass z lse^2, its mass, and the slopes of both."""
+class Examples(NamedTuple):
+    """Weighted examples n = s l + mass z lse^2, their masses, and the slopes of both."""
 
-    n: Any
+    n: Array
     n_x: Array
     n_t: Array
     n_w: Array
-    n_s: Any
-    mass: Any
+    n_s: Array
+    mass: Array
     mass_t: Array
     mass_w: Array
-    mass_s: Any
+    mass_s: Array
 
 
-def _example(
-    options: Options, row: Point, statistics: tuple[Any, Array, Array], masked: Array,
-    has_mass: Any, sign: int,
-) -> Example:  # fmt: skip
-    """R10 to R13, from lse(x), -log p and p; with `sign` 1 all terms are added, as magnitudes."""
-    _, t, w, s = row
+class Statistics(NamedTuple):
+    """lse(x), -log p where it is not infinite, and p."""
+
+    lse: Array
+    surprise: Array
+    p: Array
+
+
+def _examples(
+    options: Options, point: Point, fate: Fate, statistics: Statistics, sign: int
+) -> Examples:
+    """R10 to R13 in all examples; with `sign` 1 all terms are added, as magnitudes."""
+    _, t, w, s = point
     lse, surprise, p = statistics
-    epsilon, z, has_weights, *_ = options
-    share = epsilon / len(t)
-    smooth = (1 - epsilon) * t + share * t.sum()
+    epsilon, z, masked = options.epsilon, options.z, fate.masked
+    share = epsilon / t.shape[-1]
+    smooth = (1 - epsilon) * t + share * _sum(t)
     k = w * smooth
-    unit = _times(k, surprise, masked).sum()
+    unit = _sum(_surprised(k, surprise, masked))
+    each = _surprised(w + 0 * t, surprise, masked)
     muted = masked & (t.real == 0)  # R18: a zero label on a masked class has no slope
-    unit_t = (1 - epsilon) * _times(w, surprise, masked) + share * _times(w, surprise, masked).sum()
-    mass, mass_s = s * has_mass, has_mass
+    unit_t = _by(1 - epsilon, each) + _by(share, _sum(each))
+    mass_s = fate.has_mass.astype(s.dtype)
     mass_t = mass_w = np.zeros_like(t)
-    if has_weights:
-        mass_s = (w * t).sum()
-        mass, mass_t, mass_w = s * mass_s, np.where(muted, 0, s * w), s * t
+    if options.has_weights:
+        mass_s = mass_s * _sum(w * t)
+        mass_t, mass_w = np.where(muted, 0, s * w), s * t
     penalty = z * lse * lse
-    return Example(
-        s * unit + mass * penalty,
-        s * (k.sum() * p + sign * k) + 2 * mass * z * lse * p,
-        np.where(muted, 0, s * unit_t) + mass_t * penalty,
-        s * _times(smooth, surprise, masked) + mass_w * penalty,
-        unit + mass_s * penalty,
+    mass = s * mass_s
+    return Examples(
+        _by(s, unit) + _by(mass, penalty),
+        s * (_sum(k) * p + sign * k) + _by(mass, 2 * z * lse * p),
+        np.where(muted, 0, _by(s, unit_t)) + _by(mass_t, penalty),
+        _by(s, _surprised(smooth, surprise, masked)) + _by(mass_w, penalty),
+        unit + _by(mass_s, penalty),
         mass, mass_t, mass_w, mass_s,
     )  # fmt: skip
 
 
-def _times(weights: Array, surprise: Array, masked: Array) -> Array:
-    """R10: 0 log 0 = 0; the surprise of a masked class is infinite."""
-    product = weights * np.where(masked, 0, surprise)
-    return np.where(masked & (weights.real != 0), np.inf * np.sign(weights.real), product)
+def _sum(array: Array) -> Array:
+    return array.sum(-1, keepdims=True)
 
 
-def _examples(options: Options, point: Point, fate: Fate) -> list[Example]:
-    examples = []
-    for i, x in enumerate(point.x):
-        row = Point(x, point.t[i], point.w, point.s[i])
-        masked = fate.masked[i]
-        mass = point.s[i] * fate.has_mass[i]
-        nothing = np.zeros_like(x)
-        if fate.lives[i]:
-            peak = x.real.max()
-            shifted = np.where(masked, 0, x - peak)
-            e = np.where(masked, 0, np.exp(shifted))
-            total = e.sum()
-            l = np.log(total)
-            statistics = peak + l, l - shifted, e / total
-            examples.append(_example(options, row, statistics, masked, fate.has_mass[i], -1))
-        elif fate.poisons[i]:
-            nan = nothing + WIDE(np.nan)
-            if options.has_weights and point.t[i].any():
-                mass = mass * (row.w * row.t).sum()
-            examples.append(Example(nan[0], nan, nan, nan, nan[0], mass, nan, nan, nan[0]))
-        else:
-            zero = nothing[0] * 0
-            examples.append(
-                Example(zero, nothing, nothing, nothing, zero, zero, nothing, nothing, zero)
-            )
-    return examples
+def _by(factor: Any, infinite: Array) -> Array:
+    """A product in which 0 wins, in the real part too."""
+    wins = (np.real(factor) == 0) & ~np.isfinite(infinite)
+    return np.where(wins, 0, factor * np.where(wins, 0, infinite))
+
+
+def _surprised(weights: Array, surprise: Array, masked: Array) -> Array:
+    """R10: 0 log 0 = 0; a masked class is infinitely surprising."""
+    infinite = masked & (weights.real != 0)
+    return np.where(infinite, np.inf * np.sign(weights.real), _by(weights, surprise))
+
+
+def _true_examples(options: Options, point: Point, fate: Fate) -> Examples:
+    x = np.where(fate.lives, np.where(fate.masked, 0, point.x), 0)
+    masked = fate.masked & fate.lives
+    peak = np.where(masked, -np.inf, x.real).max(-1, keepdims=True, initial=-np.inf)
+    f = np.where(masked, 0, x - peak)
+    e = np.where(masked, 0, np.exp(f))
+    total = _sum(e)
+    l = np.log(total)
+    statistics = Statistics(peak + l, np.where(masked, 0, l - f), e / total)
+    live = _examples(options, point, fate._replace(masked=masked), statistics, -1)
+    counts = live.mass
+    if options.has_weights:  # R17: a label that is no class id counts with mass s
+        counts = np.where(fate.is_label, counts, point.s)
+    return Examples(*(
+        np.where(fate.lives, part, np.where(fate.poisons, value, 0))
+        for part, value in zip(live, (*[np.nan] * 5, counts, *[np.nan] * 3), strict=True)
+    ))  # fmt: skip
 
 
 def _objective(options: Options, point: Point, fate: Fate, u: Array) -> Slopes:
-    return _assembled(options, point, fate, _examples(options, point, fate), u, -1)[0]
+    return _assembled(options, _true_examples(options, point, fate), fate, u, -1)
 
 
 def _magnitudes(
     options: Options, sizes: Point, point: Point, fate: Fate, u: Array
 ) -> tuple[Slopes, bool]:
-    """The sums of `_objective` with every term's magnitude in its place."""
-    examples = []
-    for i, x in enumerate(point.x):
-        masked = fate.masked[i]
-        row = Point(x, sizes.t[i], sizes.w, sizes.s[i])
-        lse, surprise, p = WIDE(0), np.zeros_like(x), np.zeros_like(x)
-        if fate.lives[i]:
-            peak = x.max()
-            f = np.where(masked, 0, x - peak)
-            e = np.where(masked, 0, np.exp(f))
-            l = np.log(e.sum())
-            one = len(x) > 1  # of a single class, nothing is rounded
-            lse = np.abs(peak) + l + one
-            surprise = np.abs(f) + np.abs(l) + one
-            p = e / e.sum()
-            p = p * (1 + surprise)
-        nowhere = np.zeros_like(masked)
-        counts = fate.has_mass[i] * (fate.lives[i] or fate.poisons[i])
-        example = _example(options, row, (lse, surprise, p), nowhere, counts, 1)
-        if not (fate.lives[i] or fate.poisons[i]):
-            example = Example(*(part * 0 for part in example))
-        examples.append(example)
-    true_mass = sum((example.mass for example in _examples(options, point, fate)), WIDE(0))
-    return _assembled(options, point, fate, examples, u, 1, true_mass)
+    """The sums of `_objective` with every term's magnitude in its place.
+
+    Infinite where a term may overflow in the dtype that is computed in.
+    """
+    masked = fate.masked & fate.lives
+    x = np.where(fate.lives & ~masked, point.x, 0)
+    peak = np.where(masked, -np.inf, x).max(-1, keepdims=True, initial=-np.inf)
+    f = np.where(masked, 0, x - peak)
+    e = np.where(masked, 0, np.exp(f))
+    l = np.log(_sum(e))
+    one = x.shape[-1] > 1  # of a single class, nothing is rounded
+    surprise = np.abs(f) + np.abs(l) + one
+    p = e / _sum(e)
+    p = p * (1 + surprise)
+    most = np.maximum(1, np.abs(sizes.w).sum()) * np.maximum(1, _sum(sizes.t))
+    surprise = np.where(surprise * most < options.limit, surprise, np.inf)
+    lse = np.abs(peak) + l + one
+    lse = np.where(lse * lse < options.limit, lse, np.inf) if options.z else 0 * lse
+    found = _examples(
+        options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1
+    )
+    counts = fate.lives | fate.poisons
+    found = Examples(*(np.where(counts, part, 0) for part in found))
+    real = _true_examples(options, point, fate).mass.sum()
+    is_ill = options.reduction == "mean" and bool(0 < np.abs(real) < 2**-10 * found.mass.sum())
+    return _assembled(options, found, fate, u, 1, real), is_ill
 
 
 def _assembled(
-    options: Options, point: Point, fate: Fate, examples: list[Example], u: Array, sign: int,
-    true_mass: Any = None,
-) -> tuple[Slopes, bool]:  # fmt: skip
-    kind = point.x.dtype if sign > 0 else np.result_type(*point)
-    rows, classes = point.x.shape
-
-    def column(name: str, *shape: int) -> Array:
-        return np.array([getattr(e, name) for e in examples], kind).reshape(rows, *shape)
-
-    n, n_s, mass, mass_s = (column(name) for name in ("n", "n_s", "mass", "mass_s"))
-    n_x, n_t, n_w, mass_t, mass_w = (
-        column(name, classes) for name in ("n_x", "n_t", "n_w", "mass_t", "mass_w")
-    )
-    u = u.astype(kind)
+    options: Options, examples: Examples, fate: Fate, u: Array, sign: int, real: Any = None
+) -> Slopes:
+    """R14 and R15; `real` is the total mass whose magnitude is that of `examples`."""
+    n, n_x, n_t, n_w, n_s, mass, mass_t, mass_w, mass_s = examples
     if options.reduction == "none":
-        each = u[:, None]
-        return Slopes(n, each * n_x, each * n_t, (each * n_w).sum(0), u * n_s), False
-    factor = u[0] if rows else np.ones((), kind)
-    if options.reduction == "sum":
-        slopes = (n.sum(), n_x, n_t, n_w.sum(0), n_s)
-        return Slopes(slopes[0], *(factor * slope for slope in slopes[1:])), False
-    total = mass.sum()
-    real = total.real if true_mass is None else true_mass.real
-    is_ill = False
-    if sign > 0:
-        is_ill = bool(0 < np.abs(real) < 2**-10 * total)
-    nothing_left = real == 0
-    differs = options.normalizer is not None and bool(fate.dropped.all())
-    if not rows or (nothing_left and not differs):
-        zeros = (np.zeros((), kind), n_x, n_t, n_w.sum(0), n_s)
-        return Slopes(*(np.zeros_like(part) for part in zeros)), is_ill
-    if options.normalizer is not None:
-        by = factor / options.normalizer
-        slopes = (n_x * by, n_t * by, n_w.sum(0) * by, n_s * by)
-        return Slopes(n.sum() / options.normalizer, *slopes), is_ill
-    inverse = 1 / total
-    if sign > 0:
-        condition = total / np.abs(real)
-        inverse = condition**2 / np.abs(real)
-    loss = n.sum() * inverse
-    by = factor * inverse
-    slopes = (
-        n_x * by,
-        (n_t + sign * loss * mass_t) * by,
-        (n_w.sum(0) + sign * loss * mass_w.sum(0)) * by,
-        (n_s + sign * loss * mass_s) * by,
-    )
-    return Slopes(loss, *slopes), is_ill
+        return Slopes(n, u * n_x, u * n_t, (u * n_w).sum(0), u * n_s)
+    u = u[0] if len(u) else np.ones(1)
+    loss = n.sum()
+    slopes = (n_x, n_t, n_w.sum(0), n_s)
+    if options.reduction == "mean":
+        total = mass.sum()
+        real = total.real if real is None else real
+        is_smooth = options.normalizer is not None and bool(fate.dropped.all())
+        if not len(n) or (real == 0 and not is_smooth):
+            return Slopes(np.zeros_like(loss), *map(np.zeros_like, slopes))
+        if options.normalizer is not None:
+            u, loss = u / options.normalizer, loss / options.normalizer
+        else:
+            inverse = 1 / total if sign < 0 else total * total / np.abs(real) ** 3
+            loss, u = loss * inverse, u * inverse
+            rest = (mass_t, mass_w.sum(0), mass_s)
+            moved = (a + sign * _by(b, loss) for a, b in zip(slopes[1:], rest, strict=True))
+            slopes = (n_x, *moved)
+    return Slopes(loss, *(u * slope for slope in slopes))
 
 
 def _shaped(call: Call, slopes: Slopes) -> Slopes:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 
+from tests.fuzz.shrink import report, shrunk
 from tests.fuzz.session import Fault, Session, choose
 
 
@@ -32,6 +33,10 @@ def main() -> int:
         write(f"{key[0]:18} {key[1]:18} {calls:7} calls {faults[key]:6} faults\n")
     for signature, count in counts.most_common():
         write(f"{count:6} x {' / '.join(signature)}   first at {first[signature].origin}\n")
+    by_name = {runner.name: runner for runner in session.chosen}
+    for signature, _ in counts.most_common(given.show):
+        fault = shrunk(by_name[signature[0]], first[signature])
+        write(f"\n{report(fault)}\n\n")
     write(
         f"{session.calls.total()} calls, {session.forms.total()} forms, {session.skipped} of them "
         f"ill-conditioned, {seconds:.0f} s, {sum(counts.values())} faults (seed {given.seed})\n"

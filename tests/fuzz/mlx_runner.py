@@ -75,7 +75,7 @@ class Mlx(Runner):
         def run(case: Case) -> Results:
             wrt, rest, upstream, _ = self.parts(case, form)
             places = list(range(len(wrt)))
-            slopes = mx.grad(self.objective(form, options, rest, upstream), places)(*wrt.values())
+            slopes = self.slopes(self.objective(form, options, rest, upstream), places)(*wrt.values())
             return self.named(form, cross_entropy(**wrt, **rest, **options), slopes)
 
         return run
@@ -84,6 +84,11 @@ class Mlx(Runner):
         """Results by the names of the arrays."""
         return self.collected(loss, *(dict(zip(form.wrt, o, strict=True)) for o in orders))
 
+    def slopes(self, function: Callable[..., Any], places: list[int]) -> Callable[..., list[Any]]:
+        """`mx.grad`, which makes no list of a single gradient."""
+        grad = self.library.grad(function, places)
+        return lambda *values: list(grad(*values)) if len(places) > 1 else [grad(*values)]
+
     def run_twice(self, form: Form, call: Call) -> Run:
         """`mx.vjp` over `mx.grad`."""
         mx, options = self.library, call.options
@@ -91,8 +96,8 @@ class Mlx(Runner):
         def run(case: Case) -> Results:
             wrt, rest, upstream, along = self.parts(case, form)
             values, places = list(wrt.values()), list(range(len(wrt)))
-            slope = mx.grad(self.objective(form, options, rest, upstream), places)
-            first, second = mx.vjp(lambda *v: list(slope(*v)), values, list(along.values()))
+            slope = self.slopes(self.objective(form, options, rest, upstream), places)
+            first, second = mx.vjp(slope, values, list(along.values()))
             return self.named(form, cross_entropy(**wrt, **rest, **options), first, second)
 
         return run
@@ -129,7 +134,7 @@ class Mlx(Runner):
 
             beside = {n: (mx.zeros_like(a) if n == "logits" else a) for n, a in arrays.items()}
             stacked = [mx.stack([beside[n], a]) for n, a in arrays.items()]
-            slopes = mx.vmap(mx.grad(total, places))(*stacked)
+            slopes = mx.vmap(self.slopes(total, places))(*stacked)
             slopes = [slope[1] for slope in slopes]
             return self.named(form, cross_entropy(**arrays, **options), slopes)
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+import warnings
 from collections import Counter
 
 from tests.fuzz.shrink import report, shrunk
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--backend", action="append", default=[])
     parser.add_argument("--show", type=int, default=10, help="kinds of faults to make small")
     given = parser.parse_args()
+    warnings.simplefilter("ignore")
     session = Session(given.seed, choose(given.backend))
     counts: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], Fault] = {}

@@ -88,5 +88,4 @@ def _wrong(
             masks["-0"] = (got == 0) & np.signbit(got) & (name == "loss")
         else:
             masks["NaN, not infinite"] = np.isinf(true) & np.isnan(got)
-            masks["finite, not infinite"] = np.isinf(true) & np.isfinite(got)
     return next((nature for nature, mask in masks.items() if np.any(mask)), "")

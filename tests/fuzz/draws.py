@@ -53,6 +53,8 @@ def draw_form(rng: Rng, ability: Ability) -> Form:
     labels = pick(rng, ("int64", "int32", *integers))
     if kind == "dense":
         labels = pick(rng, ("float32", "float32", *ability.floats, "bool", "int64", "uint8"))
+        if classes == 1 and labels in INTEGERS:
+            labels = "bool"  # integers of shape (..., 1) are class ids
     options = _options(rng, kind, classes)
     sample = None
     if chance(rng, 0.6):

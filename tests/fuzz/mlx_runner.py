@@ -28,7 +28,7 @@ class Mlx(Runner):
         "loss": Transform(is_unit=True, is_traced=True),
         "with_grad": Transform(is_unit=True, is_traced=True),
         "grad": Transform(share=2, is_traced=True),
-        "twice": Transform(share=2, is_traced=True, second=True),
+        "twice": Transform(share=2, is_traced=True),
         "forward": Transform(is_traced=True),
         "vmap": Transform(is_traced=True),
     }

@@ -124,7 +124,7 @@ def _read(call: Call) -> tuple[Options, Point, Fate]:
         s = call.example_weights().reshape(rows, 1).astype(compute).astype(WIDE)
         is_finite = np.isfinite(x.max(-1, keepdims=True)) & ~np.isnan(x).any(-1, keepdims=True)
         t = np.where(is_label, t, 0)
-        k = w * ((1 - options.epsilon) * t + options.epsilon / classes * _sum(t))
+        k = _shares(options, t, w)
         idle = is_label & ~k.any(-1, keepdims=True) & (_sum(w * t) == 0)
         dropped = ignored | (s == 0) | idle
     fate = Fate(
@@ -200,12 +200,17 @@ def _examples(
     mass = s * mass_s
     return Examples(
         _by(s, unit) + _by(mass, penalty),
-        s * (_sum(k) * p + sign * k) + _by(mass, 2 * z * lse * p),
+        _by(s, _sum(k) * p + sign * k) + _by(mass, 2 * z * lse * p),
         np.where(muted, 0, _by(s, unit_t)) + _by(mass_t, penalty),
         _by(s, _surprised(smooth, surprise, masked)) + _by(mass_w, penalty),
         unit + _by(mass_s, penalty),
         mass, mass_t, mass_w, mass_s,
     )  # fmt: skip
+
+
+def _shares(options: Options, t: Array, w: Array) -> Array:
+    """What -log p is multiplied by in each class."""
+    return w * ((1 - options.epsilon) * t + options.epsilon / t.shape[-1] * _sum(t))
 
 
 def _sum(array: Array) -> Array:
@@ -260,13 +265,15 @@ def _magnitudes(
     f = np.where(masked, 0, x - peak)
     e = np.where(masked, 0, np.exp(f))
     l = np.log(_sum(e))
-    one = x.shape[-1] > 1  # of a single class, nothing is rounded
-    surprise = np.abs(f) + np.abs(l) + one
+    surprise = np.abs(f) + np.abs(l) + 1
     p = e / _sum(e)
     p = p * (1 + surprise)
     most = np.maximum(1, np.abs(sizes.w).sum()) * np.maximum(1, _sum(sizes.t))
     surprise = np.where(surprise * most < options.limit, surprise, np.inf)
-    lse = np.abs(peak) + l + one
+    # A weight that leaves 0 at a masked class makes the loss jump: there is no derivative.
+    jumps = masked & (_shares(options, *point[1:3]) == 0) & (_shares(options, *sizes[1:3]) != 0)
+    p = np.where((most < options.limit) & ~jumps, p, np.inf)
+    lse = np.abs(peak) + l + 1
     lse = np.where(lse * lse < options.limit, lse, np.inf) if options.z else 0 * lse
     found = _examples(
         options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1

@@ -24,7 +24,7 @@ class Transform(NamedTuple):
     draws: int = 4  # through one form: many, where a form costs a compilation
     is_unit: bool = False  # the loss is multiplied by nothing
     is_traced: bool = False  # label values cannot be read
-    second: bool = False  # gives second derivatives
+    is_forward: bool = False  # in forward mode
     small: bool = False  # for few logits alone
     logits_only: bool = False
 
@@ -61,7 +61,7 @@ class Runner:
             form = form._replace(wrt=("logits",))
         if transform.small and form.classes > 9:
             form = form._replace(classes=5, size="usual")
-        if transform.small and len(form.batch) > 2:
+        if transform.small and (len(form.batch) > 2 or 0 in form.batch):
             form = form._replace(batch=(3,), class_axis=-1, axis=-1, first_axis=False)
         return form
 

@@ -56,8 +56,8 @@ class Session:
         self.skipped = 0
         self.forms: Counter[str] = Counter()
 
-    def run(self, calls: int) -> Iterator[Fault]:
-        """Go through `calls` calls, and find faults."""
+    def run(self, calls: int, most_draws: int = 1000) -> Iterator[Fault]:
+        """Go through `calls` calls, at most so many draws through a form, and find faults."""
         shares = {(r.name, t): r.share * of.share / sum(o.share for o in r.transforms.values())
                   for r in self.chosen for t, of in r.transforms.items()}  # fmt: skip
         by_name = {runner.name: runner for runner in self.chosen}
@@ -67,7 +67,7 @@ class Session:
                 return
             name, transform = min(shares, key=lambda key: (self.calls[key] + 1) / shares[key])
             draws = by_name[name].transforms[transform].draws
-            yield from self.round(number, by_name[name], transform, min(draws, calls - done))
+            yield from self.round(number, by_name[name], transform, min(draws, most_draws, calls - done))
 
     def round(self, number: int, runner: Runner, transform: str, draws: int) -> Iterator[Fault]:
         """Some draws through one form."""

@@ -25,12 +25,12 @@ class TensorFlow(Runner):
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "tape": Transform(),
-        "tapes": Transform(second=True),
-        "graph": Transform(share=2, draws=MANY, is_traced=True, second=True),
-        "any_batch": Transform(draws=MANY, is_traced=True, second=True),
-        "xla": Transform(share=2, draws=MANY, is_traced=True, second=True),
+        "tapes": Transform(),
+        "graph": Transform(share=2, draws=MANY, is_traced=True),
+        "any_batch": Transform(draws=MANY, is_traced=True),
+        "xla": Transform(share=2, draws=MANY, is_traced=True),
         "forward": Transform(draws=MANY, is_traced=True),
-        "forward_over_tape": Transform(draws=MANY, is_traced=True, second=True),
+        "forward_over_tape": Transform(draws=MANY, is_traced=True),
     }
 
     def around(self, form: Form) -> contextlib.AbstractContextManager[Any]:

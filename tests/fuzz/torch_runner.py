@@ -30,12 +30,12 @@ class Torch(Runner):
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "backward": Transform(share=4),
-        "twice": Transform(share=3, second=True),
-        "func": Transform(share=1.5, is_traced=True, second=True),
-        "reverse_func": Transform(share=0.5, is_traced=True, second=True),
-        "forward": Transform(share=1, is_traced=True),
+        "twice": Transform(share=3),
+        "func": Transform(is_forward=True, share=1.5, is_traced=True),
+        "reverse_func": Transform(share=0.5, is_traced=True),
+        "forward": Transform(is_forward=True, share=1, is_traced=True),
         "vmap": Transform(share=1, is_traced=True),
-        "hessian": Transform(share=0.5, is_traced=True, second=True, small=True, logits_only=True),
+        "hessian": Transform(is_forward=True, share=0.5, is_traced=True, small=True, logits_only=True),
         "compiled": Transform(share=0.3, draws=40, is_traced=True),
     }
 
@@ -56,6 +56,12 @@ class Torch(Runner):
     def around(self, form: Form) -> contextlib.AbstractContextManager[Any]:
         """Blocks."""
         return blocks_of("unified_loss._backends._torch_blocks", BLOCKS, form)
+
+    def fit(self, form: Form, transform: Transform) -> Form:
+        """Forward mode of torch takes no expanded tensors, whatever the function."""
+        if transform.is_forward and form.layout == "repeated":
+            form = form._replace(layout="strided")
+        return super().fit(form, transform)
 
     def finish(self) -> None:
         """Forget Dynamo's graphs."""

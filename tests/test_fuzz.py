@@ -13,9 +13,10 @@ from tests.fuzz.shrink import report, shrunk
 from tests.reference import evaluate
 
 SEED = 20240917
-CALLS = {"numpy": 400, "torch": 400, "jax": 180, "tensorflow": 180}  # of others 120
+CALLS = {"numpy": 400, "torch": 300, "jax": 180, "tensorflow": 120, "dask": 40}  # of others 120
 DRAWS = 20  # through one form
 STEP = WIDE(1e-6)
+HUGE = 1e6  # a logit that such a step does not move
 
 
 def test_nothing_is_wrong_in_a_short_run(backend):
@@ -67,7 +68,9 @@ def test_slopes_are_those_of_the_losses():
         known = truth(case.call, case.upstream, case.direction)
         flat = oracle._objective(options, point, fate, u)
         is_empty = case.call.reduction == "mean" and not np.any(known.scale.losses)
-        if is_empty or known.is_ill or not all(np.isfinite(part).all() for part in known.scale):
+        sizes = known.scale + known.second_scale
+        sizes += (np.where(fate.lives & ~fate.masked & (np.abs(point.x) > HUGE), np.inf, 0),)
+        if is_empty or known.is_ill or not all(np.isfinite(part).all() for part in sizes):
             continue
         sides = (1, -1)
         points = [Point(*(a + side * STEP * v for a, v in zip(point, along, strict=True)))

@@ -6,8 +6,8 @@ import time
 import warnings
 from collections import Counter
 
-from tests.fuzz.shrink import report, shrunk
 from tests.fuzz.session import Fault, Session, choose
+from tests.fuzz.shrink import report, shrunk
 
 
 def main() -> int:

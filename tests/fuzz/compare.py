@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.fuzz.calls import Case, Form
+from tests.fuzz.calls import Form
 from tests.fuzz.oracle import Truth
 from tests.fuzz.runners import Results
 from tests.problems import Array
@@ -35,9 +35,7 @@ def differences(form: Form, truth: Truth, results: Results) -> list[Difference]:
     return found
 
 
-def _expected(
-    name: str, form: Form, truth: Truth
-) -> tuple[Array, Array, tuple[str, ...]]:
+def _expected(name: str, form: Form, truth: Truth) -> tuple[Array, Array, tuple[str, ...]]:
     compute = "float64" if form.dtype == "float64" else "float32"
     if name == "loss":
         return truth.first.losses, truth.scale.losses, (compute,)

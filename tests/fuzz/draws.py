@@ -259,7 +259,7 @@ def _logits(
         if chance(rng, 0.25):
             x = _masked(rng, call, x, anywhere=chance(rng, 0.2))
         for i in range(rows):
-            if (chance(rng, 0.7) if dropped[i] else kept_garbage and chance(rng, 0.5)):
+            if chance(rng, 0.7) if dropped[i] else kept_garbage and chance(rng, 0.5):
                 x[i] = garbage(rng, pick(rng, GARBAGE), form.dtype, x[i])
     return x
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Jax(Runner):
     name = module = "jax"
     share = 16.0
     ability = Ability(("float16", "bfloat16", "float32", "float64"))
-    transforms = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True, draws=MANY),
         "with_grad": Transform(is_unit=True, draws=MANY),
         "jit": Transform(is_unit=True, draws=MANY, is_traced=True),
@@ -116,9 +116,7 @@ class Jax(Runner):
 
         @jax.jit
         def function(wrt: Any, rest: Any, upstream: Any, along: Any) -> Any:
-            first, back, loss = jax.vjp(
-                lambda wrt: slope(wrt, rest, upstream), wrt, has_aux=True
-            )
+            first, back, loss = jax.vjp(lambda wrt: slope(wrt, rest, upstream), wrt, has_aux=True)
             return first, back(along)[0], loss
 
         def run(case: Case) -> Results:
@@ -175,4 +173,3 @@ class Jax(Runner):
             return {"dd logits": product}
 
         return run
-

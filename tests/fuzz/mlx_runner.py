@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +24,7 @@ class Mlx(Runner):
         ("float16", "bfloat16", "float32"),
         weights=("float32", "float32", "float16", "bfloat16", "int32"),
     )
-    transforms = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True, is_traced=True),
         "with_grad": Transform(is_unit=True, is_traced=True),
         "grad": Transform(share=2, is_traced=True),
@@ -75,7 +75,9 @@ class Mlx(Runner):
         def run(case: Case) -> Results:
             wrt, rest, upstream, _ = self.parts(case, form)
             places = list(range(len(wrt)))
-            slopes = self.slopes(self.objective(form, options, rest, upstream), places)(*wrt.values())
+            slopes = self.slopes(self.objective(form, options, rest, upstream), places)(
+                *wrt.values()
+            )
             return self.named(form, cross_entropy(**wrt, **rest, **options), slopes)
 
         return run

@@ -275,9 +275,7 @@ def _magnitudes(
     p = np.where((most < options.limit) & ~jumps, p, np.inf)
     lse = np.abs(peak) + l + 1
     lse = np.where(lse * lse < options.limit, lse, np.inf) if options.z else 0 * lse
-    found = _examples(
-        options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1
-    )
+    found = _examples(options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1)
     counts = fate.lives | fate.poisons
     found = Examples(*(np.where(counts, part, 0) for part in found))
     real = _true_examples(options, point, fate).mass.sum()

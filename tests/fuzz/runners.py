@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Runner:
         sizes=("usual", "usual", "usual", "blocks"),
         has_autodiff=False,
     )
-    transforms: dict[str, Transform] = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True, share=2),
     }
@@ -168,14 +168,14 @@ class Dask(Strict):
 
     name = "dask"
     module = "dask.array"
-    share = 4.0
+    share = 1.5
     ability = Ability(
         ("float16", "float32", "float64"),
         weights=("float32", "float32", "float64", "float16", "int32"),
         has_autodiff=False,
         large=False,
     )
-    transforms = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True, is_traced=True),
         "with_grad": Transform(is_unit=True, is_traced=True),
         "chunked": Transform(is_unit=True, is_traced=True, share=2),

@@ -58,8 +58,11 @@ class Session:
 
     def run(self, calls: int, most_draws: int = 1000) -> Iterator[Fault]:
         """Go through `calls` calls, at most so many draws through a form, and find faults."""
-        shares = {(r.name, t): r.share * of.share / sum(o.share for o in r.transforms.values())
-                  for r in self.chosen for t, of in r.transforms.items()}  # fmt: skip
+        shares = {}
+        for runner in self.chosen:
+            whole = sum(of.share for of in runner.transforms.values())
+            for transform, of in runner.transforms.items():
+                shares[runner.name, transform] = runner.share * of.share / whole
         by_name = {runner.name: runner for runner in self.chosen}
         for number in itertools.count():
             done = self.calls.total()
@@ -67,7 +70,9 @@ class Session:
                 return
             name, transform = min(shares, key=lambda key: (self.calls[key] + 1) / shares[key])
             draws = by_name[name].transforms[transform].draws
-            yield from self.round(number, by_name[name], transform, min(draws, most_draws, calls - done))
+            yield from self.round(
+                number, by_name[name], transform, min(draws, most_draws, calls - done)
+            )
 
     def round(self, number: int, runner: Runner, transform: str, draws: int) -> Iterator[Fault]:
         """Some draws through one form."""

@@ -43,10 +43,21 @@ def _again(runner: Runner, fault: Fault, form: Form, case: Case) -> Fault | None
 
 
 def _smaller(form: Form, case: Case) -> Iterator[tuple[Form, Case]]:
-    if len(form.batch) != 1 or form.class_axis != -1 or form.kind == "kept" or form.axis != -1:
+    is_flat = len(form.batch) == 1 and form.class_axis == form.axis == -1 and form.kind != "kept"
+    if not is_flat:
         yield from _flattened(form, case)
-    changes = {"layout": "plain", "size": "usual", "on_host": (), "check": "auto"}
-    for name, value in changes.items():
+    yield from _with_fewer_options(form, case)
+    if is_flat:
+        for i in range(form.batch[0]):
+            yield _without_row(form, case, i)
+        for c in range(form.classes):
+            yield from _without_class(form, case, c)
+    yield from _plain_dtypes(form, case)
+    yield from _plain_values(form, case)
+
+
+def _with_fewer_options(form: Form, case: Case) -> Iterator[tuple[Form, Case]]:
+    for name, value in {"layout": "plain", "size": "usual", "on_host": (), "check": "auto"}.items():
         if getattr(form, name) != value:
             changed = form._replace(**{name: value})
             yield changed, case._replace(call=case.call.but(check=changed.check))
@@ -60,13 +71,6 @@ def _smaller(form: Form, case: Case) -> Iterator[tuple[Form, Case]]:
         kept = {other: v for other, v in case.direction.items() if other != name}
         wrt = tuple(other for other in form.wrt if other != name)
         yield form._replace(wrt=wrt), case._replace(direction=kept)
-    if len(form.batch) == 1 and form.class_axis == -1 and form.kind != "kept":
-        for i in range(form.batch[0]):
-            yield _without_row(form, case, i)
-        for c in range(form.classes):
-            yield from _without_class(form, case, c)
-    yield from _plain_dtypes(form, case)
-    yield from _plain_values(form, case)
 
 
 def _flattened(form: Form, case: Case) -> Iterator[tuple[Form, Case]]:
@@ -200,15 +204,13 @@ def report(fault: Fault) -> str:
     form, case, difference = fault.form, fault.case, fault.difference
     usual = Form()
     changed = {
-        name: value
-        for name, value in form._asdict().items()
-        if value != getattr(usual, name)
+        name: value for name, value in form._asdict().items() if value != getattr(usual, name)
     }
     settings = ", ".join(f"{name}={value!r}" for name, value in changed.items())
     direction = ", ".join(f"{name!r}: {pasteable(v)}" for name, v in case.direction.items())
     lines = [
         f"# {' / '.join(fault.signature)}   drawn at {fault.origin}",
-        f"# {str(case.call)}",
+        f"# {case.call}",
         f"# got  {_values(difference.got)}",
         f"# true {_values(difference.true)}",
         "import ml_dtypes, numpy as np",
@@ -232,5 +234,3 @@ def _call(call: Any) -> str:
 
 def _values(array: Any) -> str:
     return "-" if array is None else str(array.tolist())
-
-

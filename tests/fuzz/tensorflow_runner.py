@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class TensorFlow(Runner):
     name = module = "tensorflow"
     share = 12.0
     ability = Ability(("float16", "bfloat16", "float32", "float64"))
-    transforms = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "tape": Transform(),

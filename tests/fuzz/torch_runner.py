@@ -1,7 +1,7 @@
 """PyTorch: autograd on every way through the loss, `torch.func`, forward mode and Dynamo."""
 
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,7 @@ class Torch(Runner):
         layouts=("plain", "plain", "transposed", "repeated", "strided"),
         sizes=("usual", "usual", "usual", "blocks"),
     )
-    transforms = {
+    transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "backward": Transform(share=4),
@@ -35,7 +35,9 @@ class Torch(Runner):
         "reverse_func": Transform(share=0.5, is_traced=True),
         "forward": Transform(is_forward=True, share=1, is_traced=True),
         "vmap": Transform(share=1, is_traced=True),
-        "hessian": Transform(is_forward=True, share=0.5, is_traced=True, small=True, logits_only=True),
+        "hessian": Transform(
+            share=0.5, is_traced=True, is_forward=True, small=True, logits_only=True
+        ),
         "compiled": Transform(share=0.3, draws=40, is_traced=True),
     }
 

@@ -105,8 +105,8 @@ def _axis(rng: Rng, form: Form) -> int | None:
     return form.class_axis + ndim if chance(rng, 0.3) else form.class_axis
 
 
-def draw_case(rng: Rng, form: Form, *, unit: bool = False) -> Case:
-    """Values for a form. `unit`: the loss is multiplied by 1."""
+def draw_case(rng: Rng, form: Form, *, unit: bool = False, along: bool = True) -> Case:
+    """Values for a form. `unit`: the loss is multiplied by 1; `along`: with a direction."""
     labels = _labels(rng, form)
     kept_garbage = chance(rng, 0.08)
     clean = chance(rng, 0.15)
@@ -137,7 +137,7 @@ def draw_case(rng: Rng, form: Form, *, unit: bool = False) -> Case:
         upstream = rng.integers(1, 9, upstream.shape) / 4 * rng.choice([-1, 1], upstream.shape)
     upstream = upstream.astype(np.float64 if form.dtype == "float64" else np.float32)
     direction = {}
-    for name in form.wrt:
+    for name in form.wrt if along else ():
         like = call.arrays[name]
         direction[name] = (rng.integers(-8, 9, like.shape) / 8).astype(like.dtype)
     return Case(call, upstream, direction)

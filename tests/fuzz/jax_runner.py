@@ -26,11 +26,13 @@ class Jax(Runner):
         "with_grad": Transform(is_unit=True, draws=MANY),
         "jit": Transform(is_unit=True, draws=MANY, is_traced=True),
         "grad": Transform(share=2, draws=MANY, is_traced=True),
-        "twice": Transform(share=2, draws=MANY, is_traced=True),
-        "reverse": Transform(share=2, draws=MANY, is_traced=True),
-        "forward": Transform(draws=MANY, is_traced=True),
-        "vmap": Transform(draws=MANY, is_traced=True),
-        "hessian": Transform(draws=MANY, is_traced=True, small=True, logits_only=True),
+        "twice": Transform(is_along=True, share=2, draws=MANY, is_traced=True),
+        "reverse": Transform(is_along=True, share=2, draws=MANY, is_traced=True),
+        "forward": Transform(is_along=True, draws=MANY, is_traced=True),
+        "vmap": Transform(is_along=True, draws=MANY, is_traced=True),
+        "hessian": Transform(
+            is_along=True, draws=MANY, is_traced=True, small=True, logits_only=True
+        ),
     }
 
     def around(self, form: Form) -> contextlib.AbstractContextManager[Any]:

@@ -28,8 +28,8 @@ class Mlx(Runner):
         "loss": Transform(is_unit=True, is_traced=True),
         "with_grad": Transform(is_unit=True, is_traced=True),
         "grad": Transform(share=2, is_traced=True),
-        "twice": Transform(share=2, is_traced=True),
-        "forward": Transform(is_traced=True),
+        "twice": Transform(is_along=True, share=2, is_traced=True),
+        "forward": Transform(is_along=True, is_traced=True),
         "vmap": Transform(is_traced=True),
     }
     reads_labels = False
@@ -70,15 +70,14 @@ class Mlx(Runner):
 
     def run_grad(self, form: Form, call: Call) -> Run:
         """`mx.grad`."""
-        mx, options = self.library, call.options
+        options = call.options
 
         def run(case: Case) -> Results:
             wrt, rest, upstream, _ = self.parts(case, form)
             places = list(range(len(wrt)))
-            slopes = self.slopes(self.objective(form, options, rest, upstream), places)(
-                *wrt.values()
-            )
-            return self.named(form, cross_entropy(**wrt, **rest, **options), slopes)
+            slopes = self.slopes(self.objective(form, options, rest, upstream), places)
+            loss = cross_entropy(**wrt, **rest, **options)
+            return self.named(form, loss, slopes(*wrt.values()))
 
         return run
 

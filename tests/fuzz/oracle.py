@@ -75,16 +75,21 @@ def truth(call: Call, upstream: Array, direction: dict[str, Array]) -> Truth:
     along = along._replace(t=np.where(muted, 0, along.t))
     u = np.broadcast_to(upstream.reshape(-1, 1).astype(WIDE), (len(point.x), 1))
     with np.errstate(all="ignore"):
-        first = _objective(options, point, fate, u)
-        moved = Point(*(a + 1j * STEP * v for a, v in zip(point, along, strict=True)))
-        second = _objective(options, moved, fate, u)
-        second = Slopes(*(part.imag / STEP for part in second))
+        examples = _true_examples(options, point, fate)
+        first = _assembled(options, examples, fate, u, -1)
         sizes = Point(*map(np.abs, point))
-        scale, is_ill = _magnitudes(options, sizes, point, fate, np.abs(u))
-        reach = Point(point.x, *(a + np.abs(v) for a, v in zip(sizes[1:], along[1:], strict=True)))
-        second_scale, _ = _magnitudes(options, reach, point, fate, np.abs(u))
-        factor = 1 + 2 * np.abs(along.x).max(initial=0)
-        second_scale = Slopes(*(part * factor for part in second_scale))
+        mass = examples.mass.sum()
+        scale, is_ill = _magnitudes(options, sizes, point, fate, np.abs(u), mass)
+        second, second_scale = first, scale
+        if direction:
+            moved = Point(*(a + 1j * STEP * v for a, v in zip(point, along, strict=True)))
+            second = _objective(options, moved, fate, u)
+            second = Slopes(*(part.imag / STEP for part in second))
+            reach = (a + np.abs(v) for a, v in zip(sizes[1:], along[1:], strict=True))
+            reach = Point(point.x, *reach)
+            second_scale, _ = _magnitudes(options, reach, point, fate, np.abs(u), mass)
+            factor = 1 + 2 * np.abs(along.x).max(initial=0)
+            second_scale = Slopes(*(part * factor for part in second_scale))
     parts = (_shaped(call, slopes) for slopes in (first, scale, second, second_scale))
     return Truth(*parts, is_ill)
 
@@ -253,7 +258,7 @@ def _objective(options: Options, point: Point, fate: Fate, u: Array) -> Slopes:
 
 
 def _magnitudes(
-    options: Options, sizes: Point, point: Point, fate: Fate, u: Array
+    options: Options, sizes: Point, point: Point, fate: Fate, u: Array, real: Any
 ) -> tuple[Slopes, bool]:
     """The sums of `_objective` with every term's magnitude in its place.
 
@@ -278,7 +283,6 @@ def _magnitudes(
     found = _examples(options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1)
     counts = fate.lives | fate.poisons
     found = Examples(*(np.where(counts, part, 0) for part in found))
-    real = _true_examples(options, point, fate).mass.sum()
     is_ill = options.reduction == "mean" and bool(0 < np.abs(real) < 2**-10 * found.mass.sum())
     return _assembled(options, found, fate, u, 1, real), is_ill
 

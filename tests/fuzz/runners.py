@@ -24,6 +24,7 @@ class Transform(NamedTuple):
     draws: int = 4  # through one form: many, where a form costs a compilation
     is_unit: bool = False  # the loss is multiplied by nothing
     is_traced: bool = False  # label values cannot be read
+    is_along: bool = False  # takes a direction, and gives derivatives along it
     is_forward: bool = False  # in forward mode
     small: bool = False  # for few logits alone
     logits_only: bool = False
@@ -37,7 +38,7 @@ class Runner:
     ability = Ability(
         ("float16", "bfloat16", "float32", "float64"),
         layouts=("plain", "plain", "reversed", "transposed", "repeated", "strided"),
-        sizes=("usual", "usual", "usual", "blocks"),
+        sizes=(*["usual"] * 6, "blocks"),
         has_autodiff=False,
     )
     transforms: ClassVar[dict[str, Transform]] = {

@@ -84,7 +84,7 @@ class Session:
             warnings.simplefilter("ignore")
             run = None
             for draw in range(draws):
-                case = draw_case(rng, form, unit=how.is_unit)
+                case = draw_case(rng, form, unit=how.is_unit, along=how.is_along)
                 found, run = examined(runner, transform, form, case, run)
                 self.calls[runner.name, transform] += 1
                 if found is None:

@@ -25,12 +25,12 @@ class TensorFlow(Runner):
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "tape": Transform(),
-        "tapes": Transform(),
-        "graph": Transform(share=2, draws=MANY, is_traced=True),
-        "any_batch": Transform(draws=MANY, is_traced=True),
-        "xla": Transform(share=2, draws=MANY, is_traced=True),
-        "forward": Transform(draws=MANY, is_traced=True),
-        "forward_over_tape": Transform(draws=MANY, is_traced=True),
+        "tapes": Transform(is_along=True),
+        "graph": Transform(is_along=True, share=2, draws=MANY, is_traced=True),
+        "any_batch": Transform(is_along=True, draws=MANY, is_traced=True),
+        "xla": Transform(is_along=True, share=2, draws=MANY, is_traced=True),
+        "forward": Transform(is_along=True, draws=MANY, is_traced=True),
+        "forward_over_tape": Transform(is_along=True, draws=MANY, is_traced=True),
     }
 
     def around(self, form: Form) -> contextlib.AbstractContextManager[Any]:

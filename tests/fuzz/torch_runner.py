@@ -24,19 +24,19 @@ class Torch(Runner):
     ability = Ability(
         ("float16", "bfloat16", "float32", "float64"),
         layouts=("plain", "plain", "transposed", "repeated", "strided"),
-        sizes=("usual", "usual", "usual", "blocks"),
+        sizes=(*["usual"] * 6, "blocks"),
     )
     transforms: ClassVar[dict[str, Transform]] = {
         "loss": Transform(is_unit=True),
         "with_grad": Transform(is_unit=True),
         "backward": Transform(share=4),
-        "twice": Transform(share=3),
-        "func": Transform(is_forward=True, share=1.5, is_traced=True),
-        "reverse_func": Transform(share=0.5, is_traced=True),
-        "forward": Transform(is_forward=True, share=1, is_traced=True),
+        "twice": Transform(is_along=True, share=3),
+        "func": Transform(is_along=True, is_forward=True, share=1.5, is_traced=True),
+        "reverse_func": Transform(is_along=True, share=0.5, is_traced=True),
+        "forward": Transform(is_along=True, is_forward=True, share=1, is_traced=True),
         "vmap": Transform(share=1, is_traced=True),
         "hessian": Transform(
-            share=0.5, is_traced=True, is_forward=True, small=True, logits_only=True
+            is_along=True, share=0.5, is_traced=True, is_forward=True, small=True, logits_only=True
         ),
         "compiled": Transform(share=0.3, draws=40, is_traced=True),
     }

@@ -1,25 +1,30 @@
 """One call as data, and what a backend is asked to do with it."""
 
 import dataclasses
+import importlib.util
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from tests.problems import Array, Problem
 
 DIFFERENTIABLE = ("logits", "labels", "class_weight", "sample_weight")
 HALVES = ("float16", "bfloat16")
+HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None  # it comes with JAX
 
 
 def dtype_of(name: str) -> Any:
     """A NumPy dtype by its name, bfloat16 among them."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def is_floating(array: Array) -> bool:
     """Whether an array can have a gradient."""
-    return array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)

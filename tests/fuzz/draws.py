@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.fuzz.calls import DIFFERENTIABLE, HALVES, Call, Case, Form, dtype_of, is_floating
+from tests.fuzz.calls import (
+    DIFFERENTIABLE,
+    HALVES,
+    HAS_BFLOAT16,
+    Call,
+    Case,
+    Form,
+    dtype_of,
+    is_floating,
+)
 from tests.fuzz.oracle import fate_of
 from tests.problems import Array
 
@@ -38,6 +47,7 @@ def chance(rng: Rng, probability: float) -> bool:
 
 def draw_form(rng: Rng, ability: Ability) -> Form:
     """A form, mostly small."""
+    ability = ability._replace(floats=_usable(ability.floats), weights=_usable(ability.weights))
     dtype = pick(rng, (*ability.floats, "float32", "float32"))
     batch = pick(rng, BATCHES)
     classes = int(rng.integers(1, 10)) if chance(rng, 0.7) else pick(rng, (2, 3, 5))
@@ -81,6 +91,10 @@ def draw_form(rng: Rng, ability: Ability) -> Form:
     return form._replace(
         axis=_axis(rng, form), wrt=tuple(wrt), on_host=tuple(set(on_host) - set(wrt))
     )
+
+
+def _usable(dtypes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in dtypes if name != "bfloat16" or HAS_BFLOAT16)
 
 
 def _options(rng: Rng, kind: str, classes: int) -> dict[str, Any]:

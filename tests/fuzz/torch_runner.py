@@ -3,7 +3,6 @@
 import contextlib
 from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from tests.fuzz.calls import Call, Case, Form
@@ -44,7 +43,7 @@ class Torch(Runner):
     def asarray(self, values: Array) -> Any:
         """A tensor with the strides of the values."""
         torch = self.library
-        if values.dtype == ml_dtypes.bfloat16:
+        if values.dtype.name == "bfloat16":
             return torch.from_numpy(values.view(np.uint16).copy()).view(torch.bfloat16)
         if 0 in values.strides and values.size:
             lead = torch.from_numpy(np.array(values[:1]))

@@ -5,6 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
+FUZZ_FLAGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -20,7 +21,7 @@ ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-lint .v
 INSTALLED := $(ENVIRONMENTS:=/.installed)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest lint typing bench docs dist clean
+.PHONY: help demo test test-oldest fuzz lint typing bench docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -34,6 +35,9 @@ test: .venv/.installed  ## Run the whole test suite with every backend, and meas
 
 test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(OLDEST:%=tests/test_%.py)
+
+fuzz: .venv/.installed  ## Compare random calls, garbage where it must not matter, with formulas
+	.venv/bin/python -m tests.fuzz $(FUZZ_FLAGS)
 
 lint: .venv-lint/.installed  ## Check style and format
 	.venv-lint/bin/ruff check .

@@ -90,7 +90,9 @@ def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     mass = s
     if w is not None:
         label_mass = ops.cast(ops.pick_class(operands.class_weight, ids), dtype)
-        silent = ~ops.any(w, plan.axis) if plan.label_smoothing else label_mass == 0
+        silent = label_mass == 0
+        if plan.label_smoothing:
+            silent = ~ops.any(ops.stop_gradient(w), plan.axis)
         if poisoned is not None:
             silent = silent & ~poisoned
         dropped = either(dropped, silent)
@@ -128,15 +130,20 @@ def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     axis = plan.axis
     num_classes, w, s = weights
     t = ops.cast(operands.labels, plan.compute_dtype)
+    label_total = None
     if plan.labels_dtype.startswith(("float", "bfloat")):
         constant = ops.stop_gradient(t)
         if constant is not t:
             # A zero label on a masked class has no influence, and no gradient.
             t = ops.where((t == 0) & (operands.logits == -INFINITY), constant, t)
         if s is not None:
-            t = ops.where((s == 0) & ~ops.isfinite(t), 0.0, t)
+            # R16: labels whose loss does not exist, and which a weight of 0 drops.
+            label_total = ops.sum(t, axis)
+            garbage = (s == 0) & ~ops.isfinite(label_total)
+            t, label_total, s = (ops.where(garbage, 0.0, part) for part in (t, label_total, s))
     k = t if w is None else w * t
-    label_total = ops.sum(t, axis)
+    if label_total is None:
+        label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
     if w is not None and plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype)

@@ -255,6 +255,8 @@ GARBAGE = (
     "nan", "one nan", "inf", "one inf", "-inf", "masked", "both", "huge", "-huge", "mixed huge",
     "max", "denormal", "offset", "nan and inf",
 )  # fmt: skip
+WIDE = ("mixed huge", "max")  # x - max x is beyond the dtype: no derivative can hold it
+HUGE = ("huge", "-huge", *WIDE)  # in a row that counts, products with weights may be
 
 
 def _logits(
@@ -274,7 +276,11 @@ def _logits(
             x = _masked(rng, call, x, anywhere=chance(rng, 0.2))
         for i in range(rows):
             if chance(rng, 0.7) if dropped[i] else kept_garbage and chance(rng, 0.5):
-                x[i] = garbage(rng, pick(rng, GARBAGE), form.dtype, x[i])
+                unfit: tuple[str, ...] = HUGE
+                if dropped[i]:
+                    unfit = WIDE if set(form.wrt) - {"logits"} else ()
+                sorts = [sort for sort in GARBAGE if sort not in unfit]
+                x[i] = garbage(rng, pick(rng, sorts), form.dtype, x[i])
     return x
 
 

@@ -130,20 +130,15 @@ def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     axis = plan.axis
     num_classes, w, s = weights
     t = ops.cast(operands.labels, plan.compute_dtype)
-    label_total = None
     if plan.labels_dtype.startswith(("float", "bfloat")):
         constant = ops.stop_gradient(t)
         if constant is not t:
             # A zero label on a masked class has no influence, and no gradient.
             t = ops.where((t == 0) & (operands.logits == -INFINITY), constant, t)
         if s is not None:
-            # R16: labels whose loss does not exist, and which a weight of 0 drops.
-            label_total = ops.sum(t, axis)
-            garbage = (s == 0) & ~ops.isfinite(label_total)
-            t, label_total, s = (ops.where(garbage, 0.0, part) for part in (t, label_total, s))
+            t, s = _without_garbage(ops, axis, t, w, s)
     k = t if w is None else w * t
-    if label_total is None:
-        label_total = ops.sum(t, axis)
+    label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
     if w is not None and plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype)
@@ -160,6 +155,16 @@ def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
         mass = ops.where(silent, 0.0, s)
     dropped = silent if s is None else silent | (s == 0)
     return Examples(num_classes, None, k, w, s, label_mass, label_total, dropped, mass)
+
+
+def _without_garbage(
+    ops: Ops, axis: int, t: Array, w: Array | None, s: Array
+) -> tuple[Array, Array]:
+    """Labels and weights, constants where a weight of 0 drops labels whose loss does not exist."""
+    k = t if w is None else w * t
+    exists = ops.isfinite(ops.sum(k * k, axis)) & ops.isfinite(ops.sum(t, axis))
+    garbage = (s == 0) & ~exists
+    return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
 
 
 def _of_plain_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:

@@ -255,8 +255,8 @@ GARBAGE = (
     "nan", "one nan", "inf", "one inf", "-inf", "masked", "both", "huge", "-huge", "mixed huge",
     "max", "denormal", "offset", "nan and inf",
 )  # fmt: skip
-WIDE = ("mixed huge", "max")  # x - max x is beyond the dtype: no derivative can hold it
-HUGE = ("huge", "-huge", *WIDE)  # in a row that counts, products with weights may be
+# Where a row counts, and in derivatives of weights, what these add up to is beyond the dtype.
+HUGE = ("huge", "-huge", "mixed huge", "max")
 
 
 def _logits(
@@ -276,10 +276,8 @@ def _logits(
             x = _masked(rng, call, x, anywhere=chance(rng, 0.2))
         for i in range(rows):
             if chance(rng, 0.7) if dropped[i] else kept_garbage and chance(rng, 0.5):
-                unfit: tuple[str, ...] = HUGE
-                if dropped[i]:
-                    unfit = WIDE if set(form.wrt) - {"logits"} else ()
-                sorts = [sort for sort in GARBAGE if sort not in unfit]
+                is_lost = dropped[i] and set(form.wrt) <= {"logits"}
+                sorts = [sort for sort in GARBAGE if is_lost or sort not in HUGE]
                 x[i] = garbage(rng, pick(rng, sorts), form.dtype, x[i])
     return x
 

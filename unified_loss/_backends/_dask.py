@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 
 from unified_loss import _rules as rules
-from unified_loss._backends.array_api import ArrayOps
+from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of

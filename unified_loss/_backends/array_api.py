@@ -1,8 +1,6 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
-import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import array_api_compat
@@ -11,313 +9,12 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._ops import Factors, KernelOps
+from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
-from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
-from unified_loss.exceptions import BackendError, LossInputError
+from unified_loss.exceptions import BackendError
 
 NAME = "array-api"
-
-
-class ArrayOps(KernelOps):
-    """`Ops` on an array-API namespace, and the way between it and NumPy."""
-
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
-
-    def reads_freely(self, array: Array) -> bool:
-        """Whether the values are on the host, so that reading them waits for nothing."""
-        return False
-
-    def to_numpy(self, array: Array) -> Any | None:
-        """The values, None where there are none yet."""
-        return array.get() if hasattr(array, "get") else np.asarray(array)
-
-    def from_numpy(self, values: Any, like: Array) -> Array:
-        """An array beside `like`."""
-        return self.xp.asarray(values, device=array_api_compat.device(like))
-
-    def loss(self, plan: Plan, operands: Operands) -> Array:
-        """The loss."""
-        return loss_of(self, plan, operands)
-
-    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-        """The loss and its gradient."""
-        return loss_and_gradient_of(self, plan, operands)
-
-    def cast(self, x: Array, dtype: str) -> Array:
-        return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
-
-    def cast_like(self, x: Array, like: Array) -> Array:
-        return self.xp.astype(x, like.dtype, copy=False)
-
-    def cast_size(self, size: Any, dtype: str) -> Any:
-        return size if isinstance(size, int) else self.cast(size, dtype)
-
-    def as_index(self, x: Array) -> Array:
-        return self.cast(x, "int64")
-
-    def equals(self, labels: Array, value: int) -> Array:
-        return labels == value
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        return self.xp.where(condition, a, b)
-
-    def exp(self, x: Array) -> Array:
-        return self.xp.exp(x)
-
-    def isfinite(self, x: Array) -> Array:
-        return self.xp.isfinite(x)
-
-    def max(self, x: Array, axis: int) -> Array:
-        return self.xp.max(x, axis=axis, keepdims=True)
-
-    def sum(self, x: Array, axis: int) -> Array:
-        return self.xp.sum(x, axis=axis, keepdims=True)
-
-    def any(self, x: Array, axis: int) -> Array:
-        return self.xp.any(x, axis=axis, keepdims=True)
-
-    def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        if f is None:
-            f = x - m if dead is None else self.where(dead, 0.0, x - m)
-        return self.xp.log(self.sum(self.xp.exp(f), axis))
-
-    def total(self, x: Array) -> Array:
-        return self.xp.sum(x)
-
-    def count(self, x: Array, dtype: str) -> Array:
-        return self.cast(self.total(self.cast(x, "int64")), dtype)
-
-    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        return math.prod(rules.without(logits.shape, axis))
-
-    def size(self, x: Array, axis: int) -> Any:
-        return x.shape[axis]
-
-    def stop_gradient(self, x: Array) -> Array:
-        return x
-
-    def expand(self, x: Array, axis: int) -> Array:
-        return self.xp.expand_dims(x, axis=axis)
-
-    def squeeze(self, x: Array, axis: int) -> Array:
-        return self.xp.squeeze(x, axis=axis)
-
-    def along(self, vector: Array, like: Array, axis: int) -> Array:
-        shape = tuple(-1 if i == axis else 1 for i in range(like.ndim))
-        return self.xp.reshape(vector, shape)
-
-    def extend(self, weights: Array, like: Array, axis: int) -> Array:
-        missing = like.ndim - 1 - weights.ndim
-        for _ in range(missing):
-            weights = self.xp.expand_dims(weights, axis=-1)
-        weights = self.expand(weights, axis)
-        return self.repeat(weights, like, axis) if missing else weights
-
-    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
-        """Weights repeated along the other axes of `like`."""
-        return self.xp.broadcast_to(weights, rules.kept(like.shape, axis))
-
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        return self.xp.take_along_axis(x, ids, axis=axis)
-
-    def pick_class(self, weights: Array, ids: Array) -> Array:
-        return self.xp.reshape(self.xp.take(weights, self.xp.reshape(ids, (-1,))), ids.shape)
-
-    def classes(self, like: Array, axis: int) -> Array:
-        """The class ids laid along the class axis."""
-        return self.along(self.arange(like.shape[axis], like), like, axis)
-
-    def arange(self, size: int, like: Array) -> Array:
-        """The integers below `size`, where `like` is."""
-        return self.xp.arange(size, device=array_api_compat.device(like))
-
-    def scaled(self, x: Array, a: Array) -> Array:
-        return x * a
-
-    def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
-        return self.xp.where(ids == self.classes(x, axis), x - b, x)
-
-
-class StandardOps(ArrayOps):
-    """A library of which only the standard is known: its release 2022.12 is enough."""
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        a, b = (self._beside(x, other) for x, other in ((a, b), (b, a)))
-        return self.xp.where(condition, a, b)
-
-    def _beside(self, x: Any, other: Array) -> Array:
-        if hasattr(x, "dtype"):
-            return x
-        return self.xp.asarray(x, dtype=other.dtype, device=array_api_compat.device(other))
-
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        try:
-            return super().pick(x, ids, axis)
-        except (AttributeError, RuntimeError):  # `take_along_axis` is of 2024.12
-            return self.sum(self.where(ids == self.classes(x, axis), x, 0.0), axis)
-
-    # Sizes that are not known before a lazy array is computed are None, and have to be counted.
-    def size(self, x: Array, axis: int) -> Any:
-        size = x.shape[axis]
-        return self.sum(self._ones(x), axis) if size is None else size
-
-    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        if None in logits.shape:
-            return self.count(self._ones(self.max(logits, axis)), dtype)
-        return super().count_rows(logits, axis, dtype)
-
-    def classes(self, like: Array, axis: int) -> Array:
-        if like.shape[axis] is None:
-            return self.xp.cumulative_sum(self._ones(like), axis=axis) - 1
-        return super().classes(like, axis)
-
-    def pick_class(self, weights: Array, ids: Array) -> Array:
-        if None not in ids.shape:
-            return super().pick_class(weights, ids)
-        shape = tuple(-1 if size is None else size for size in ids.shape)
-        return self.xp.reshape(self.xp.take(weights, self.xp.reshape(ids, (-1,))), shape)
-
-    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
-        if None in like.shape:
-            return self.xp.broadcast_arrays(weights, self.max(like, axis))[0]
-        return super().repeat(weights, like, axis)
-
-    def _ones(self, like: Array) -> Array:
-        return self.xp.ones_like(like, dtype=self.xp.int64)
-
-
-class OtherOps(StandardOps):
-    """A library that was never tried: what it cannot do is told in our words."""
-
-    def to_numpy(self, array: Array) -> Any:
-        return self._told(super().to_numpy, array)
-
-    def from_numpy(self, values: Any, like: Array) -> Array:
-        return self._told(super().from_numpy, values, like)
-
-    def loss(self, plan: Plan, operands: Operands) -> Array:
-        return self._told(super().loss, plan, operands)
-
-    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-        return self._told(super().loss_and_gradient, plan, operands)
-
-    def _told(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except (LossInputError, MemoryError):
-            raise
-        except Exception as error:
-            library = getattr(self.xp, "__name__", type(self.xp).__name__)
-            raise BackendError(messages.library_fails(library, error)) from error
-
-
-class StrictOps(StandardOps):
-    """The reference implementation of the standard is NumPy inside."""
-
-    def reads_freely(self, array: Array) -> bool:
-        return array.device == self.xp.Device("CPU_DEVICE")
-
-    def to_numpy(self, array: Array) -> Any:
-        return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))
-
-    def sum(self, x: Array, axis: int) -> Array:
-        # Along any axis but the last one NumPy adds one by one; in float64 that is good enough.
-        return self.xp.astype(
-            self.xp.sum(x, axis=axis, keepdims=True, dtype=self.xp.float64), x.dtype
-        )
-
-
-class MlxOps(ArrayOps):
-    """MLX differentiates, and takes no Python integer beyond 63 bits.
-
-    ``mx.compile(shapeless=True)`` runs its first program for all other sizes, and tells nobody. So
-    sizes are counted and given to no operation; one row and a number an example cost little.
-    """
-
-    def size(self, x: Array, axis: int) -> Any:
-        return self.xp.sum(self._ones(x, axis), axis=axis, keepdims=True)
-
-    def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        if not logits.size:
-            return super().count_rows(logits, axis, dtype)
-        return self.count(self._like(self.xp.array(1), self._first(logits, axis)), dtype)
-
-    def classes(self, like: Array, axis: int) -> Array:
-        return self.xp.cumsum(self._ones(like, axis), axis=axis) - 1
-
-    def along(self, vector: Array, like: Array, axis: int) -> Array:
-        return self.xp.expand_dims(vector, [i for i in range(like.ndim) if i != axis])
-
-    def repeat(self, weights: Array, like: Array, axis: int) -> Array:
-        return self._like(weights, self._first(like, axis))
-
-    def pick_class(self, weights: Array, ids: Array) -> Array:
-        ids = self.xp.expand_dims(ids, -1)
-        weights = self.along(weights, ids, ids.ndim - 1)
-        return self.xp.squeeze(self.xp.take_along_axis(weights, ids, axis=-1), axis=-1)
-
-    def _ones(self, like: Array, axis: int) -> Array:
-        """A one for each class, laid along the class axis."""
-        ones = self._like(self.xp.array(1), like)
-        for other in range(like.ndim):
-            ones = ones if other == axis else self._first(ones, other)
-        return ones
-
-    def _first(self, x: Array, axis: int) -> Array:
-        """The first entries along an axis; `take` and slices keep the sizes that they saw."""
-        zero = self.xp.zeros((1,) * x.ndim, dtype=self.xp.int32)
-        return self.xp.take_along_axis(self.xp.stop_gradient(x), zero, axis=axis)
-
-    def _like(self, x: Array, other: Array) -> Array:
-        """`x`, repeated to the shape of `other`."""
-        return self.xp.broadcast_arrays(x, self.xp.stop_gradient(other))[0]
-
-    # Where an axis is empty, MLX reduces what its memory held before, and may never end.
-    def max(self, x: Array, axis: int) -> Array:
-        return super().max(x, axis) if x.size else self._nothing(x, axis)
-
-    def sum(self, x: Array, axis: int) -> Array:
-        return super().sum(x, axis) if x.size else self._nothing(x, axis)
-
-    def any(self, x: Array, axis: int) -> Array:
-        return super().any(x, axis) if x.size else self._nothing(x != 0, axis)
-
-    def _nothing(self, x: Array, axis: int) -> Array:
-        return self.xp.zeros(rules.kept(x.shape, axis), dtype=x.dtype)
-
-    def total(self, x: Array) -> Array:
-        return self.xp.sum(x) if x.size else self.xp.zeros((), dtype=x.dtype)
-
-    def to_numpy(self, array: Array) -> Any:
-        is_bfloat16 = array.dtype == self.xp.bfloat16
-        try:
-            return np.asarray(array.astype(self.xp.float32) if is_bfloat16 else array)
-        except ValueError:  # traced by `mx.compile`
-            return None
-
-    def from_numpy(self, values: Any, like: Array) -> Array:
-        return self.xp.array(values)
-
-    def as_index(self, x: Array) -> Array:
-        # A gather refuses indices that depend on a differentiated array, on weights here.
-        return self.xp.stop_gradient(self.cast(x, "int64"))
-
-    def equals(self, labels: Array, value: int) -> Array:
-        name = str(labels.dtype).rpartition(".")[2]
-        return labels == self.xp.array(np.asarray(value, name))
-
-    def stop_gradient(self, x: Array) -> Array:
-        return self.xp.stop_gradient(x)
-
-    def cast(self, x: Array, dtype: str) -> Array:
-        return x.astype(getattr(self.xp, dtype))
-
-    def cast_like(self, x: Array, like: Array) -> Array:
-        return x.astype(like.dtype)
 
 
 def _dask_ops(xp: Any) -> ArrayOps:
@@ -326,7 +23,13 @@ def _dask_ops(xp: Any) -> ArrayOps:
     return DaskOps(xp)
 
 
-OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx": MlxOps}
+def _mlx_ops(xp: Any) -> ArrayOps:
+    from unified_loss._backends._mlx import MlxOps
+
+    return MlxOps(xp)
+
+
+OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx": _mlx_ops}
 
 
 def _ops(array: Array) -> ArrayOps:

@@ -10,8 +10,8 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._backends import _jax_kernels as kernels
+from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_operands import agreeing, layout, split
-from unified_loss._backends.array_api import ArrayOps
 from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unified_loss import _host as host
 from unified_loss import _rules as rules
-from unified_loss._backends.array_api import ArrayOps
+from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
 from unified_loss._ops import INFINITY, Factors

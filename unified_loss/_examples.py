@@ -161,8 +161,9 @@ def _without_garbage(
     ops: Ops, axis: int, t: Array, w: Array | None, s: Array
 ) -> tuple[Array, Array]:
     """Labels and weights, constants where a weight of 0 drops labels whose loss does not exist."""
-    k = t if w is None else w * t
-    exists = ops.isfinite(ops.sum(k * k, axis)) & ops.isfinite(ops.sum(t, axis))
+    t_now, w_now = ops.stop_gradient(t), None if w is None else ops.stop_gradient(w)
+    k = t_now if w_now is None else w_now * t_now
+    exists = ops.isfinite(ops.sum(k * k, axis)) & ops.isfinite(ops.sum(t_now, axis))
     garbage = (s == 0) & ~exists
     return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
 
@@ -186,29 +187,38 @@ def with_divisor(
 ) -> tuple[Examples, Array | None]:
     """The examples that count, and what "mean" divides by: infinity if there is no mass.
 
-    Then the loss and all gradients are 0, but with a normalizer, which divides as ever, those of
-    weights and labels; and examples that are not dropped, whose masses cancel, are dropped too.
+    Then the loss and all gradients are 0; and examples that are not dropped, whose masses cancel,
+    are dropped too. If none had to be, a normalizer divides as ever, for those of weights.
     """
     dtype = plan.compute_dtype
     if plan.z_loss and examples.mass is None and examples.dropped is not None:
         examples = examples._replace(mass=ops.cast(~examples.dropped, dtype))
     if plan.reduction != "mean":
         return examples, None
+    dropped = examples.dropped
     if examples.mass is not None and not plan.counts:
         total = ops.total(examples.mass)
         examples = _without_cancelled(ops, plan, examples, total == 0)
-    elif examples.dropped is None:
+    elif dropped is None:
         total = ops.count_rows(operands.logits, plan.axis, dtype)
     else:
-        total = ops.count(~examples.dropped, dtype)
-    if not plan.normalizer:
-        if isinstance(total, int):
-            return examples, total or INFINITY
-        return examples, ops.where(total == 0, INFINITY, total)
-    divisor = ops.cast(operands.normalizer, dtype)
+        total = ops.count(~dropped, dtype)
+    if plan.normalizer:
+        divisor = ops.cast(operands.normalizer, dtype)
+        return examples, _normalizer(ops, dtype, divisor, total, dropped)
     if isinstance(total, int):
-        return examples, divisor if total else INFINITY
-    return examples, ops.where((total == 0) & ~(divisor > 0), INFINITY, divisor)
+        return examples, total or INFINITY
+    return examples, ops.where(total == 0, INFINITY, total)
+
+
+def _normalizer(ops: Ops, dtype: str, divisor: Array, total: Any, dropped: Array | None) -> Array:
+    """The normalizer; infinity where masses cancel, and where it is no divisor of nothing."""
+    if isinstance(total, int):
+        return divisor if total else INFINITY
+    is_empty = total == 0
+    if dropped is not None:
+        is_empty = is_empty & ~((divisor > 0) & (ops.count(~dropped, dtype) == 0))
+    return ops.where(is_empty, INFINITY, divisor)
 
 
 def _without_cancelled(ops: Ops, plan: Plan, examples: Examples, empty: Array) -> Examples:

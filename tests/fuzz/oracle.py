@@ -205,7 +205,8 @@ def _examples(
     mass = s * mass_s
     return Examples(
         _by(s, unit) + _by(mass, penalty),
-        _by(s, _sum(k) * p + sign * k) + _by(mass, 2 * z * lse * p),
+        # A backward may add it to one entry, and take it away again.
+        _by(s, _sum(k) * p + sign * k) + _by(mass, 2 * z * lse * (p if sign < 0 else 1 + 0 * p)),
         np.where(muted, 0, _by(s, unit_t)) + _by(mass_t, penalty),
         _by(s, _surprised(smooth, surprise, masked)) + _by(mass_w, penalty),
         unit + _by(mass_s, penalty),
@@ -277,12 +278,16 @@ def _magnitudes(
     surprise = np.where(surprise * most < options.limit, surprise, np.inf)
     # A weight that leaves 0 at a masked class makes the loss jump: there is no derivative.
     jumps = masked & (_shares(options, *point[1:3]) == 0) & (_shares(options, *sizes[1:3]) != 0)
-    p = np.where((most < options.limit) & ~jumps, p, np.inf)
+    # Nor has the infinite loss of a dropped row a slope that others could have a slope in.
+    shares = (_shares(options, *point[1:3]) != 0) | bool(options.epsilon)
+    endless = fate.dropped & (masked & shares).any(-1, keepdims=True)
+    p = np.where((most < options.limit) & ~jumps & ~endless, p, np.inf)
     lse = np.abs(peak) + l + 1
     lse = np.where(lse * lse < options.limit, lse, np.inf) if options.z else 0 * lse
     found = _examples(options, sizes, fate._replace(masked=masked), Statistics(lse, surprise, p), 1)
     counts = fate.lives | fate.poisons
     found = Examples(*(np.where(counts, part, 0) for part in found))
+    found = found._replace(mass=np.where(fate.poisons, sizes.s, found.mass))
     is_ill = options.reduction == "mean" and bool(0 < np.abs(real) < 2**-10 * found.mass.sum())
     return _assembled(options, found, fate, u, 1, real), is_ill
 

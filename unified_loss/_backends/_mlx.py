@@ -43,6 +43,9 @@ class MlxOps(ArrayOps):
     sizes are counted and given to no operation; one row and a number an example cost little.
     """
 
+    def isfinite(self, x: Array) -> Array:
+        return mx.isfinite(mx.stop_gradient(x))  # its derivative is a product with 0, too
+
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         a, b = (x if isinstance(x, mx.array) else mx.array(x, y.dtype) for x, y in ((a, b), (b, a)))
         return _selected(*mx.broadcast_arrays(condition, a, b))

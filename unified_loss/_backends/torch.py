@@ -144,7 +144,7 @@ def _akin(operands: Operands) -> Operands:
     return Operands(*map(plain, operands))
 
 
-def _has_function(kind: type) -> bool:
+def _has_function(kind: Any) -> bool:
     """Whether a class, whose tensors hold their own numbers, has a say in what torch does."""
     return (
         kind is not torch.Tensor

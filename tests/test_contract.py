@@ -38,7 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "_threads": set(),
     "_blocks": {"_examples", "_ops", "_rules", "_statistics", "_threads", "_types"},
     "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
-    "_dispatch": {"_backends", "_types", "exceptions"},
+    "_dispatch": {"_backends", "_messages", "_rules", "_types", "exceptions"},
     "_familiar": {"_host", "_types"},
     "_arguments": {"_familiar", "_host", "_messages", "_plan", "_rules", "_types", "exceptions"},
     "_cross_entropy": {"_arguments", "_dispatch"},

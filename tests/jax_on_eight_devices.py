@@ -128,6 +128,43 @@ def test_unreduced_loss_stays_where_its_rows_are(mesh: Any, rng: Generator) -> N
     assert loss.addressable_shards[0].data.shape == (4,)
 
 
+# Collectives of the loss, and of its gradient in the logits. The rows ask for none, but a sum for
+# one and a mean for its count; split classes ask for the maximum, and for sums, joined or not.
+COLLECTIVES = {
+    ("batch", "none"): (0, 0),
+    ("batch", "sum"): (1, 0),
+    ("batch", "mean"): (2, 1),
+    ("classes", "none"): (4, 4),
+    ("classes", "sum"): (4, 4),
+    ("classes", "mean"): (4, 4),
+    ("both", "none"): (4, 4),
+    ("both", "sum"): (5, 4),
+    ("both", "mean"): (6, 5),
+}
+
+
+@pytest.mark.parametrize("options", ["plain", "everything", "dense", "dense_everything"])
+@pytest.mark.parametrize(("layout", "reduction"), COLLECTIVES)
+def test_collectives_are_those_of_the_mathematics(
+    layout: str, reduction: str, options: str, mesh: Any, rng: Generator
+) -> None:
+    """R24: rows that are split exchange nothing but what a reduction adds."""
+    every = OPTIONS | {"dense": {"kind": "dense"}}
+    problem = sample(rng, batch=(16,), classes=80, reduction=reduction, **every[options])
+    arrays = placed(problem, mesh, *LAYOUTS[layout])
+    logits = arrays.pop("logits")
+
+    def loss(logits: Any, others: dict[str, Any]) -> Any:
+        return cross_entropy(logits, **others, **problem.options)
+
+    def slope(logits: Any, others: dict[str, Any]) -> Any:
+        return jax.grad(lambda x: loss(x, others).sum())(logits)
+
+    for function, bound in zip((loss, slope), COLLECTIVES[layout, reduction], strict=True):
+        program = jax.jit(function).lower(logits, arrays).compile().as_text()
+        assert len(moved(program)) <= bound
+
+
 @pytest.mark.parametrize("kind", ["index", "dense"])
 def test_gradients_of_split_weights_and_labels(kind: Any, mesh: Any, rng: Generator) -> None:
     """R22: class weights, sample weights and dense labels get gradients, split as they are."""

@@ -7,6 +7,8 @@ gather to match another one, so all get one layout first; splitting a replicated
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.lax import optimization_barrier
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unified_loss import _messages as messages
@@ -20,7 +22,28 @@ def agreeing(plan: Plan, operands: Operands) -> Operands:
     """The operands, ready to be computed with."""
     axes = _axes(plan, operands)
     _prove_sizes(plan, operands, axes)
-    return _split_alike(operands, axes)
+    operands = _split_alike(operands, axes)
+    others = {field: opaque(getattr(operands, field)) for field in axes if field != "logits"}
+    return operands._replace(**others)
+
+
+@jax.custom_jvp
+def opaque(x: Array) -> Array:
+    """`x`, and no constant to XLA, which would take seconds to compute sums of a large one."""
+    return jax.lax.platform_dependent(x, cpu=optimization_barrier, default=_with_nothing_added)
+
+
+@opaque.defjvp
+def _opaque_jvp(primals: Any, tangents: Any) -> Any:
+    return opaque(*primals), tangents[0]
+
+
+def _with_nothing_added(x: Array) -> Array:
+    """`x`, from which a barrier of its own size would keep what could fuse with it."""
+    if x.dtype == bool:
+        return x | optimization_barrier(jnp.zeros((), bool))
+    nothing = jnp.zeros((), x.dtype)
+    return x + optimization_barrier(-nothing if jnp.issubdtype(x.dtype, jnp.floating) else nothing)
 
 
 def split(x: Array) -> tuple[Any, ...]:

@@ -40,8 +40,8 @@ class _Kept(NamedTuple):
 
     f: Array
     e: Array  # exp f
-    total: Array
-    l: Array
+    total: Array  # 1 in lost rows
+    lost: Array | None  # rows that do not count, and have no finite l
 
 
 class _Kernel(NamedTuple):
@@ -61,31 +61,33 @@ class _Kernel(NamedTuple):
         """The statistics l (or l - p), p and q, as far as they are asked for."""
         ops, axis, rows = self.ops, self.axis, self.rows
         f = x - m
-        e = tf.exp(f)
+        e = _exp(f)
         total = ops.sum(e, axis)
-        l = tf.math.log(total)
-        if rows.ids is not None:
-            p = _pick(ops, f, rows.ids, axis)
+        lost = None
+        if rows.dropped is not None:
+            lost = rows.dropped & ~((total > 0) & (total < INFINITY))
+            total = ops.where(lost, 1.0, total)
+        results = [tf.math.log(total)]
+        if self.merged:
+            results = [self._settled(results[0] - _pick(ops, f, rows.ids, axis))]
+        elif rows.ids is not None:
             # Smoothing keeps examples whose own class has weight 0.
             weight = None if self.w is None else rows.m
-            results = [l - p] if self.merged else [l, self._settled(p, weight)]
-        else:
-            results = [l] if rows.k is None else [l, self._settled(self._weighted_sum(f, rows.k))]
+            results.append(self._settled(_pick(ops, f, rows.ids, axis), weight))
+        elif rows.k is not None:
+            results.append(self._settled(self._weighted_sum(f, rows.k)))
         if self.smoothed:
             results.append(self._settled(self._weighted_sum(f, self.w), rows.t))
-        results[0] = self._settled(results[0])
-        return results, _Kept(f, e, total, l)
+        return results, _Kept(f, e, total, lost)
 
     def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, rows, w = self.ops, self.rows, self.w
-        dl, dq = slopes[0] / kept.total, slopes[-1]
-        dp = -slopes[0] if self.merged else slopes[1]
-        if rows.dropped is not None:
+        if kept.lost is not None:
             # The slopes of other dropped examples are 0, and carry the gradients of their weights.
-            lost = rows.dropped & ~ops.isfinite(kept.l)
-            dl, dp, dq = (ops.where(lost, 0.0, slope) for slope in (dl, dp, dq))
-        dx = tf.math.multiply_no_nan(kept.e, dl)
+            slopes = [ops.where(kept.lost, 0.0, slope) for slope in slopes]
+        dl, dp, dq = slopes[0], -slopes[0] if self.merged else slopes[1], slopes[-1]
+        dx = tf.math.multiply_no_nan(kept.e, dl / kept.total)
         target, shift = dp, None
         if self.smoothed:
             shift = dq if w is None else dq * w
@@ -97,9 +99,12 @@ class _Kernel(NamedTuple):
             shift = 0.0 if shift is None else shift
             shift = ops.where(hit, shift + target, shift)
         elif rows.ids is not None:
-            # `vectorized_map` knows updates, not additions.
-            places = _places(ops, rows.ids, self.axis)
-            dx = tf.tensor_scatter_nd_update(dx, places, tf.gather_nd(dx, places) + target)
+            # `vectorized_map` knows updates, not additions, and those at places of 32 bits alone.
+            entries = _pick(ops, dx, rows.ids, self.axis) + target
+            places = _coordinates(ops, tf.cast(rows.ids, tf.int32), self.axis)
+            if len(places) > 2:
+                places = [tf.broadcast_to(place, tf.shape(rows.ids)) for place in places]
+            dx = tf.tensor_scatter_nd_update(dx, tf.stack(places, -1), entries)
         if shift is not None:
             dx += shift
         return [dx, *self._weight_slopes(kept, dp, dq)]
@@ -137,6 +142,13 @@ class _Kernel(NamedTuple):
         return value if dropped is None else self.ops.where(dropped, 0.0, value)
 
 
+@tf.custom_gradient
+def _exp(f: Array) -> Any:
+    """The exponential; where no slope arrives none leaves, NaN or not."""
+    e = tf.exp(f)
+    return e, lambda slope: tf.math.multiply_no_nan(e, slope)
+
+
 def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
     """The entry of `x` at `ids` along `axis`."""
     rank = x.shape.rank
@@ -144,21 +156,17 @@ def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
         return ops.sum(ops.where(_hit(ops, x, ids, axis), x, 0.0), axis)
     if axis == rank - 1:
         return tf.gather(x, ids, axis=axis, batch_dims=axis)
-    return tf.gather_nd(x, _places(ops, ids, axis))
+    # `vectorized_map` knows gathers by coordinates only where the logits differ as well.
+    places, *others = _coordinates(ops, ids, axis)
+    for i, coordinates in enumerate(others, 1):
+        places = places * tf.cast(ops.size(x, i), ids.dtype) + coordinates
+    return tf.gather(tf.reshape(x, [-1]), places)
 
 
-def _places(ops: Ops, ids: Array, axis: int) -> Array:
-    """The coordinates of the entries at `ids`, in 32 bits: `vectorized_map` knows no others."""
-    ids = tf.cast(ids, tf.int32)
-    grid = [ids] * ids.shape.rank
-    for i in range(ids.shape.rank):
-        if i != axis:
-            size = tf.cast(ops.size(ids, i), tf.int32)
-            grid[i] = ops.along(tf.range(size), ids, i)
-    if len(grid) > 2:
-        shape = tf.shape(ids)
-        grid = [tf.broadcast_to(coordinates, shape) for coordinates in grid]
-    return tf.stack(grid, -1)
+def _coordinates(ops: Ops, ids: Array, axis: int) -> list[Array]:
+    """The coordinates of the entries at `ids`, which broadcast."""
+    sizes = [tf.cast(ops.size(ids, i), ids.dtype) for i in range(ids.shape.rank)]
+    return [ids if i == axis else ops.along(tf.range(size), ids, i) for i, size in enumerate(sizes)]
 
 
 def _hit(ops: Ops, x: Array, ids: Array, axis: int) -> Array:

@@ -11,13 +11,22 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
 
 from tests.problems import Array, Problem
 from tests.reference import evaluate
-from unified_loss import DTypeError, LabelError, LossInputError, OptionError, ShapeError
+from unified_loss import (
+    DTypeError,
+    LabelError,
+    LossInputError,
+    OptionError,
+    ShapeError,
+    cross_entropy,
+)
+from unified_loss.integrations import keras as integration
 from unified_loss.integrations.keras import CrossEntropy
 
 BACKEND = keras.backend.backend()
@@ -154,6 +163,30 @@ def reductions_are_those_of_keras() -> None:
     nothing = CrossEntropy(reduction="sum_over_batch_size", ignore_index=1)
     assert float(nothing(np.ones(3, int), points[0])) == 0
     assert CrossEntropy(reduction="sum").call(labels, points).shape == (4, 3)
+
+
+def examples_are_counted_from_labels() -> None:
+    """What divides "sum_over_batch_size" takes nothing of the logits' size."""
+    points = rng.normal(size=(4, 3, 50)).astype("float32")
+    points[1, 1:] = points[3] = 0
+    masked = keras.layers.Masking()(points)
+    unmasked = (points != 0).any(-1)
+    ids = rng.integers(0, 50, (4, 3))
+    ids[0, 0], ids[1, 1] = -100, -100
+    rows = rng.dirichlet(np.ones(50), (4, 3)).astype("float32")
+    rows[0, 0] = rows[1, 1] = 0
+    for labels in (ids, ids[..., None], rows, np.sign(rows).astype(int), rows > 0):
+        dropped = (labels == 0).all(-1) if labels.shape == points.shape else ids == -100
+        for axis in (-1, None) if labels.shape != points.shape else (-1,):
+            for given in (labels, keras.ops.convert_to_tensor(labels)):
+                for logits, kept in ((points, ~dropped), (masked, ~dropped & unmasked)):
+                    with mock.patch.object(integration, "cross_entropy", wraps=cross_entropy) as it:
+                        mean = CrossEntropy(axis=axis, reduction="sum_over_batch_size")
+                        divided = float(mean(given, logits))
+                    sizes = [np.prod(call.args[0].shape) for call in it.call_args_list]
+                    assert sizes == [points.size, 2 * kept.size]
+                    whole = float(CrossEntropy(axis=axis, reduction="sum")(given, logits))
+                    np.testing.assert_allclose(divided, whole / kept.sum(), rtol=1e-6)
 
 
 def class_ids_are_never_rounded() -> None:
@@ -318,6 +351,7 @@ CHECKS: dict[str, Callable[[], None]] = {
         fit_learns,
         masked_tokens,
         reductions_are_those_of_keras,
+        examples_are_counted_from_labels,
         class_ids_are_never_rounded,
         saved_models_load,
         configurations_are_json,

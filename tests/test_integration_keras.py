@@ -25,6 +25,7 @@ CHECKS = (
     "fit_learns",
     "masked_tokens",
     "reductions_are_those_of_keras",
+    "examples_are_counted_from_labels",
     "class_ids_are_never_rounded",
     "saved_models_load",
     "configurations_are_json",

@@ -21,9 +21,8 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples)
     if not targeted:
         examples = examples._replace(ids=None, weighted_labels=None)
     merged = examples.ids is not None and not smoothed and not plan.z_loss
-    kernel = _Kernel(
-        ops, plan.axis, examples, examples.class_weight if smoothed else None, smoothed, merged
-    )
+    w = examples.class_weight if smoothed else None
+    kernel = _Kernel(ops, plan.axis, examples, w, smoothed, merged)
     m = tf.maximum(m, x.dtype.min)  # a row of -inf gives log 0, not inf - inf
 
     @tf.custom_gradient
@@ -42,8 +41,8 @@ class _Kept(NamedTuple):
 
     f: Array
     e: Array  # exp f
-    total: Array
-    l: Array
+    total: Array  # 1 in lost rows
+    lost: Array | None  # examples that do not count, and have no finite l
 
 
 class _Kernel(NamedTuple):
@@ -63,35 +62,33 @@ class _Kernel(NamedTuple):
         """The statistics l (or l - p), p and q, as far as they are asked for."""
         ops, axis, examples = self.ops, self.axis, self.examples
         f = x - m
-        e = tf.exp(f)
+        e = _exp(f)
         total = ops.sum(e, axis)
-        l = tf.math.log(total)
-        if examples.ids is not None:
-            p = _pick(ops, f, examples.ids, axis)
+        lost = None
+        if examples.dropped is not None:
+            lost = examples.dropped & ~((total > 0) & (total < INFINITY))
+            total = ops.where(lost, 1.0, total)
+        results = [tf.math.log(total)]
+        if self.merged:
+            results = [self._settled(results[0] - _pick(ops, f, examples.ids, axis))]
+        elif examples.ids is not None:
             # Smoothing keeps examples whose own class has weight 0.
             weight = None if self.w is None else examples.label_mass
-            results = [l - p] if self.merged else [l, self._settled(p, weight)]
-        else:
-            results = (
-                [l]
-                if examples.weighted_labels is None
-                else [l, self._settled(self._weighted_sum(f, examples.weighted_labels))]
-            )
+            results.append(self._settled(_pick(ops, f, examples.ids, axis), weight))
+        elif examples.weighted_labels is not None:
+            results.append(self._settled(self._weighted_sum(f, examples.weighted_labels)))
         if self.smoothed:
             results.append(self._settled(self._weighted_sum(f, self.w), examples.label_total))
-        results[0] = self._settled(results[0])
-        return results, _Kept(f, e, total, l)
+        return results, _Kept(f, e, total, lost)
 
     def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, examples, w = self.ops, self.examples, self.w
-        dl, dq = slopes[0] / kept.total, slopes[-1]
-        dp = -slopes[0] if self.merged else slopes[1]
-        if examples.dropped is not None:
+        if kept.lost is not None:
             # The slopes of other dropped examples are 0, and carry the gradients of their weights.
-            lost = examples.dropped & ~ops.isfinite(kept.l)
-            dl, dp, dq = (ops.where(lost, 0.0, slope) for slope in (dl, dp, dq))
-        dx = tf.math.multiply_no_nan(kept.e, dl)
+            slopes = [ops.where(kept.lost, 0.0, slope) for slope in slopes]
+        dl, dp, dq = slopes[0], -slopes[0] if self.merged else slopes[1], slopes[-1]
+        dx = tf.math.multiply_no_nan(kept.e, dl / kept.total)
         target, shift = dp, None
         if self.smoothed:
             shift = dq if w is None else dq * w
@@ -103,9 +100,12 @@ class _Kernel(NamedTuple):
             shift = 0.0 if shift is None else shift
             shift = ops.where(hit, shift + target, shift)
         elif examples.ids is not None:
-            # `vectorized_map` knows updates, not additions.
-            places = _places(ops, examples.ids, self.axis)
-            dx = tf.tensor_scatter_nd_update(dx, places, tf.gather_nd(dx, places) + target)
+            # `vectorized_map` knows updates, not additions, and those at places of 32 bits alone.
+            entries = _pick(ops, dx, examples.ids, self.axis) + target
+            places = _coordinates(ops, tf.cast(examples.ids, tf.int32), self.axis)
+            if len(places) > 2:
+                places = [tf.broadcast_to(place, tf.shape(examples.ids)) for place in places]
+            dx = tf.tensor_scatter_nd_update(dx, tf.stack(places, -1), entries)
         if shift is not None:
             dx += shift
         return [dx, *self._weight_slopes(kept, dp, dq)]
@@ -129,12 +129,9 @@ class _Kernel(NamedTuple):
     def _settled(self, value: Array, coefficient: Any = None) -> Array:
         """0 in place of what is not finite and does not count."""
         examples = self.examples
-        if (
-            examples.weighted_labels is None
-            and examples.class_weight is None
-            and examples.sample_weight is None
-        ):
-            return self._undropped(value)  # no factor whose gradient it would be
+        factors = examples.weighted_labels, examples.class_weight, examples.sample_weight
+        if all(factor is None for factor in factors):  # whose gradient it would be
+            return self._undropped(value)
         silent = examples.dropped
         if tf.is_tensor(coefficient):
             silent = coefficient == 0 if silent is None else silent | (coefficient == 0)
@@ -147,6 +144,13 @@ class _Kernel(NamedTuple):
         return value if dropped is None else self.ops.where(dropped, 0.0, value)
 
 
+@tf.custom_gradient
+def _exp(f: Array) -> Any:
+    """The exponential; where no slope arrives none leaves, NaN or not."""
+    e = tf.exp(f)
+    return e, lambda slope: tf.math.multiply_no_nan(e, slope)
+
+
 def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
     """The entry of `x` at `ids` along `axis`."""
     rank = x.shape.rank
@@ -154,21 +158,17 @@ def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
         return ops.sum(ops.where(_hit(ops, x, ids, axis), x, 0.0), axis)
     if axis == rank - 1:
         return tf.gather(x, ids, axis=axis, batch_dims=axis)
-    return tf.gather_nd(x, _places(ops, ids, axis))
+    # `vectorized_map` knows gathers by coordinates only where the logits differ as well.
+    places, *others = _coordinates(ops, ids, axis)
+    for i, coordinates in enumerate(others, 1):
+        places = places * tf.cast(ops.size(x, i), ids.dtype) + coordinates
+    return tf.gather(tf.reshape(x, [-1]), places)
 
 
-def _places(ops: Ops, ids: Array, axis: int) -> Array:
-    """The coordinates of the entries at `ids`, in 32 bits: `vectorized_map` knows no others."""
-    ids = tf.cast(ids, tf.int32)
-    grid = [ids] * ids.shape.rank
-    for i in range(ids.shape.rank):
-        if i != axis:
-            size = tf.cast(ops.size(ids, i), tf.int32)
-            grid[i] = ops.along(tf.range(size), ids, i)
-    if len(grid) > 2:
-        shape = tf.shape(ids)
-        grid = [tf.broadcast_to(coordinates, shape) for coordinates in grid]
-    return tf.stack(grid, -1)
+def _coordinates(ops: Ops, ids: Array, axis: int) -> list[Array]:
+    """The coordinates of the entries at `ids`, which broadcast."""
+    sizes = [tf.cast(ops.size(ids, i), ids.dtype) for i in range(ids.shape.rank)]
+    return [ids if i == axis else ops.along(tf.range(size), ids, i) for i, size in enumerate(sizes)]
 
 
 def _hit(ops: Ops, x: Array, ids: Array, axis: int) -> Array:

@@ -25,6 +25,10 @@ _NATIVE_LABELS = frozenset({tf.int32, tf.int64})
 with tf.init_scope():  # this module may be loaded while TensorFlow traces
     _Eager = type(tf.zeros(()))
 
+# Operations whose results are no constants of a graph, and those of which the shape alone counts.
+_INPUTS = frozenset({"Placeholder", "PlaceholderWithDefault"})
+_OF_SHAPES = frozenset({"Const", "OnesLike", "Rank", "Shape", "Size", "ZerosLike"})
+
 _COMPOSITE = {
     tf.RaggedTensor: "a ragged tensor has rows of different lengths; pad it (.to_tensor()), and "
     "mask the padding",
@@ -81,8 +85,9 @@ class TensorflowOps:
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         if logits.shape.is_fully_defined():
             return logits.shape.num_elements() // logits.shape[axis]
-        classes = tf.cast(self.size(logits, axis), tf.int64)
-        return tf.cast(tf.size(logits, tf.int64) // classes, dtype)
+        whole = tf.shape(logits, tf.int64)
+        here = tf.range(tf.rank(logits)) == axis % tf.rank(logits)
+        return tf.cast(tf.reduce_prod(tf.where(here, tf.constant(1, tf.int64), whole)), dtype)
 
     def size(self, x: Array, axis: int) -> Any:
         size = x.shape[axis] if x.shape.rank is not None else None
@@ -113,8 +118,8 @@ class TensorflowOps:
         return tf.broadcast_to(weights, tf.where(here, 1, whole))
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
-        # `tf.gather` would give a sparse gradient, and so would a list of places.
-        return tf.gather_nd(weights, tf.cast(ids, tf.int32)[None, ..., None])[0]
+        # The gradient of a reshape is dense, that of a gather alone is not.
+        return tf.gather(tf.reshape(weights, [-1]), ids)
 
 
 OPS = TensorflowOps()
@@ -194,7 +199,11 @@ def loss(plan: Plan, operands: Operands) -> Array:
     m = row_maximum(OPS, plan, x)
     examples, divisor = examples_and_divisor(OPS, plan, operands, m)
     statistics = row_statistics(OPS, plan, x, m, examples)
-    return combine(OPS, plan, examples, statistics, divisor)
+    value = combine(OPS, plan, examples, statistics, divisor)
+    if not tf.inside_function():
+        return value
+    # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
+    return value + tf.cast(tf.math.is_nan(value), value.dtype)
 
 
 def _is_native(plan: Plan, size: int) -> bool:
@@ -238,9 +247,10 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
 
     TensorFlow has few kernels for other integers.
     """
-    logits, labels, class_weight, sample_weight, normalizer = (
+    logits, *others, normalizer = (
         None if part is None else tf.convert_to_tensor(part) for part in operands
     )
+    labels, class_weight, sample_weight = (_unfolded(part, logits) for part in others)
     below, ignore_index, keeps = plan.below, plan.ignore_index, plan.labels_keep_axis
     if plan.label_kind == "index":
         labels = tf.cast(labels, tf.int64)
@@ -268,6 +278,32 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
             normalizer = _of_shape(normalizer, "normalizer", tf.zeros([0], tf.int32))
     plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
     return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
+
+
+def _unfolded(array: Array | None, logits: Array) -> Array | None:
+    """`array` such that XLA does not reduce it while it compiles, at microseconds an entry.
+
+    A constant becomes one that depends on the logits, in a way that no compiler sees through.
+    """
+    if array is None or not tf.inside_function() or not _is_constant(array):
+        return array
+    first = tf.slice(logits, tf.zeros_like(tf.shape(logits)), tf.minimum(tf.shape(logits), 1))
+    never = tf.reduce_any(tf.math.is_nan(first) & tf.math.is_finite(first))
+    return tf.where(never, tf.zeros([], array.dtype), array)
+
+
+def _is_constant(array: Array) -> bool:
+    """Whether an array of a graph comes from nothing but constants and shapes."""
+    seen, waiting = set(), [array.op]
+    while waiting:
+        operation = waiting.pop()
+        if operation.type in _OF_SHAPES or operation.name in seen:
+            continue
+        if operation.type in _INPUTS or operation.op_def.is_stateful:
+            return False
+        seen.add(operation.name)
+        waiting += [part.op for part in operation.inputs]
+    return True
 
 
 def _of_shape(array: Array, name: str, *allowed: Array) -> Array:

@@ -11,7 +11,8 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._cross_entropy import cross_entropy
-from unified_loss._types import Spec
+from unified_loss._dispatch import backend_of
+from unified_loss._types import LabelKind, Spec
 from unified_loss.exceptions import OptionError, ShapeError
 from unified_loss.integrations._options import plan_of_options
 
@@ -191,18 +192,47 @@ class CrossEntropy(keras.losses.Loss):
         return config
 
     def _number_of_examples(self, y_true: Any, y_pred: Any, mask: Any) -> Any:
-        """How many examples are not dropped: those whose loss is not 0 where all logits are 1."""
-        options = {"axis": self._options["axis"], "ignore_index": self._options["ignore_index"]}
+        """How many examples are not dropped: those whose loss is not 0 between two equal logits.
+
+        Class ids beyond the two give NaN, and count. A dense row stands for one class id.
+        """
+        ignore_index = self._options["ignore_index"]
+        axis, kind = self._reading(y_true, y_pred)
+        if kind == "dense":
+            kept = ops.any(ops.cast(ops.convert_to_tensor(y_true), "bool"), axis, keepdims=True)
+            ignore_index = 1
+            y_true = ops.where(kept, 0, ignore_index)
         losses = cross_entropy(
-            ops.ones_like(y_pred),
+            ops.ones_like(ops.take(y_pred, ops.convert_to_tensor([0, 0], "int32"), axis)),
             y_true,
+            axis=axis,
             sample_weight=mask,
-            z_loss=1,  # so that the loss of a kept example is positive for a single class, too
+            ignore_index=ignore_index,
             reduction="none",
             check=False,
-            **options,
         )
         return ops.maximum(ops.sum(ops.cast(losses != 0, losses.dtype)), 1)
+
+    def _reading(self, y_true: Any, y_pred: Any) -> tuple[int, LabelKind]:
+        """The class axis of a call that nothing is wrong with, and the kind of its labels."""
+        backend = backend_of(y_pred)
+        if backend.owns(y_true):
+            labels = backend.spec(y_true)
+        else:
+            labels = _spec(host.as_numpy(y_true, "labels"))
+        plan = plan_of_options(
+            logits=backend.spec(y_pred),
+            labels=labels,
+            same=backend.same_size,
+            axis=self._options["axis"],
+            class_weight=None,
+            ignore_index=self._options["ignore_index"],
+            label_smoothing=0,
+            z_loss=0,
+            reduction="none",
+            check=False,
+        )
+        return plan.axis, plan.label_kind
 
     def _is_mean_of_replica(self) -> bool:
         is_mean = self._options["reduction"] == "mean" and self._options["normalizer"] is None

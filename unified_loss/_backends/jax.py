@@ -144,12 +144,17 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def loss(plan: Plan, operands: Operands) -> Array:
-    return loss_of(OPS, plan, agreeing(plan, operands))
+    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
 
 
 @partial(jax.jit, static_argnums=0)
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
+    value, gradient = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
+    return _never_minus_zero(value), gradient
+
+
+def _never_minus_zero(value: Array) -> Array:
+    return value + jnp.isnan(value)  # XLA would drop an addition of 0
 
 
 def kernel(plan: Plan, operands: Operands) -> str:

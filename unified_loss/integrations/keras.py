@@ -219,7 +219,7 @@ class CrossEntropy(keras.losses.Loss):
         if backend.owns(y_true):
             labels = backend.spec(y_true)
         else:
-            labels = _spec(host.as_numpy(y_true, "labels"))
+            labels = host.spec(y_true, host.as_numpy(y_true, "labels"))
         plan = plan_of_options(
             logits=backend.spec(y_pred),
             labels=labels,

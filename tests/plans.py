@@ -4,7 +4,7 @@ from typing import Any
 
 from unified_loss import _rules as rules
 from unified_loss._plan import make_plan
-from unified_loss._types import Plan, Problem, Spec
+from unified_loss._types import Options, Plan, Problem, Spec
 
 Shape = tuple[Any, ...] | None
 DEFAULTS = {
@@ -50,8 +50,7 @@ def problem(logits: Shape = (4, 3), labels: Shape = (4,), dtypes: str = "float32
         Spec("numpy", logits, logits_dtype),
         Spec("numpy", labels, labels_dtype),
         *(array and Spec("numpy", *array) for array in arrays),
-        **options,
-        option_types=tuple(map(type, options.values())),
+        options=Options(**options),
         same=rules.same_size,
     )
 

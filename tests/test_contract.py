@@ -31,17 +31,17 @@ LAYERS: dict[str, set[str]] = {
     "_types": set(),
     "_messages": {"_types"},
     "_rules": {"_messages", "_types", "exceptions"},
-    "_plan": {"_rules", "_types"},
+    "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
+    "_labels": {"_host", "_messages", "_rules", "_types", "exceptions", "numpy"},
+    "_plan": {"_labels", "_rules", "_types"},
     "_ops": {"_types"},
     "_examples": {"_ops", "_types"},
     "_statistics": {"_examples", "_ops", "_types"},
     "_threads": set(),
     "_blocks": {"_examples", "_ops", "_rules", "_statistics", "_threads", "_types"},
-    "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
     "_dispatch": {"_backends", "_messages", "_rules", "_types", "exceptions"},
-    "_familiar": {"_host", "_types"},
-    "_arguments": {"_familiar", "_host", "_messages", "_plan", "_rules", "_types", "exceptions"},
-    "_cross_entropy": {"_arguments", "_dispatch"},
+    "_call": {"_host", "_labels", "_messages", "_plan", "_rules", "_types", "exceptions"},
+    "_cross_entropy": {"_call", "_dispatch", "_types"},
     "__init__": {"_cross_entropy", "_version", "exceptions"},
 }
 
@@ -154,10 +154,10 @@ def test_layers_have_an_order() -> None:
 
 def test_backends_import_one_library_each() -> None:
     """R2: a backend file names its own library and NumPy, and never the modules of a call."""
-    later = {"_arguments", "_cross_entropy", "_dispatch", "__init__"}
+    later = {"_call", "_cross_entropy", "_dispatch", "__init__"}
     for path in (PACKAGE / "_backends").glob("*.py"):
         found = of_concern(imports(path))
         assert len(found & FRAMEWORKS) <= 1, path.stem
         assert path.stem[0] == "_" or found & FRAMEWORKS <= {path.stem}, path.stem
         # To Dynamo, a whole call is one operation: the one place where a backend makes a call.
-        assert not found & later - ({"_arguments"} if path.stem == "_dynamo" else set()), path.stem
+        assert not found & later - ({"_call"} if path.stem == "_dynamo" else set()), path.stem

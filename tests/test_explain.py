@@ -25,7 +25,7 @@ valid: logits numpy float32[640, 20], labels numpy int64[640]
   loss        mean: the sum of all losses, divided by the number of examples that are not dropped (0
               if none is left)
   result      numpy float32, of shape ()
-  kernel      row statistics
+  kernel      log-sum-exp in one pass
   memory      at most about 118 kB of arrays beside the arguments: 2 float32 arrays of the logits'
               size, and a few numbers an example. A gradient, if asked for, is another 51.2 kB.""",
     ),
@@ -84,7 +84,7 @@ valid: logits numpy float32[2, 1], labels python int64[2]
   loss        mean: the sum of all losses, divided by the number of examples that are not dropped (0
               if none is left)
   result      numpy float32, of shape ()
-  kernel      row statistics
+  kernel      log-sum-exp in one pass
   memory      at most about 64 bytes of arrays beside the arguments: 2 float32 arrays of the logits'
               size, and a few numbers an example. A gradient, if asked for, is another 8 bytes.
   warning     the class axis of logits (2, 1) has size 1, so the loss is always 0. For one score per

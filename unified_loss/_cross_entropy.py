@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from unified_loss._dispatch import backend_of
+from unified_loss._types import Operands, Options
 
 ArrayT = TypeVar("ArrayT")
 
@@ -136,8 +137,9 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, np.array([[1, 0, 0], [0.5, 0, 0.5]])):.4f}")
     0.9076
     """
-    options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    loss: ArrayT = _run("loss", logits, labels, class_weight, sample_weight, normalizer, options)
+    arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
+    options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
+    loss: ArrayT = _run("loss", arrays, options)
     return loss
 
 
@@ -199,32 +201,33 @@ def cross_entropy_with_grad(
     >>> print(gradient)
     [[ 0.25  0.25 -0.75  0.25]]
     """
-    options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    arguments = (logits, labels, class_weight, sample_weight, normalizer, options)
-    pair: tuple[ArrayT, ArrayT] = _run("loss_and_gradient", *arguments)
+    arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
+    options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
+    pair: tuple[ArrayT, ArrayT] = _run("loss_and_gradient", arrays, options)
     return pair
 
 
-def kernel_of(logits: Any, labels: Any, **options: Any) -> str:
+def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
     """The name of the kernel that serves a call of `cross_entropy`."""
-    arguments = {**_DEFAULTS, **options}
-    arrays = (arguments.pop(name) for name in ("class_weight", "sample_weight", "normalizer"))
-    kernel: str = _run("kernel", logits, labels, *arrays, tuple(arguments.values()))
+    given = {**_DEFAULTS, **given}
+    names = [name for name in Operands._fields if name in given]
+    arrays = Operands(logits, labels, **{name: given.pop(name) for name in names})
+    kernel: str = _run("kernel", arrays, Options(**given))
     return kernel
 
 
-def _run(kernel: str, logits: Any, *arguments: Any) -> Any:
-    backend = backend_of(logits)
+def _run(entry: str, arrays: Operands, options: Options) -> Any:
+    backend = backend_of(arrays.logits)
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
-        return in_graph(kernel, logits, *arguments)
-    _, plan, operands = _prepare()(backend, logits, *arguments)
-    return getattr(backend, kernel)(plan, operands)
+        return in_graph(entry, arrays, options)
+    _, plan, operands, _ = _prepare()(backend, arrays, options)
+    return getattr(backend, entry)(plan, operands)
 
 
 @cache
 def _prepare() -> Any:
-    from unified_loss._arguments import prepare  # by the first call, since it imports NumPy
+    from unified_loss._call import prepare  # by the first call, since it imports NumPy
 
     return prepare
 

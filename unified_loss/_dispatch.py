@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from unified_loss import _messages as messages
-from unified_loss._rules import package_of
 from unified_loss._types import Backend
 from unified_loss.exceptions import BackendError
 
@@ -61,10 +60,24 @@ _ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
 def backend_of(logits: Any) -> Backend:
     """The backend of the logits; `BackendError` if there is none."""
     # Nothing is remembered: `torch.compile` would compile again once that has changed.
-    backend = _find(logits)
-    if backend is None:
-        raise BackendError(_unknown(logits))
-    return backend
+    for base in type(logits).__mro__:
+        package = str(base.__module__).partition(".")[0]
+        library = _ALIASES.get(package, package)
+        load = LOADERS.get(library)
+        if load is None:
+            continue
+        try:
+            backend = load()
+        except (ImportError, AttributeError) as error:
+            _refuse_old(library, error)
+            continue  # not installed: the name is all that the class has of it
+        if backend.owns(logits):
+            return backend
+    if not _is_recorded(logits):  # it answers to every name
+        backend = _array_api()
+        if backend.owns(logits):
+            return backend
+    raise BackendError(_unknown(logits))
 
 
 def loaded(library: str) -> Backend:
@@ -72,29 +85,19 @@ def loaded(library: str) -> Backend:
     try:
         return LOADERS[library]()
     except (ImportError, AttributeError) as error:
-        version = getattr(sys.modules.get(library), "__version__", None)
-        missing = error.name if isinstance(error, ModuleNotFoundError) else library
-        if version is None or str(missing).partition(".")[0] != library:
-            raise
+        _refuse_old(library, error)
+        raise
+
+
+def _refuse_old(library: str, error: Exception) -> None:
+    """`BackendError` if the library is there, and lacks a name."""
+    version = getattr(sys.modules.get(library), "__version__", None)
+    missing = error.name if isinstance(error, ModuleNotFoundError) else library
+    if version is not None and str(missing).partition(".")[0] == library:
         oldest = OLDEST.get(library)
         raise BackendError(messages.unsupported(library, version, oldest, error)) from error
-
-
-def _find(value: Any) -> Backend | None:
-    for base in type(value).__mro__:
-        package = package_of(base)
-        library = _ALIASES.get(package, package)
-        if library in LOADERS:
-            try:
-                backend = loaded(library)
-            except ImportError:  # not installed: the name is all that the class has of it
-                continue
-            if backend.owns(value):
-                return backend
-    if _is_recorded(value):  # it answers to every name
-        return None
-    backend = _array_api()
-    return backend if backend.owns(value) else None
+    if not isinstance(error, ImportError):
+        raise error
 
 
 def _is_recorded(value: Any) -> bool:

@@ -1,8 +1,7 @@
-"""Host data beside the logits, and label values that can be read: NumPy on a few small arrays."""
+"""Host data beside the logits: Python's numbers and lists, and NumPy's arrays."""
 
 import re
 import sys
-from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
@@ -11,18 +10,11 @@ import numpy.typing as npt
 
 from unified_loss import _messages as messages
 from unified_loss._rules import SIGNED, UNBOUNDED, UNSIGNED
-from unified_loss._types import Plan, Spec
-from unified_loss.exceptions import BackendError, LabelError
+from unified_loss._types import Spec
+from unified_loss.exceptions import BackendError
 
 DROPPED, OUT_OF_RANGE = -1, -2  # codes of `encoded`; no class has them
 _INT32_MAX = 2**31 - 1
-
-# The unsigned dtype to read integers in, and where those begin that are negative in their own.
-_UNSIGNED = {
-    np.dtype(f"{sign}{size}"): (np.dtype(f"u{size}"), 2 ** (8 * size - (sign == "i")))
-    for sign in "iu"
-    for size in (1, 2, 4, 8)
-}
 
 _HOST_TYPES = (np.ndarray, np.generic, Number)
 _DEEPEST = 64  # more axes NumPy's arrays cannot have
@@ -47,6 +39,9 @@ def refusal(value: Any) -> str | None:
 
 def as_numpy(value: Any, name: str) -> HostArray:
     """Host data as a NumPy array; integers stay integers, whatever their size."""
+    reason = refusal(value)
+    if reason is not None:
+        raise BackendError(messages.refused(name, messages.name_of(type(value)), reason))
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     try:
@@ -114,98 +109,8 @@ def encoded(labels: HostArray, num_classes: Any, ignore_index: int | None) -> Ho
     return codes.astype(np.int32)
 
 
-def are_class_ids(labels: HostArray, num_classes: int) -> bool:
-    """Whether there are labels, and all are class ids."""
-    found = _UNSIGNED.get(labels.dtype)
-    if found is None or not labels.size:
-        return False
-    unsigned, limit = found
-    return bool(np.maximum.reduce(labels.view(unsigned), None) < min(limit, num_classes))
-
-
-def check_index_labels(plan: Plan, labels: HostArray, weight_drops: Callable[[], Any]) -> Plan:
-    """R17: raise `LabelError` for labels out of range that are not dropped.
-
-    Returns the plan with what is known now of these labels. `weight_drops` is called only if some
-    are out of range: it returns where the sample weight is zero, shaped to broadcast against the
-    labels, or None if that cannot be known for free.
-    """
-    classes, ignore_index = plan.num_classes, plan.ignore_index
-    if labels.size == 0:
-        return plan.of_class_ids()
-    if not isinstance(classes, int):
-        return plan
-    low, high = labels.min(), labels.max()
-    if low >= 0 and high < classes:
-        absent = ignore_index is None or not low <= ignore_index <= high
-        absent = absent or not bool(np.any(labels == ignore_index))
-        return plan.of_class_ids() if absent else plan.of_known_ids()
-    if plan.labels_keep_axis:
-        labels = np.squeeze(labels, plan.axis)
-    kept = np.ones(labels.shape, bool)
-    if ignore_index is not None:
-        kept = np.asarray(labels != ignore_index, bool)
-    bad = kept & np.asarray((labels < 0) | (labels >= classes), bool)
-    if not bad.any():
-        return plan.of_known_ids()
-    drops = weight_drops()
-    if drops is None:
-        return plan
-    kept &= np.logical_not(drops)
-    bad &= kept
-    if not bad.any():
-        return plan
-    first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
-    low, high, count = int(labels[kept].min()), int(labels[kept].max()), int(bad.sum())
-    raise LabelError(
-        messages.bad_labels(count, labels.size, first, low, high, classes)
-    ).with_details(count=count, first=first, smallest=low, largest=high)
-
-
-def check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> None:
-    """R17 under ``check=True``: rows must be finite and non-negative."""
-    values, kept = _rows(plan, labels, dropped)
-    bad = ~(np.isfinite(values) & (values >= 0)) & kept[..., None]
-    if bad.any():
-        bad = np.moveaxis(bad, -1, plan.axis)
-        first = tuple(int(i) for i in np.argwhere(bad)[0])
-        count = int(bad.sum())
-        raise LabelError(messages.bad_probabilities(count, labels.size, first)).with_details(
-            count=count, first=first, smallest=float(values.min()), largest=float(values.max())
-        )
-
-
-def sums_to_one(plan: Plan, labels: HostArray, dropped: Any) -> bool:
-    """R17: whether dense label rows sum to 1."""
-    values, kept = _rows(plan, labels, dropped)
-    error = np.abs(values.sum(-1) - 1)
-    return not bool(np.any(kept & (error > values.shape[-1] * _epsilon(plan.labels_dtype))))
-
-
-def is_softmax_output(plan: Plan, logits: HostArray) -> bool:
-    """Whether logits look like probabilities: in [0, 1], not all 0 or 1, with rows of sum 1."""
-    if logits.size == 0 or logits.shape[plan.axis] == 1:
-        return False
-    if logits.min() < 0 or not logits.max() <= 1:
-        return False
-    errors = np.abs(logits.sum(plan.axis, dtype=np.float64) - 1)
-    limit = max(logits.shape[plan.axis] * _epsilon(plan.logits_dtype), 1e-6)
-    return bool(np.all(errors <= limit) and np.any((logits > 0) & (logits < 1)))
-
-
-def all_ignored(plan: Plan, labels: HostArray) -> bool:
-    """Whether there are labels, and every one is `ignore_index`."""
-    ignored = plan.ignore_index is not None and labels.size > 0
-    return ignored and bool(np.all(labels == plan.ignore_index))
-
-
-def _rows(plan: Plan, labels: HostArray, dropped: Any) -> tuple[HostArray, HostArray]:
-    """Dense labels with the class axis last, and which rows are not dropped."""
-    values = np.moveaxis(labels.astype(np.float64), plan.axis, -1)
-    return values, np.ones(values.shape[:-1], bool) & np.logical_not(dropped)
-
-
-def _epsilon(dtype: str) -> float:
+def epsilon(dtype: str) -> float:
+    """The machine epsilon of a dtype."""
     found = re.search(r"e\d+m(\d)", dtype)  # float8_e4m3 and its like
     bits = int(found[1]) if found else {"float16": 10, "bfloat16": 7, "float64": 52}.get(dtype, 23)
     return 2.0**-bits

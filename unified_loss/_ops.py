@@ -90,12 +90,16 @@ class KernelOps(Ops, Protocol):
         """Logarithm of the sum of their exponentials; anything in dead rows. `f` is given away."""
 
     def weighted_sum(
-        self, weights: Array, factors: Factors, idle: Array | None, axis: int
+        self, weights: Array, factors: Factors, silent: Array | None, axis: int
     ) -> Array:
-        """Sum of weights times factors; a -inf counts as 0 in an idle row and at a weight of 0."""
+        """Sum of weights times factors; a -inf counts as 0 where its weight is 0.
+
+        The sum counts as 0 in rows that are silent, if it is not finite.
+        """
         f = factors.f
-        nought = weights == 0 if idle is None else idle | (weights == 0)
-        return self.sum(weights * self.where(nought & (f == -INFINITY), 0.0, f), axis)
+        nothing = weights == 0 if silent is None else silent | (weights == 0)
+        found = self.sum(weights * self.where(nothing & (f == -INFINITY), 0.0, f), axis)
+        return found if silent is None else self.where(silent & ~self.isfinite(found), 0.0, found)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         """The entry of `x` at `ids` along `axis`."""

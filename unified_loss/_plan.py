@@ -1,34 +1,74 @@
-"""`plan_for`: from a `Problem` to a `Plan`, once for each distinct call."""
+"""From a `Problem` to a `Plan`; a call that is like an earlier one needs no problem."""
+
+from collections.abc import Hashable
+from typing import NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._types import Plan, Problem
+from unified_loss._labels import are_class_ids, are_known_ids
+from unified_loss._types import Backend, Operands, Options, Plan, Problem
 
-_CACHE: dict[Problem, Plan] = {}
-_CACHE_SIZE = 4096
-_FIXED = frozenset({"builtins", "numpy"})  # modules whose numbers and strings never change
+_SEEN: dict[Hashable, "Seen"] = {}
+_SIZE = 4096
+_FIXED = frozenset({type(None), bool, int, float, str})  # options that never change
 
 
-def plan_for(problem: Problem) -> Plan:
-    """The plan of a call; raises every error that shapes, dtypes and options can cause."""
-    if not _FIXED.issuperset(kind.__module__ for kind in problem.option_types):
-        return make_plan(problem)
-    try:
-        plan = _CACHE.get(problem)
-    except (TypeError, ValueError):  # symbolic sizes and unhashable options
-        return make_plan(problem)
-    if plan is None:
-        plan = make_plan(problem)
-        if len(_CACHE) >= _CACHE_SIZE:
-            _CACHE.clear()
-        _CACHE[problem] = plan
-    return plan
+class Seen(NamedTuple):
+    """What is known of all calls of a key, and of those whose labels need no other look."""
+
+    plan: Plan
+    of_class_ids: Plan
+    of_known_ids: Plan  # class ids and `ignore_index`
+    problem: Problem
+
+
+def key_of(backend: Backend, arrays: Operands, options: Options) -> Hashable:
+    """What a call is recognized by, all but its values; None if it cannot be."""
+    if arrays.labels is None or arrays.normalizer is not None:
+        return None
+    kinds = tuple(map(type, options))
+    outline = backend.outline(*arrays[:4]) if _FIXED.issuperset(kinds) else None
+    # 1, 1.0 and True are equal keys, and not equal options.
+    return None if outline is None else (outline, options, kinds)
+
+
+def seen(key: Hashable, backend: Backend, arrays: Operands) -> tuple[Plan, Problem] | None:
+    """An earlier call of this key, with what these labels say; None: they must be examined."""
+    found = _SEEN.get(key)
+    if found is None:
+        return None
+    plan, of_class_ids, of_known_ids, problem = found
+    if plan.label_kind == "dense" or plan.check is False:
+        return plan, problem
+    values = backend.values(arrays.labels)
+    if values is None:
+        return plan, problem
+    if are_class_ids(values, plan.num_classes):
+        return of_class_ids, problem
+    if are_known_ids(values, plan.num_classes, plan.ignore_index):
+        return of_known_ids, problem
+    return None
+
+
+def remember(key: Hashable, plan: Plan, problem: Problem) -> None:
+    """Keep a plan for later calls of this key, unless each is to be looked at, or warned of."""
+    if plan.check is True or plan.num_classes == 1:
+        return
+    if len(_SEEN) >= _SIZE:
+        _SEEN.clear()
+    plan = plan._replace(is_ordinary=True)
+    of_class_ids = of_known_ids = plan
+    if plan.label_kind == "index":
+        of_class_ids, of_known_ids = plan.of_class_ids(), plan.of_known_ids()
+        if plan.ignore_index is not None and 0 <= plan.ignore_index < plan.num_classes:
+            of_class_ids = of_known_ids  # one class is ignored
+    _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem)
 
 
 def make_plan(problem: Problem) -> Plan:
-    """`plan_for` without the cache, for traced calls."""
-    smoothing = rules.label_smoothing(problem.label_smoothing)
-    z_loss = rules.z_loss(problem.z_loss)
-    check = rules.check(problem.check)
+    """The plan of a call; raises every error that shapes, dtypes and options can cause."""
+    smoothing = rules.label_smoothing(problem.options.label_smoothing)
+    z_loss = rules.z_loss(problem.options.z_loss)
+    check = rules.check(problem.options.check)
     reduction = rules.reduction(problem)
     logits_dtype, compute_dtype = rules.logits_dtypes(problem)
     smoothing = rules.held("label_smoothing", smoothing, compute_dtype)

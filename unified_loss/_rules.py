@@ -105,11 +105,11 @@ def _look_swapped(problem: Problem) -> bool:
 def class_axis(problem: Problem) -> int:
     """R3: the class axis of the logits, counted from the front (from the back if rankless)."""
     shape = problem.logits.shape
-    axis = problem.axis
+    axis = problem.options.axis
     if axis is not None:
         axis = integer(axis)
         if axis is None:
-            raise OptionError(messages.axis_not_an_integer(problem.axis))
+            raise OptionError(messages.axis_not_an_integer(problem.options.axis))
     if shape is None:
         if axis is None:
             raise _shape_error(AmbiguousAxisError, problem, messages.rank_unknown())
@@ -272,7 +272,7 @@ def _number_within(name: str, value: Any, low: float, high: float, wanted: str) 
 
 def reduction(problem: Problem) -> Reduction:
     """R8, R14: one of three names; a normalizer goes with "mean" alone."""
-    value = problem.reduction
+    value = problem.options.reduction
     if not (isinstance(value, str) and value in REDUCTIONS):
         raise OptionError(messages.option("reduction", value, '"none", "mean" or "sum"'))
     spec = problem.normalizer
@@ -293,7 +293,7 @@ def check(value: Any) -> Any:
 
 def ignore_index(problem: Problem, kind: LabelKind) -> Any:
     """R6, R8: the label value that drops an example; None where no label can have it."""
-    given = problem.ignore_index
+    given = problem.options.ignore_index
     if given is None:
         return None
     if kind == "index" and _is_open(given) and problem.labels.library == "torch":
@@ -362,8 +362,8 @@ def package_of(kind: type) -> str:
 def _shape_error(
     kind: type[ShapeError], problem: Problem, text: str, axis: int | None = None
 ) -> ShapeError:
-    if axis is None and isinstance(problem.axis, int):
-        axis = problem.axis
+    if axis is None and isinstance(problem.options.axis, int):
+        axis = problem.options.axis
     error: ShapeError = kind(text)
     return error.with_details(
         logits_shape=problem.logits.shape, labels_shape=problem.labels.shape, axis=axis

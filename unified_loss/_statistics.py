@@ -100,11 +100,10 @@ def row_statistics(
     factors = Factors(x, m, dead, f)
     if k is not None and plan.label_smoothing != 1:
         p = ops.weighted_sum(k, factors, examples.dropped, axis)
-        p = _settled(ops, p, examples.dropped)
     if plan.label_smoothing and w is not None:
         total = examples.label_total
         silent = either(examples.dropped, None if isinstance(total, float) else total == 0)
-        q = _settled(ops, ops.weighted_sum(w, factors, silent, axis), silent)
+        q = ops.weighted_sum(w, factors, silent, axis)
     l = ops.log_sum_exp(factors, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
 
@@ -228,7 +227,7 @@ def _coefficients(ops: Ops, plan: Plan, examples: Examples) -> Coefficients:
         a = (1 - epsilon) * a + c * weight
         b = (1 - epsilon) * b
     if s is not None:
-        a, b, c = (None if part is None else s * part for part in (a, b, c))
+        a, b, c = s * a, s * b, None if c is None else s * c
     if plan.z_loss:
         z = plan.z_loss * (1.0 if examples.mass is None else examples.mass)
     return Coefficients(a, b, c, z)

@@ -21,21 +21,26 @@ class Spec(NamedTuple):
     dtype: str
 
 
-class Problem(NamedTuple):
-    """One call without its values. Hashable wherever all sizes are known."""
+class Options(NamedTuple):
+    """The options of a call, as they were passed."""
 
-    logits: Spec
-    labels: Spec
-    class_weight: Any  # a Spec or None, like the two below
-    sample_weight: Any
-    normalizer: Any
     axis: Any
     ignore_index: Any
     label_smoothing: Any
     z_loss: Any
     reduction: Any
     check: Any
-    option_types: tuple[type, ...]  # 1, 1.0 and True are equal keys, and not equal options
+
+
+class Problem(NamedTuple):
+    """One call without its values."""
+
+    logits: Spec
+    labels: Spec
+    class_weight: Any  # a Spec or None, like the two below
+    sample_weight: Any
+    normalizer: Any
+    options: Options
     same: Same
 
 
@@ -60,7 +65,8 @@ class Plan(NamedTuple):
     check: Check
     compute_dtype: str
     logits_dtype: str
-    is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids, in arrays of an outline
+    is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids
+    is_ordinary: bool = False  # all arrays have an outline: they can be read, and nothing traces
 
     @property
     def labels_have_axis(self) -> bool:
@@ -74,8 +80,9 @@ class Plan(NamedTuple):
 
     @property
     def can_be_bare(self) -> bool:
-        """Whether labels that are class ids make the call plain."""
-        return self.label_kind == "index" and self.of_class_ids().is_bare
+        """Whether labels that are class ids, and seen to be, make the call bare."""
+        is_seen = self.label_kind == "index" and self.check is not False
+        return is_seen and self.of_class_ids().is_bare
 
     def of_known_ids(self) -> "Plan":
         """The plan where all index labels are class ids or `ignore_index`."""
@@ -112,14 +119,17 @@ class Backend(Protocol):
     def owns(self, value: object) -> bool:
         """Whether `value` is an array of this library."""
 
-    def outline(self, logits: Array, labels: Array) -> Any:
-        """All that the rules may know of two arrays whose values can be read for free, hashable.
+    def outline(self, *arrays: Array | None) -> Any:
+        """All that the rules may know of logits, labels and weights, hashable.
 
-        None: arrays of another kind, or a call that is traced.
+        None: an array is of another kind, or the call is traced.
         """
 
-    def values(self, labels: Array) -> Any:
-        """The values of labels that have an outline, as a NumPy array."""
+    def values(self, labels: Array) -> Any | None:
+        """The values of labels that have an outline, as a NumPy array.
+
+        None: reading them would wait for an accelerator.
+        """
 
     def refusal(self, array: Array) -> str | None:
         """Why an array of this library cannot be used (sparse, ragged, ...), if so."""

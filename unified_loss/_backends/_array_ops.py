@@ -102,8 +102,9 @@ class ArrayOps(KernelOps):
         return self.xp.squeeze(x, axis=axis)
 
     def along(self, vector: Array, like: Array, axis: int) -> Array:
-        shape = tuple(-1 if i == axis else 1 for i in range(like.ndim))
-        return self.xp.reshape(vector, shape)
+        shape = [1] * like.ndim
+        shape[axis] = -1
+        return self.xp.reshape(vector, tuple(shape))
 
     def extend(self, weights: Array, like: Array, axis: int) -> Array:
         missing = like.ndim - 1 - weights.ndim

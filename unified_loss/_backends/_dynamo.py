@@ -14,28 +14,25 @@ from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_val
 from unified_loss import _rules as rules
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Shape, Size, Spec
+from unified_loss._types import Array, Operands, Options, Shape, Size, Spec
 from unified_loss.exceptions import ShapeError
 
-KERNELS = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
+ENTRIES = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
 
 
 def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
-    kernel: str,
-    logits: Array,
-    labels: Any,
-    class_weight: Any,
-    sample_weight: Any,
-    normalizer: Any,
-    options: tuple[Any, ...],
+    entry: str, arrays: Operands, options: Options
 ) -> Any:
     """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
+    logits, labels, class_weight, sample_weight, normalizer = arrays
     if isinstance(normalizer, int | float) and normalizer > 0:
         one = torch.ones((), dtype=_wide(logits.dtype), device=logits.device)
         normalizer = normalizer * one  # no constant: it is another number in each step
-    if options[0] is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
-        options = (_static_axis(logits.shape, labels.shape), *options[1:])
-    return call(kernel, logits, labels, class_weight, sample_weight, normalizer, options)
+    axis, *others = options
+    if axis is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
+        axis = _static_axis(logits.shape, labels.shape)
+    arguments = logits, labels, class_weight, sample_weight, normalizer
+    return call(entry, *arguments, axis, *others)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -56,23 +53,25 @@ def _same_always(a: Size, b: Size) -> bool | None:
 
 
 @torch.compiler.allow_in_graph
-def call(kernel: str, *arguments: Any) -> Any:
-    """`kernel` of the backend on the arguments of `prepare`; no values are read, as none exist.
+def call(entry: str, *arguments: Any) -> Any:
+    """`entry` of the backend on the arguments of a call; no values are read, as none exist.
 
     Some compilers keep the call and run it on real tensors, where that must hold as well.
     """
-    from unified_loss._arguments import prepare
     from unified_loss._backends import torch as backend
+    from unified_loss._call import prepare
 
+    number = len(Operands._fields)
+    arrays, options = Operands(*arguments[:number]), Options(*arguments[number:])
     blind = SimpleNamespace(**vars(backend) | {"read": _nothing, "outline": _nothing})
     if not torch.compiler.is_exporting():
         blind.same_size = _same_size
     try:
-        _, plan, operands = prepare(blind, *arguments)
-        return backend.run(KERNELS[kernel], GRAPH_OPS, plan, operands)
+        _, plan, operands, _ = prepare(blind, arrays, options)
+        return backend.run(ENTRIES[entry], GRAPH_OPS, plan, operands)
     except ShapeError:
         blind.spec = _spec_in_numbers
-        prepare(blind, *arguments)  # numbers tell more of the mistake than symbols
+        prepare(blind, arrays, options)  # numbers tell more of the mistake than symbols
         raise
 
 

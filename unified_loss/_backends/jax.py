@@ -42,10 +42,10 @@ class JaxOps(ArrayOps):
         return kernels.log_sum_exp(axis, f is not None, x, m, dead)
 
     def weighted_sum(
-        self, weights: Array, factors: Factors, idle: Array | None, axis: int
+        self, weights: Array, factors: Factors, silent: Array | None, axis: int
     ) -> Array:
         x, m, dead, _ = factors
-        return kernels.weighted_sum(axis, weights, x, m, dead, idle)
+        return kernels.weighted_sum(axis, weights, x, m, dead, silent)
 
     def count(self, x: Array, dtype: str) -> Array:
         return jnp.sum(x).astype(dtype)
@@ -81,17 +81,21 @@ def owns(value: object) -> bool:
     return isinstance(value, jax.Array)
 
 
-def outline(logits: Array, labels: Array) -> Any:
-    if not owns(labels) or any(isinstance(x, jax.core.Tracer) for x in (logits, labels)):
-        return None
-    if getattr(labels.device, "platform", None) != "cpu":  # or it is on several devices
-        return None
-    placed = logits.sharding, logits.committed, labels.sharding, labels.committed
-    return logits.shape, logits.dtype, labels.shape, labels.dtype, placed
+def outline(*arrays: Array | None) -> Any:
+    parts: list[Any] = []
+    for array in arrays:
+        if array is None:
+            parts.append(None)
+        elif not owns(array) or isinstance(array, jax.core.Tracer):
+            return None
+        else:
+            parts += (array.shape, array.dtype, array.sharding, array.committed)
+    return tuple(parts)
 
 
-def values(labels: Array) -> Any:
-    return np.asarray(labels)
+def values(labels: Array) -> Any | None:
+    # None on an accelerator, and on several devices.
+    return np.asarray(labels) if getattr(labels.device, "platform", None) == "cpu" else None
 
 
 def refusal(array: Array) -> str | None:

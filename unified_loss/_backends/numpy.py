@@ -117,10 +117,17 @@ def owns(value: object) -> bool:
     return isinstance(value, np.ndarray | np.generic)
 
 
-def outline(logits: Array, labels: Array) -> Any:
-    if type(logits) is type(labels) is np.ndarray and labels.dtype != object:
-        return NAME, logits.shape, logits.dtype, labels.shape, labels.dtype
-    return None
+def outline(*arrays: Array | None) -> Any:
+    parts: list[Any] = [NAME]
+    for array in arrays:
+        if array is None:
+            parts.append(None)
+        elif type(array) is np.ndarray:
+            parts += (array.shape, array.dtype)
+        else:
+            return None
+    labels: Any = arrays[1]
+    return None if labels.dtype.kind in "OV" else tuple(parts)
 
 
 def values(labels: Array) -> Any:
@@ -167,30 +174,29 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    return _in_context(plan, operands, with_gradient=False)[0]
+    # In a copy of the context, so that no interrupt leaves an error state behind.
+    return copy_context().run(_evaluate, plan, operands, with_gradient=False)[0]
 
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return _in_context(plan, operands, with_gradient=True)
+    return copy_context().run(_evaluate, plan, operands, with_gradient=True)
 
 
 def kernel(plan: Plan, operands: Operands) -> str:
-    walk = walk_for(plan, operands.logits.size)
+    size = operands.logits.size
+    walk = walk_for(plan, size)
+    if plan.can_be_bare and _is_short(plan, size):
+        return "log-sum-exp in one pass"
     if walk is None:
         return "row statistics"
     return f"row statistics in {'transposed ' if walk.transposed else ''}blocks"
-
-
-def _in_context(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
-    """Evaluate in a copy of the context, so that no interrupt leaves an error state behind."""
-    return copy_context().run(_evaluate, plan, operands, with_gradient=with_gradient)
 
 
 def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
     with np.errstate(all="ignore"):
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
-        if plan.is_bare and not with_gradient:
+        if plan.is_bare and plan.is_ordinary and not with_gradient:
             loss = _short_loss(plan, operands.logits, operands.labels)
             if loss is not None:
                 return loss, None
@@ -206,12 +212,15 @@ def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[A
         return loss_of(OPS, plan, operands), None
 
 
+def _is_short(plan: Plan, size: int) -> bool:
+    """Whether few calls of NumPy serve `size` logits without options."""
+    return size <= SMALL and plan.axis + 1 == plan.ndim and plan.reduction != "none"
+
+
 def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
     """The loss of few logits in few calls; None if they are many, or if it is not finite."""
     classes = plan.num_classes
-    if logits.size > SMALL or plan.axis + 1 != plan.ndim or plan.reduction == "none":
-        return None
-    if labels.dtype == object:
+    if not _is_short(plan, logits.size):
         return None
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)

@@ -129,12 +129,18 @@ def owns(value: object) -> bool:
     return isinstance(value, (tf.Tensor, tf.Variable, *_COMPOSITE))
 
 
-def outline(logits: Array, labels: Array) -> Any:
-    if not isinstance(logits, _Eager) or not isinstance(labels, _Eager):
+def outline(*arrays: Array | None) -> Any:
+    if not tf.executing_eagerly():
         return None
-    if not tf.executing_eagerly() or "CPU" not in logits.device or "CPU" not in labels.device:
-        return None
-    return NAME, tuple(logits.shape), logits.dtype, tuple(labels.shape), labels.dtype
+    parts: list[Any] = [NAME]
+    for array in arrays:
+        if array is None:
+            parts.append(None)
+        elif isinstance(array, _Eager) and "CPU" in array.device:
+            parts += (tuple(array.shape), array.dtype)
+        else:
+            return None
+    return tuple(parts)
 
 
 def values(labels: Array) -> Any:
@@ -190,7 +196,7 @@ def from_host(values: Any, logits: Array, dtype: str) -> Array:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_bare and _is_native(plan, math.prod(operands.logits.shape)):
+    if plan.is_bare and plan.is_ordinary and _is_native(plan, math.prod(operands.logits.shape)):
         value = _native_loss(plan, operands)
         if value is not None:
             return value

@@ -41,15 +41,20 @@ def owns(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def outline(logits: Array, labels: Array) -> Any:
-    kinds = type(logits), type(labels)
-    if kinds not in _ORDINARY_PAIRS or not (logits.is_cpu and labels.is_cpu) or is_watched():
+def outline(*arrays: Array | None) -> Any:
+    if is_watched():
         return None
-    if logits.is_nested or labels.is_nested or labels.is_neg():
-        return None
-    if not logits.layout is labels.layout is torch.strided:
-        return None
-    return kinds, logits.shape, logits.dtype, labels.shape, labels.dtype
+    parts: list[Any] = []
+    for array in arrays:
+        if array is None:
+            parts.append(None)
+            continue
+        if type(array) not in _ORDINARY or not array.is_cpu or array.is_neg() or array.is_nested:
+            return None
+        if array.layout is not torch.strided or (array.requires_grad and parts):
+            return None  # labels and weights with gradients are differentiated in other ways
+        parts += (type(array), array.shape, array.dtype)
+    return tuple(parts)
 
 
 def values(labels: Array) -> Any:
@@ -154,11 +159,11 @@ def _has_function(kind: Any) -> bool:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if not (plan.is_bare or _is_ordinary(operands)):
+    if not (plan.is_ordinary or _is_ordinary(operands)):
         return run(loss_of, OPS, plan, operands)
     plan, operands = _signed(plan, operands)
     value = None
-    if _is_native(plan, operands.logits.numel()) and not (plan.below or plan.above):
+    if _is_native(plan, operands.logits.numel()):
         value = _native_loss(plan, operands)
     return blocks.loss(plan, operands) if value is None else value
 
@@ -171,11 +176,13 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 
 def _is_native(plan: Plan, size: int) -> bool:
-    """Whether torch's own loss is the fastest for `size` logits, if labels are known to be ids."""
+    """Whether torch's own loss serves a call of `size` logits, as the fastest kernel there is."""
     if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
-        return False
+        return False  # dense labels mean something else there; other axes and "none" are slower
+    if plan.below or plan.above:
+        return False  # a label out of range would be an error of torch's, or undefined
     if plan.sample_weight != "none" or plan.z_loss or plan.normalizer:
-        return False
+        return False  # which it has not
     return plan.compute_dtype == plan.logits_dtype and blocks.walk_for(plan, size) is None
 
 
@@ -241,6 +248,8 @@ def kernel(plan: Plan, operands: Operands) -> str:
     has_values = isinstance(logits, torch.Tensor) and logits.device.type != "meta"
     if has_values and not _is_ordinary(operands):
         return "row statistics (torch)"
+    if not has_values and plan.check is not False:
+        plan = plan.of_known_ids()  # as labels will be
     size = math.prod(logits.shape)
     walk = blocks.walk_for(plan, size)
     if walk is not None:
@@ -303,7 +312,7 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
     A size: that of the classes, or the ignored label, where those are symbols.
     """
     ignore_index = plan.ignore_index
-    fits = _is_known(plan.num_classes) and _is_known(ignore_index)
+    fits = plan.is_ordinary or (_is_known(plan.num_classes) and _is_known(ignore_index))
     if plan.label_kind == "dense" or (fits and not plan.labels_dtype.startswith("uint")):
         return plan, operands
     below = plan.labels_dtype == "uint64"  # from 2**63 on they become negative

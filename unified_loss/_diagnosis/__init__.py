@@ -112,7 +112,7 @@ def suspicion(stage: Stage, problem: Problem, axis: int, values: Values | None) 
 
 def _stage(problem: Problem, error: LossInputError) -> tuple[Stage, tuple[int, ...]]:
     """Where in the call the mistake shows, and the axes that the classes may be on."""
-    logits, labels, axis = problem.logits, problem.labels, rules.integer(problem.axis)
+    logits, labels, axis = problem.logits, problem.labels, rules.integer(problem.options.axis)
     known = logits.shape is not None
     ndim = len(logits.shape) if known else 0
     given = axis is not None and (not known or -ndim <= axis < ndim)
@@ -121,7 +121,7 @@ def _stage(problem: Problem, error: LossInputError) -> tuple[Stage, tuple[int, .
         axes = (axis % ndim if ndim else axis,)
     if logits.dtype not in rules.FLOATING:
         return "logits", axes
-    if not ndim or labels.shape is None or (problem.axis is not None and not given):
+    if not ndim or labels.shape is None or (problem.options.axis is not None and not given):
         return "axis", axes
     if isinstance(error, LabelError):
         return "values", (rules.class_axis(problem),)
@@ -140,7 +140,7 @@ def _candidates(
 ) -> tuple[int, ...]:
     """The axes that the classes may be on: rows (N, C) may look like class ids of another axis."""
     ndim = len(problem.logits.shape or ())
-    if stage != "labels" or problem.axis is not None or ndim < 3:
+    if stage != "labels" or problem.options.axis is not None or ndim < 3:
         return axes
     rows = values is not None and len(problem.labels.shape) - 1 in values.unit_axes
     is_open = rows or problem.same(problem.logits.shape[-1], 1) is True
@@ -184,8 +184,8 @@ def _is_plausible(facts: Facts) -> bool:
 def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]) -> str:
     arguments = zip(("logits", "labels"), (problem.logits, problem.labels), arrays, strict=True)
     parts = [f"{name}: {described(spec)}{_device(array)}" for name, spec, array in arguments]
-    if problem.axis is not None:
-        axis = f"{shown_value(problem.axis)} (given)"
+    if problem.options.axis is not None:
+        axis = f"{shown_value(problem.options.axis)} (given)"
     else:
         known = problem.logits.dtype in rules.FLOATING and len(axes) == 1 and axes[0] >= 0
         axis = f"{axes[0]} (inferred)" if known else "not given"

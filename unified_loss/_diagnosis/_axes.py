@@ -23,7 +23,7 @@ def _size(facts: Facts, axis: int) -> str:
 )
 def class_axis_argument_invalid(facts: Facts) -> Readings:
     """An axis that is no integer, or out of range."""
-    axis, logits = facts.problem.axis, facts.logits
+    axis, logits = facts.problem.options.axis, facts.logits
     if axis is None or not logits:
         return
     fixes = list(fix(facts, "leave axis= out", Step("axis", "set", None)))
@@ -56,7 +56,7 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
         return
     if facts.fits(labels, logits):
         sums = facts.values.unit_axes if facts.values else ()
-        if len(logits) > 2 and facts.problem.axis is None:
+        if len(logits) > 2 and facts.problem.options.axis is None:
             yield _dense_axis(facts, (1, len(logits) - 1), sums)
         elif sums and facts.axis not in sums:
             fixes = tuple(fix(facts, "if the classes are there", Step("axis", "set", sums[0])))
@@ -66,7 +66,7 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
         axis for axis in range(len(logits)) if rules.fits_as_index(logits, labels, axis, same)
     ]
     inferable = [axis for axis in fitting if axis in {1, len(logits) - 1}]
-    if facts.problem.axis is not None or len(logits) < 3:
+    if facts.problem.options.axis is not None or len(logits) < 3:
         other = [] if facts.axis in fitting else fitting
     else:
         other = [] if len(inferable) == 1 else inferable or fitting

@@ -11,7 +11,7 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._code import aliases, expression
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._plan import make_plan
-from unified_loss._types import Plan, Problem, Shape, Size, Spec
+from unified_loss._types import Options, Plan, Problem, Shape, Size, Spec
 from unified_loss.exceptions import LossInputError
 
 
@@ -95,9 +95,9 @@ def _completions(facts: Facts) -> list[tuple[Step, ...]]:
     extras = []
     if not facts.integer and not facts.fractional:
         extras.append(Step("labels", "cast", "int64"))
-    if facts.problem.axis is None and len(facts.logits or ()) > 2:
+    if facts.problem.options.axis is None and len(facts.logits or ()) > 2:
         extras.append(Step("axis", "set", facts.axis))
-    if facts.values is not None and facts.values.low == -1 != facts.problem.ignore_index:
+    if facts.values is not None and facts.values.low == -1 != facts.problem.options.ignore_index:
         extras.append(Step("ignore_index", "set", -1))
     sizes = range(len(extras) + 1)
     return [more for size in sizes for more in itertools.combinations(extras, size)]
@@ -163,6 +163,8 @@ def _stepped(problem: Problem, step: Step) -> Problem:
     if step.operation == "swap":
         return problem._replace(logits=problem.labels, labels=problem.logits)
     changed: dict[str, Any] = {step.argument: step.value}
+    if step.argument in Options._fields:
+        return problem._replace(options=problem.options._replace(**changed))
     if step.operation == "rename":
         changed = {step.value: getattr(problem, step.argument), step.argument: None}
     elif step.operation != "set":

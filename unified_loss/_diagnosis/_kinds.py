@@ -89,7 +89,7 @@ def one_hot_given_to_sparse_loss(facts: Facts) -> Readings:
     if facts.values is not None and not facts.binary:
         return
     here = facts.axis if order is None else order[facts.axis]
-    is_guess = facts.values is None and order is None and facts.problem.axis is None
+    is_guess = facts.values is None and order is None and facts.problem.options.axis is None
     whether = f", if the classes are on axis {here}" if is_guess else ""
     yield Reading(
         75 if facts.binary else 60 if facts.integer else 55,

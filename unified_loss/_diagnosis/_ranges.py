@@ -47,7 +47,7 @@ def label_out_of_range_negative_sentinel(facts: Facts) -> Readings:
     yield Reading(
         98 if low == -1 else 90,
         f"labels contain {shown_integer(low)}, which is no class id (as padding often "
-        f"has): ignore_index is {shown_value(facts.problem.ignore_index)}.",
+        f"has): ignore_index is {shown_value(facts.problem.options.ignore_index)}.",
         tuple(fixes),
     )
 
@@ -236,7 +236,7 @@ def all_labels_ignored_nan(facts: Facts) -> Readings:
     """Nothing is left to average."""
     yield Reading(
         CERTAIN,
-        f"all labels equal ignore_index={shown_value(facts.problem.ignore_index)}: nothing is left "
-        "to average, and the mean is 0 (not NaN).",
+        f"all labels equal ignore_index={shown_value(facts.problem.options.ignore_index)}: nothing "
+        "is left to average, and the mean is 0 (not NaN).",
         (outside("skip such empty batches, if that is not meant"),),
     )

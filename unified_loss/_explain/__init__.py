@@ -68,9 +68,11 @@ def explain(
     'labels_trailing_singleton'
     """
     from unified_loss._explain._examination import examine
+    from unified_loss._types import Operands, Options
 
-    options = (axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    return examine(logits, labels, class_weight, sample_weight, normalizer, options, framework)
+    arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
+    options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
+    return examine(arrays, options, framework)
 
 
 # The mark of `tf.autograph.experimental.do_not_convert`, as that of `cross_entropy`.

@@ -4,53 +4,42 @@ import itertools
 import math
 import warnings
 from types import SimpleNamespace
-from typing import Any
 
 from unified_loss import _messages as messages
-from unified_loss._arguments import prepare
+from unified_loss._call import prepare
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of
 from unified_loss._explain._memory import memory_of
 from unified_loss._explain._picture import columns_of
 from unified_loss._explain._report import Report
-from unified_loss._plan import make_plan, plan_for
-from unified_loss._types import Backend, Operands, Plan, Problem
+from unified_loss._plan import make_plan
+from unified_loss._types import Backend, Operands, Options, Plan, Problem
 from unified_loss.exceptions import LossInputError, LossInputWarning
 
 SMALL, LARGE = 1, 2**24  # what an unknown size may be
 
 
-def examine(
-    logits: Any,
-    labels: Any,
-    class_weight: Any,
-    sample_weight: Any,
-    normalizer: Any,
-    options: tuple[Any, ...],
-    framework: str | None,
-) -> Report:
+def examine(arrays: Operands, options: Options, framework: str | None) -> Report:
     """The report of a call."""
-    arrays = (logits, labels, class_weight, sample_weight, normalizer)
-    is_shape = reading.is_shape(logits)
+    is_shape = reading.is_shape(arrays.logits)
     reading.check_framework(framework, with_arrays=not is_shape)
-    backend = None if is_shape else backend_of(logits)
+    backend = None if is_shape else backend_of(arrays.logits)
     if backend is None or any(map(reading.stands_for_array, arrays)):
         return _of_shapes(reading.read_shapes(arrays, options, framework))
     return _of_arrays(backend, arrays, options)
 
 
-def _of_arrays(backend: Backend, arrays: reading.Arrays, options: tuple[Any, ...]) -> Report:
+def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            call = prepare(backend, *arrays, options)
+            call = prepare(backend, arrays, options)
         except LossInputError as error:
             return _refused(_problem_if_any(backend, arrays, options), error)
     told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
-    problem = reading.problem_of(backend, arrays, options)
     kernel = backend.kernel(call.plan, call.operands)
-    return _accepted(problem, plan_for(problem), kernel, tuple(map(str, told)))
+    return _accepted(call.problem, make_plan(call.problem), kernel, tuple(map(str, told)))
 
 
 def _of_shapes(call: reading.Call) -> Report:
@@ -86,9 +75,7 @@ def _accepted(problem: Problem, plan: Plan, kernel: str | None, told: tuple[str,
     )
 
 
-def _problem_if_any(
-    backend: Backend, arrays: reading.Arrays, options: tuple[Any, ...]
-) -> Problem | None:
+def _problem_if_any(backend: Backend, arrays: Operands, options: Options) -> Problem | None:
     """The shapes of a call that is refused, if all its arguments have one."""
     try:
         return reading.problem_of(backend, arrays, options)

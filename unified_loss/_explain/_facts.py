@@ -47,8 +47,8 @@ def batch_shape(problem: Problem, plan: Plan) -> Shape | None:
 
 
 def _axis_reason(problem: Problem) -> str:
-    if problem.axis is not None:
-        return f"axis={problem.axis} was given"
+    if problem.options.axis is not None:
+        return f"axis={problem.options.axis} was given"
     ndim = len(problem.logits.shape)
     if ndim <= 2:
         return "the only axis" if ndim == 1 else "the last axis of 2-D logits"
@@ -112,9 +112,9 @@ def _dropped(problem: Problem, plan: Plan) -> str:
         kinds.append(all_zero if plan.label_smoothing else "with class weight 0")
     if kinds:
         return f"examples {', or '.join(kinds)}"
-    if problem.ignore_index is None:
+    if problem.options.ignore_index is None:
         return "nothing"
-    ignored = shown_value(problem.ignore_index)
+    ignored = shown_value(problem.options.ignore_index)
     return f"nothing: labels of dtype {problem.labels.dtype} cannot be {ignored}"
 
 

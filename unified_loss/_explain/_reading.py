@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._arguments import _number as as_number
+from unified_loss._call import number as as_number
 from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
-from unified_loss._types import Backend, Problem, Shape, Size, Spec
+from unified_loss._types import Backend, Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
-Arrays = tuple[Any, Any, Any, Any, Any]
-ARRAYS = ("logits", "labels", "class_weight", "sample_weight", "normalizer")
+ARRAYS = Operands._fields
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
 TEXT = re.compile(r"\s*(?:([a-z]\w*)\s+)?(\w+)?\s*[\[(]([^\[\]()]*)[\])]\s*")
@@ -51,7 +50,7 @@ def is_shape(logits: Any) -> bool:
     return isinstance(logits, tuple) or stands_for_array(logits)
 
 
-def problem_of(backend: Backend, arrays: Arrays, options: tuple[Any, ...]) -> Problem:
+def problem_of(backend: Backend, arrays: Operands, options: Options) -> Problem:
     """The problem of a call with arrays alone."""
     logits, labels, *others = arrays
     specs = [None if value is None else _spec_of_array(value) for value in others]
@@ -59,7 +58,7 @@ def problem_of(backend: Backend, arrays: Arrays, options: tuple[Any, ...]) -> Pr
     return _problem(backend.spec(logits), specs, options, backend.same_size)
 
 
-def read_shapes(arrays: Arrays, options: tuple[Any, ...], framework: str | None) -> Call:
+def read_shapes(arrays: Operands, options: Options, framework: str | None) -> Call:
     """A call in which an argument, or all, are shapes."""
     *others, normalizer = arrays
     normalizer, error = _number_or_error(normalizer)
@@ -103,8 +102,8 @@ def _not_held(normalizer: Any, logits: Spec) -> LossInputError | None:
     return None
 
 
-def _problem(logits: Spec, others: Any, options: tuple[Any, ...], same: Any) -> Problem:
-    return Problem._make((logits, *others, *options, tuple(map(type, options)), same))
+def _problem(logits: Spec, others: Any, options: Options, same: Any) -> Problem:
+    return Problem._make((logits, *others, options, same))
 
 
 def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:

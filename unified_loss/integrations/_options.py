@@ -4,7 +4,7 @@ from typing import Any
 
 from unified_loss._plan import make_plan
 from unified_loss._rules import same_size
-from unified_loss._types import Plan, Problem, Same, Spec
+from unified_loss._types import Options, Plan, Problem, Same, Spec
 
 ANY_LOGITS = Spec("numpy", None, "float64")  # other options may not do for other dtypes
 ANY_LABELS = Spec("numpy", None, "int64")
@@ -27,9 +27,7 @@ def plan_of_options(
         class_weight=class_weight,
         sample_weight=None,
         normalizer=normalizer,
-        axis=0 if axis is None and logits.shape is None else axis,
-        **options,
-        option_types=(),
+        options=Options(0 if axis is None and logits.shape is None else axis, **options),
         same=same,
     )
     return make_plan(problem)

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from unified_loss import _host as host
-from unified_loss import _messages as messages
 from unified_loss._backends import torch as backend
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._types import Spec
-from unified_loss.exceptions import BackendError
 from unified_loss.integrations._options import plan_of_options
 
 __all__ = ["CrossEntropyLoss"]
@@ -89,7 +87,7 @@ class CrossEntropyLoss(nn.Module):
     ) -> None:
         super().__init__()
         if class_weight is not None and not isinstance(class_weight, Tensor):
-            class_weight = _on_host(class_weight)
+            class_weight = host.as_numpy(class_weight, "class_weight")
         plan = plan_of_options(
             axis=axis,
             class_weight=_spec(class_weight),
@@ -158,14 +156,6 @@ class CrossEntropyLoss(nn.Module):
             elif value != default:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
-
-
-def _on_host(class_weight: Any) -> host.HostArray:
-    """Class weights that are no tensor, as a NumPy array."""
-    reason = host.refusal(class_weight)
-    if reason is not None:
-        raise BackendError(messages.refused("class_weight", "numpy.ma.MaskedArray", reason))
-    return host.as_numpy(class_weight, "class_weight")
 
 
 def _spec(class_weight: Any) -> Spec | None:

@@ -1,0 +1,187 @@
+"""The way of a call: everything checked, and every argument brought to the logits."""
+
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+from unified_loss import _host as host
+from unified_loss import _labels as label_values
+from unified_loss import _messages as messages
+from unified_loss import _plan as plans
+from unified_loss import _rules as rules
+from unified_loss._labels import Argument
+from unified_loss._types import Array, Backend, Operands, Options, Plan, Problem
+from unified_loss.exceptions import (
+    BackendError,
+    LabelError,
+    LossInputError,
+    LossInputWarning,
+    SingleClassWarning,
+)
+
+
+class Call(NamedTuple):
+    """A call that nothing is wrong with, ready for its kernel."""
+
+    backend: Backend
+    plan: Plan
+    operands: Operands
+    problem: Problem
+
+
+class Taken(NamedTuple):
+    """The arguments beside the logits, as the rules and the kernels want them."""
+
+    labels: Argument
+    class_weight: Argument | None
+    sample_weight: Argument | None
+    normalizer: Argument | None
+
+
+def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
+    """Check everything that can be checked (R26), and bring all arrays to the logits (R2)."""
+    key = plans.key_of(backend, arrays, options)
+    seen = None if key is None else plans.seen(key, backend, arrays)
+    if seen is not None:
+        return Call(backend, seen[0], arrays, seen[1])
+    taken = _taken(backend, arrays, options)
+    specs = (None if argument is None else argument.spec for argument in taken)
+    problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size))
+    try:
+        judged = plans.make_plan(problem)
+        _check_normalizer(judged, taken.normalizer)
+        if isinstance(judged.num_classes, int) and judged.num_classes == 1:
+            _warn(SingleClassWarning(messages.single_class(problem)))
+        plan = label_values.told(judged, taken.labels, taken.sample_weight)
+    except LossInputError as error:
+        _diagnose(error, problem, arrays.logits, taken.labels)
+        raise
+    if key is not None:
+        plan = plan._replace(is_ordinary=True)
+        plans.remember(key, judged, problem)
+    if plan.check is True:
+        _warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
+    return Call(backend, *_brought(plan, arrays.logits, taken), problem)
+
+
+def _taken(backend: Backend, arrays: Operands, options: Options) -> Taken:
+    """R2: the arguments, each of the logits' library or host data."""
+    logits, labels, class_weight, sample_weight, normalizer = arrays
+    reason = backend.refusal(logits)
+    if reason is not None:
+        raise BackendError(messages.refused("logits", _kind(logits), reason))
+    look = options.check if isinstance(options.check, bool) else "auto"
+
+    def optional(value: Any, name: str, look: Any) -> Argument | None:
+        return None if value is None else _argument(backend, logits, value, name, look)
+
+    return Taken(
+        _argument(backend, logits, labels, "labels", look),
+        optional(class_weight, "class_weight", look),
+        optional(sample_weight, "sample_weight", look),
+        optional(number(normalizer), "normalizer", "auto"),
+    )
+
+
+def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any) -> Argument:
+    """An argument of the logits' library, or host data as a NumPy array."""
+    if backend.owns(value):
+        reason = backend.refusal(value)
+        if reason is not None:
+            raise BackendError(messages.refused(name, _kind(value), reason))
+        reason = backend.combinable(logits, value)
+        if reason is not None:
+            raise BackendError(messages.cannot_combine(name, reason, backend.move(name)))
+        if backend.NAME != "numpy":
+            return Argument(backend, value, backend.spec(value), on_host=False, look=look)
+    if not host.is_host_data(value):
+        dense = f"{name}.todense()" if hasattr(type(value), "todense") else name
+        fix = f"convert it first: {backend.convert(dense)}"
+        raise BackendError(messages.foreign(name, backend.spec(logits).library, _kind(value), fix))
+    array = host.as_numpy(value, name)
+    spec = host.spec(value, array)
+    return Argument(backend, host.in_bytes(array), spec, on_host=True, look=look)
+
+
+def number(normalizer: Any) -> Any:
+    """A normalizer that is no array, as a float."""
+    if normalizer is None or rules.is_array(normalizer):
+        return normalizer
+    return rules.normalizer(normalizer)
+
+
+def _check_normalizer(plan: Plan, normalizer: Argument | None) -> None:
+    """R8: refuse a normalizer <= 0 where it can be read for free."""
+    value = None if normalizer is None else normalizer.values
+    if value is not None and value != float("inf"):  # which is held everywhere
+        rules.held("normalizer", rules.normalizer(value.item()), plan.compute_dtype)
+
+
+def _brought(plan: Plan, logits: Array, taken: Taken) -> tuple[Plan, Operands]:
+    """The arguments where the logits are; index labels on the host as codes of 32 bits."""
+    labels = taken.labels
+    dtype = labels_dtype = plan.compute_dtype
+    if plan.label_kind == "index":
+        labels_dtype = "int32"
+        if labels.on_host and (plan.below or plan.above or plan.ignore_index is not None):
+            labels.value = host.encoded(labels.value, plan.num_classes, plan.ignore_index)
+            plan = plan._replace(
+                labels_dtype=labels_dtype,
+                ignore_index=host.DROPPED,
+                below=plan.below or plan.above,
+                above=not isinstance(plan.num_classes, int),
+            )
+    dtypes = (labels_dtype, dtype, "bool" if plan.sample_weight == "mask" else dtype, dtype)
+    brought = (
+        None if argument is None else argument.bring(logits, dtype)
+        for argument, dtype in zip(taken, dtypes, strict=True)
+    )
+    return plan, Operands(logits, *brought)
+
+
+def _diagnose(error: LossInputError, problem: Problem, logits: Array, labels: Argument) -> None:
+    """Add to an error what the call, and labels that may be read (R17), tell of its cause."""
+    from unified_loss._diagnosis import extend, values_of
+
+    values = labels.values
+    if values is not None:
+        within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
+        values = values_of(values, problem.options.ignore_index, within)
+    extend(error, problem, values, (logits, labels.value))
+
+
+def _warn_of_suspicions(
+    backend: Backend, plan: Plan, problem: Problem, logits: Array, taken: Taken
+) -> None:
+    """R17: what is legal under ``check=True``, and probably not meant."""
+    scores = backend.read(logits, wait=True)
+    stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
+    if stages:
+        from unified_loss._diagnosis import suspicion, values_of
+
+        values = taken.labels.values
+        seen = None if values is None else values_of(values)
+        for stage in stages:
+            _warn(suspicion(stage, problem, plan.axis, seen))
+
+
+# A loss is called by these on behalf of the people who called them.
+_BETWEEN = frozenset({
+    "accelerate", "jax", "keras", "lightning", "pytorch_lightning", "skorch", "tensorflow",
+    "torch", "transformers", "unified_loss",
+})  # fmt: skip
+
+
+def _warn(warning: LossInputWarning) -> None:
+    """Warn at the line that people wrote."""
+    frame, steps = sys._getframe(1), 3  # noqa: SLF001 (there is no other way to it)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _BETWEEN:
+            break
+        steps += 1
+    warnings.warn(warning, stacklevel=steps)
+
+
+def _kind(value: Any) -> str:
+    return messages.name_of(type(value))

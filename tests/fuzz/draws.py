@@ -277,7 +277,8 @@ def _logits(
         for i in range(rows):
             if chance(rng, 0.7) if dropped[i] else kept_garbage and chance(rng, 0.5):
                 is_lost = dropped[i] and set(form.wrt) <= {"logits"}
-                sorts = [sort for sort in GARBAGE if is_lost or sort not in HUGE]
+                unfit = () if is_lost else (*HUGE, *(("offset",) if form.z_loss else ()))
+                sorts = [sort for sort in GARBAGE if sort not in unfit]
                 x[i] = garbage(rng, pick(rng, sorts), form.dtype, x[i])
     return x
 

@@ -162,7 +162,9 @@ def test_collectives_are_those_of_the_mathematics(
 
     for function, bound in zip((loss, slope), COLLECTIVES[layout, reduction], strict=True):
         program = jax.jit(function).lower(logits, arrays).compile().as_text()
-        assert len(moved(program)) <= bound
+        # Whether a row of labels that a weight of 0 drops is garbage, all its classes tell.
+        looks = options == "dense_everything" and layout != "batch"
+        assert len(moved(program)) <= bound + looks
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])

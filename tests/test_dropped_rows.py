@@ -156,6 +156,32 @@ def test_weights_learn_nothing_from_labels_that_are_no_class(
         np.testing.assert_allclose(slope, truth, rtol=1e-5, atol=2e-6 * np.abs(truth).max())
 
 
+@without_autodiff
+@pytest.mark.parametrize("smoothing", [0.0, 0.25, 1.0])
+def test_rows_of_zeros_learn_under_any_smoothing(
+    backend: Backend, mode: str, smoothing: float
+) -> None:
+    """R16: a row of zeros is dropped, and its labels get the true gradient."""
+    problem = dropped("row", [[0, -0.5, 1]], {"label_smoothing": smoothing}, "one-hot")
+    (slope,) = backend.gradients(problem, "float32", mode, ["labels"])
+    truth = central_differences(problem.but(reduction="sum"), "labels") / 3
+    np.testing.assert_allclose(slope, truth, rtol=1e-5, atol=1e-6)
+
+
+@without_autodiff
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_half_precision_class_weights_add_up_in_the_compute_dtype(
+    backend: Backend, mode: str, precision: str
+) -> None:
+    """R7, R20: the slope of a weight is rounded once, not once an example."""
+    logits = np.random.default_rng(1).normal(size=(20_000, 2)).astype(np.float32)
+    problem = Problem(logits, np.zeros(20_000, np.int32), 1, -1, reduction="sum")
+    losses = central_differences(problem.but(class_weight=np.ones(2)), "class_weight")
+    problem = problem.but(class_weight=np.ones(2, precision))
+    (slope,) = backend.gradients(problem, "float32", mode, ["class_weight"])
+    np.testing.assert_allclose(slope[0], losses[0], rtol=2e-3)
+
+
 def nothing_left() -> dict[str, Problem]:
     """Calls with nothing to average, whose labels are dense and whose weights are floating."""
     logits = np.array([[-2, 10, 0], [1, 2, 0.5]], np.float32)

@@ -61,7 +61,8 @@ PAIRS = {
     "smoothed": (smoothed, native_smoothed, 1, 0),
     "dense": (cross_entropy, native_dense, 8, 0),
     "dense, smoothed": (smoothed, native_dense, 10, 2),
-    "dense, weighted": (weighted, native_dense, 13, 1),
+    # One more tells whether labels that a weight of 0 drops are garbage.
+    "dense, weighted": (weighted, native_dense, 13, 2),
 }
 VIEWS = frozenset({"Identity", "IdentityN", "Reshape", "StopGradient"})
 

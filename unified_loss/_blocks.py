@@ -71,16 +71,18 @@ class Kept(NamedTuple):
 
     examples: Examples | None  # None: the operands tell them again
     statistics: Statistics
-    divisor: Array | None
+    divisor: Array | None  # None also where the operands tell it again
     careful: frozenset[int]  # the numbers of the blocks that are not plain
     all_dropped: bool
 
     def without_operands(self, plan: Plan) -> "Kept":
         """What is no view of an operand, so that those may move elsewhere until then."""
         examples = self.examples
+        divisor = None if plan.normalizer else self.divisor
         if plan.label_kind == "index" or examples is None:
-            return self._replace(examples=None)
-        return self._replace(examples=examples._replace(class_weight=None, sample_weight=None))
+            return self._replace(examples=None, divisor=divisor)
+        examples = examples._replace(class_weight=None, sample_weight=None)
+        return self._replace(examples=examples, divisor=divisor)
 
 
 class Field(NamedTuple):
@@ -201,14 +203,14 @@ def walk_gradient(
     if kept.all_dropped:
         slope[...] = 0
         return slope.reshape(shape)
-    examples = _known_again(field, kept)
+    examples, divisor = _known_again(field, kept)
     if factor is not None and plan.reduction == "none":
         factor = factor.reshape(field.row_shape)
 
     def of_careful_block(x: Array, cut: Cut, factor: Array | None) -> Array:
         mine = field.examples(cut, x, examples)
         found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
-        return careful_gradient(ops, plan, x, mine, found, factor, kept.divisor)
+        return careful_gradient(ops, plan, x, mine, found, factor, divisor)
 
     def of_plain_block(x: Array, cut: Cut, factor: Array | None) -> Array:
         mine = Examples(*field.parts(examples, cut))._replace(dropped=None)
@@ -218,7 +220,7 @@ def walk_gradient(
             mine = mine._replace(weighted_labels=t if w is None else w * t)
         found = Statistics(*field.parts(kept.statistics, cut))
         softmax = ops.softmax(x, found, plan.axis)
-        return gradient(ops, plan, mine, found, softmax, factor, kept.divisor)
+        return gradient(ops, plan, mine, found, softmax, factor, divisor)
 
     def fill(item: Item) -> None:
         number, cut = item
@@ -266,15 +268,20 @@ def _unread(field: Field) -> Examples:
     )
 
 
-def _known_again(field: Field, kept: Kept) -> Examples:
-    """The examples of the walk for the loss."""
+def _known_again(field: Field, kept: Kept) -> tuple[Examples, Array | None]:
+    """The examples of the walk for the loss, and what it divided by."""
     ops, plan, operands = field.ops, field.plan, field.operands
     if kept.examples is None:
-        return with_divisor(ops, plan, operands, examples_of(ops, plan, operands))[0]
-    if plan.label_kind == "index":
-        return kept.examples
-    _, w, s = weights_of(ops, plan, operands)
-    return kept.examples._replace(class_weight=w, sample_weight=s)
+        examples, divisor = with_divisor(ops, plan, operands, examples_of(ops, plan, operands))
+        return examples, divisor if plan.normalizer else kept.divisor
+    examples, divisor = kept.examples, kept.divisor
+    if plan.label_kind == "dense":
+        _, w, s = weights_of(ops, plan, operands)
+        examples = examples._replace(class_weight=w, sample_weight=s)
+    if plan.normalizer and divisor is None:
+        # Some example counts, or there would be no walk: it is the normalizer, or no divisor.
+        _, divisor = with_divisor(ops, plan, operands, examples)
+    return examples, divisor
 
 
 def cuts(shape: Shape, size: int) -> Iterator[Cut]:

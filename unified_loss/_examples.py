@@ -89,7 +89,8 @@ def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     label_mass: Array = 1.0
     mass = s
     if w is not None:
-        label_mass = ops.cast(ops.pick_class(operands.class_weight, ids), dtype)
+        # Cast first: the slopes of all examples of a class add up in the dtype that is picked from.
+        label_mass = ops.pick_class(ops.cast(operands.class_weight, dtype), ids)
         silent = label_mass == 0
         if plan.label_smoothing:
             silent = ~ops.any(ops.stop_gradient(w), plan.axis)
@@ -161,9 +162,11 @@ def _without_garbage(
     ops: Ops, axis: int, t: Array, w: Array | None, s: Array
 ) -> tuple[Array, Array]:
     """Labels and weights, constants where a weight of 0 drops labels whose loss does not exist."""
-    t_now, w_now = ops.stop_gradient(t), None if w is None else ops.stop_gradient(w)
-    k = t_now if w_now is None else w_now * t_now
-    exists = ops.isfinite(ops.sum(k * k, axis)) & ops.isfinite(ops.sum(t_now, axis))
+    t_now = ops.stop_gradient(t)
+    if w is not None:  # products with class weights may overflow as well
+        w = ops.stop_gradient(w)
+        t_now = t_now * (1 + w * w)
+    exists = ops.isfinite(ops.sum(t_now, axis))
     garbage = (s == 0) & ~exists
     return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
 

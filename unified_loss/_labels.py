@@ -108,9 +108,8 @@ def _of_index_labels(
         return plan
     low, high = labels.min(), labels.max()
     if low >= 0 and high < num_classes:
-        absent = ignore_index is None or not low <= ignore_index <= high
-        absent = absent or not bool(np.any(labels == ignore_index))
-        return plan.of_class_ids() if absent else plan.of_known_ids()
+        is_class = ignore_index is not None and 0 <= ignore_index < num_classes
+        return plan.of_known_ids() if is_class else plan.of_class_ids()
     if plan.labels_keep_axis:
         labels = np.squeeze(labels, plan.axis)
     kept = np.ones(labels.shape, bool)

@@ -29,7 +29,8 @@ class Mlx(Runner):
         "grad": Transform(share=2, is_traced=True),
         "twice": Transform(is_along=True, share=2, is_traced=True),
         "forward": Transform(is_along=True, is_traced=True),
-        "vmap": Transform(is_traced=True),
+        # There, MLX's selection multiplies its slope by 0, which keeps NaN (docs/limits.md).
+        "vmap": Transform(is_traced=True, logits_only=True),
     }
     reads_labels = False
 

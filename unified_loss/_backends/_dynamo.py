@@ -25,7 +25,8 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
     logits, labels, class_weight, sample_weight, normalizer = arrays
-    if isinstance(normalizer, int | float) and normalizer > 0:
+    low, high = rules.HELD["float64" if logits.dtype == torch.float64 else "float32"]
+    if isinstance(normalizer, int | float) and low < normalizer < high:
         one = torch.ones((), dtype=_wide(logits.dtype), device=logits.device)
         normalizer = normalizer * one  # no constant: it is another number in each step
     axis, *others = options

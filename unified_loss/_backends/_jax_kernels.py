@@ -63,9 +63,9 @@ def _exp_jvp(primals: Any, tangents: Any) -> Any:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_sum(
-    axis: int, weights: Array, x: Array, m: Array, dead: Array | None, idle: Array | None
+    axis: int, weights: Array, x: Array, m: Array, dead: Array | None, silent: Array | None
 ) -> Array:
-    """Sum of weights times x - m, a -inf as 0 at a weight of 0; in idle rows finite, or 0.
+    """Sum of weights times x - m, a -inf as 0 at a weight of 0; in silent rows finite, or 0.
 
     Its slopes ask nothing of the sum, so that a gradient alone does not compute it.
     """
@@ -73,7 +73,7 @@ def weighted_sum(
         partial(sum_, axis) for sum_ in (_sum_by_product, _sum_by_selection)
     )
     total = jax.lax.platform_dependent(weights, x, m, cpu=by_product, default=by_selection)
-    return total if idle is None else jnp.where(idle & ~jnp.isfinite(total), 0.0, total)
+    return total if silent is None else jnp.where(silent & ~jnp.isfinite(total), 0.0, total)
 
 
 @partial(weighted_sum.defjvp, symbolic_zeros=True)
@@ -116,8 +116,10 @@ def _slope_in_x(axis: int, *operands: Any) -> Array:
     return jnp.sum(weights * jnp.where(_is_muted(*primals), 0.0, tangent), axis, keepdims=True)
 
 
-def _is_muted(weights: Array, x: Array, m: Array, dead: Array | None, idle: Array | None) -> Array:
-    nought = weights == 0 if idle is None else idle | (weights == 0)
+def _is_muted(
+    weights: Array, x: Array, m: Array, dead: Array | None, silent: Array | None
+) -> Array:
+    nought = weights == 0 if silent is None else silent | (weights == 0)
     muted = nought & (x - m == -INFINITY)
     return muted if dead is None else muted | dead
 

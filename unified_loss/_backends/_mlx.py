@@ -7,7 +7,7 @@ import numpy as np
 
 from unified_loss import _rules as rules
 from unified_loss._backends._array_ops import ArrayOps
-from unified_loss._types import Array
+from unified_loss._types import Array, Operands, Plan
 
 
 @mx.custom_function
@@ -36,6 +36,27 @@ def _selected_jvp(primals: Any, tangents: Any) -> Array:
     return _selected(condition, a, b)
 
 
+def _is_placeholder(array: Array) -> bool:
+    """Whether an array stands for others, as in `mx.compile`."""
+    try:
+        mx.eval(array)  # labels are data: there is nothing to wait for but themselves
+    except (RuntimeError, ValueError):
+        return True
+    return False
+
+
+@_selected.vmap
+def _selected_vmap(primals: Any, axes: Any) -> tuple[Array, int]:
+    size = next(x.shape[axis] for x, axis in zip(primals, axes, strict=True) if axis is not None)
+    parts = (
+        mx.broadcast_to(mx.expand_dims(x, 0), (size, *x.shape))
+        if axis is None
+        else mx.moveaxis(x, axis, 0)
+        for x, axis in zip(primals, axes, strict=True)
+    )
+    return _selected(*parts), 0
+
+
 class MlxOps(ArrayOps):
     """MLX differentiates, and takes no Python integer beyond 63 bits.
 
@@ -43,10 +64,22 @@ class MlxOps(ArrayOps):
     sizes are counted and given to no operation; one row and a number an example cost little.
     """
 
+    _is_compiled = False
+
     def isfinite(self, x: Array) -> Array:
         return mx.isfinite(mx.stop_gradient(x))  # its derivative is a product with 0, too
 
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().loss(plan, operands)
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().loss_and_gradient(plan, operands)
+
     def where(self, condition: Array, a: Any, b: Any) -> Array:
+        if self._is_compiled:  # a program without shapes can hold no function of ours
+            return mx.where(condition, a, b)
         a, b = (x if isinstance(x, mx.array) else mx.array(x, y.dtype) for x, y in ((a, b), (b, a)))
         return _selected(*mx.broadcast_arrays(condition, a, b))
 

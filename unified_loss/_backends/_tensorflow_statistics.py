@@ -18,11 +18,13 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples)
     backward is differentiable itself: second derivatives and forward mode go through it.
     """
     targeted, smoothed = plan.label_smoothing != 1, plan.label_smoothing != 0
+    factors = examples.weighted_labels, examples.class_weight, examples.sample_weight
+    teaches = any(factor is not None for factor in factors)
     if not targeted:
         examples = examples._replace(ids=None, weighted_labels=None)
     merged = examples.ids is not None and not smoothed and not plan.z_loss
     w = examples.class_weight if smoothed else None
-    kernel = _Kernel(ops, plan.axis, examples, w, smoothed, merged)
+    kernel = _Kernel(ops, plan.axis, examples, w, smoothed, merged, teaches)
     m = tf.maximum(m, x.dtype.min)  # a row of -inf gives log 0, not inf - inf
 
     @tf.custom_gradient
@@ -52,6 +54,7 @@ class _Kernel(NamedTuple):
     w: Array | None  # class weights, if they are needed for each class
     smoothed: bool
     merged: bool  # l and p have the same coefficient, and l - p stands for l
+    teaches: bool  # statistics of dropped examples are the gradients of weights or labels
 
     @property
     def weights(self) -> list[Array]:
@@ -128,11 +131,9 @@ class _Kernel(NamedTuple):
 
     def _settled(self, value: Array, coefficient: Any = None) -> Array:
         """0 in place of what is not finite and does not count."""
-        examples = self.examples
-        factors = examples.weighted_labels, examples.class_weight, examples.sample_weight
-        if all(factor is None for factor in factors):  # whose gradient it would be
+        if not self.teaches:
             return self._undropped(value)
-        silent = examples.dropped
+        silent = self.examples.dropped
         if tf.is_tensor(coefficient):
             silent = coefficient == 0 if silent is None else silent | (coefficient == 0)
         if silent is None:

@@ -122,12 +122,12 @@ def outline(*arrays: Array | None) -> Any:
     for array in arrays:
         if array is None:
             parts.append(None)
-        elif type(array) is np.ndarray:
+        elif type(array) is np.ndarray and array.dtype != object:
             parts += (array.shape, array.dtype)
         else:
             return None
     labels: Any = arrays[1]
-    return None if labels.dtype.kind in "OV" else tuple(parts)
+    return None if labels.dtype.kind == "V" else tuple(parts)
 
 
 def values(labels: Array) -> Any:
@@ -185,7 +185,9 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 def kernel(plan: Plan, operands: Operands) -> str:
     size = operands.logits.size
     walk = walk_for(plan, size)
-    if plan.can_be_bare and _is_short(plan, size):
+    has_values = isinstance(operands.logits, np.ndarray)
+    is_bare = plan.is_bare and plan.is_ordinary if has_values else plan.can_be_bare
+    if is_bare and _is_short(plan, size):
         return "log-sum-exp in one pass"
     if walk is None:
         return "row statistics"

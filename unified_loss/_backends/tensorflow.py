@@ -242,8 +242,8 @@ def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 def kernel(plan: Plan, operands: Operands) -> str:
     logits = operands.logits
-    is_eager = not tf.is_tensor(logits) or isinstance(logits, _Eager)
-    if is_eager and plan.can_be_bare and _is_native(plan, math.prod(logits.shape)):
+    is_bare = plan.is_bare and plan.is_ordinary if tf.is_tensor(logits) else plan.can_be_bare
+    if is_bare and _is_native(plan, math.prod(logits.shape)):
         return "SparseSoftmaxCrossEntropyWithLogits"
     return "row statistics (TensorFlow)"
 

@@ -18,7 +18,7 @@ from tests.differentiation import hessian
 from tests.problems import Problem, sample
 from tests.reference import central_differences
 from tests.test_jax_smallness import ROW, native
-from unified_loss import BackendError, cross_entropy, cross_entropy_with_grad
+from unified_loss import BackendError, LabelError, cross_entropy, cross_entropy_with_grad
 
 JAX = BACKENDS["jax"]
 COLLECTIVE = re.compile(
@@ -126,6 +126,17 @@ def test_unreduced_loss_stays_where_its_rows_are(mesh: Any, rng: Generator) -> N
     assert_accurate(loss, problem, "float32")
     assert len(loss.sharding.device_set) == 8
     assert loss.addressable_shards[0].data.shape == (4,)
+
+
+def test_labels_on_several_devices_are_looked_at_each_time(mesh: Any, rng: Generator) -> None:
+    """R17: an eager call that is like an earlier one names a wrong label as well."""
+    problem = sample(rng, batch=(16,), classes=80)
+    arrays = placed(problem, mesh, "rows", None)
+    wrong = problem.but(labels=np.where(np.arange(16) == 3, 80, problem.labels).astype(np.int32))
+    for _ in range(2):
+        cross_entropy(**arrays, **problem.options)
+        with pytest.raises(LabelError):
+            cross_entropy(**placed(wrong, mesh, "rows", None), **problem.options)
 
 
 # Collectives of the loss, and of its gradient in the logits. The rows ask for none, but a sum for

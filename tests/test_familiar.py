@@ -116,13 +116,40 @@ def test_what_is_to_be_looked_at_is_not_remembered(library):
     assert not _plan._SEEN
 
 
+def test_equal_calls_give_equal_bits_beside_an_ignored_class(library, rng):
+    """R21: also where no label is that class, so that the first call could know more."""
+    integer = np.int32 if library.name == "jax" else np.int64
+    for _ in range(20):
+        logits = rng.standard_normal((50, 10)).astype(np.float32)
+        labels = rng.integers(1, 10, 50).astype(integer)
+        _plan._SEEN.clear()
+        first, second = (call(library, labels, logits, ignore_index=0) for _ in range(2))
+        np.testing.assert_array_equal(library.to_numpy(first), library.to_numpy(second))
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+@pytest.mark.parametrize(
+    "values", [["a", "b", "c", "d"], [True, False, True, True], [1.5, 2.0, 3.0, 1.0]], ids=str
+)
+def test_weights_of_objects_are_examined_each_time(name, values):
+    """R7: integers beyond 64 bits are in such arrays, and so may be anything else."""
+    size = {"class_weight": 3, "sample_weight": 4}[name]
+    cross_entropy(LOGITS, IDS, **{name: np.array([1, 2, 3, 4][:size], object)})
+    for _ in range(2):
+        with pytest.raises(LossInputError):
+            cross_entropy(LOGITS, IDS, **{name: np.array(values[:size], object)})
+
+
 @pytest.mark.parametrize("library", ["jax"], indirect=True)
 def test_labels_that_cannot_be_read_for_free_are_not_read(library):
     """R26: no call of JAX waits for an accelerator, not the second one either."""
     from unified_loss._backends import jax as backend
 
     class Elsewhere:
-        shape, dtype, device = (2,), np.dtype("int32"), SimpleNamespace(platform="gpu")
+        is_fully_addressable = True
+
+        def devices(self):
+            return [SimpleNamespace(platform="gpu")]
 
     assert backend.values(library.asarray(IDS)) is not None
     assert backend.values(Elsewhere()) is None

@@ -98,3 +98,21 @@ def test_shapeless_gradients_serve_all_sizes(
             np.testing.assert_allclose(
                 mlx.to_numpy(found), mlx.to_numpy(wanted), rtol=1e-5, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_maps_over_logits_alone_are_loops(
+    mlx: Backend, options: str, reduction: str, rng: np.random.Generator
+) -> None:
+    """R22: labels and weights that a function closes over are those of each call."""
+    logits = mx.array(rng.normal(size=(3, 4, 5)).astype(np.float32))
+    labels, weight = mx.array([0, 4, -100, 2]), mx.array([1.0, 2, 0, 3])
+
+    def loss(x: Any) -> Any:
+        given = {"sample_weight": weight, "reduction": reduction, **OPTIONS[options]}
+        return cross_entropy(x, labels, **given)
+
+    for function in (loss, mx.grad(lambda x: loss(x).sum())):
+        mapped = mx.vmap(function)(logits)
+        np.testing.assert_allclose(mapped, mx.stack([function(x) for x in logits]), rtol=1e-5)

@@ -326,3 +326,18 @@ def test_other_gradients_take_the_whole_computation(monkeypatch, name, rng):
         keep_whole(patch)
         whole = TORCH.gradients(problem, "float32", wrt=(name,))
     np.testing.assert_array_equal(found[1], whole[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_normalizer_that_hooks_saved_is_theirs(small_blocks, kind, rng):
+    """R22: blocks keep no view of it, which could be another number by then."""
+    problem = sample(rng, kind, batch=(8,), classes=6)
+    arrays = TORCH.place(problem, "float32")
+    logits, normalizer = arrays.pop("logits").requires_grad_(), torch.tensor(4.0)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        loss = cross_entropy(logits, **arrays, axis=problem.axis, normalizer=normalizer)
+    normalizer.fill_(1.0)
+    loss.backward()
+    assert_accurate(
+        logits.grad.double().numpy(), problem.but(normalizer=4.0), "float32", "gradient"
+    )

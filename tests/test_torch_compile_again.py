@@ -140,8 +140,9 @@ def test_a_number_to_divide_by_is_compiled_twice_at_most(
     for value in values:
         agree(step, loss, logits, labels, value)
     assert step.count <= 2
-    for value in (type(values[0])(0), type(values[0])(-2)):
-        with pytest.raises(Exception, match="normalizer must be a number > 0"):
+    refused = 1e-46 if isinstance(values[0], float) else -1
+    for value in (type(values[0])(0), type(values[0])(-2), refused):
+        with pytest.raises(Exception, match="normalizer must be a number"):
             step.run(logits, labels, value)
 
 

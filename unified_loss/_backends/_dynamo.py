@@ -25,8 +25,8 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
     logits, labels, class_weight, sample_weight, normalizer = arrays
-    low, high = rules.HELD["float64" if logits.dtype == torch.float64 else "float32"]
-    if isinstance(normalizer, int | float) and low < normalizer < high:
+    # Bounds of `rules.HELD`, written out: Dynamo takes a number from elsewhere for an input.
+    if isinstance(normalizer, int | float) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
         one = torch.ones((), dtype=_wide(logits.dtype), device=logits.device)
         normalizer = normalizer * one  # no constant: it is another number in each step
     axis, *others = options

@@ -66,7 +66,7 @@ class Plan(NamedTuple):
     compute_dtype: str
     logits_dtype: str
     is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids
-    is_ordinary: bool = False  # all arrays have an outline: they can be read, and nothing traces
+    is_ordinary: bool = False  # all arrays have an outline (`Backend.outline`)
 
     @property
     def labels_have_axis(self) -> bool:

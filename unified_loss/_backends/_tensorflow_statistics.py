@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from unified_loss._examples import Examples
+from unified_loss._examples import Examples, either
 from unified_loss._ops import INFINITY, Ops
 from unified_loss._statistics import Statistics
 from unified_loss._types import Array, Plan
@@ -135,7 +135,7 @@ class _Kernel(NamedTuple):
             return self._undropped(value)
         silent = self.examples.dropped
         if tf.is_tensor(coefficient):
-            silent = coefficient == 0 if silent is None else silent | (coefficient == 0)
+            silent = either(silent, coefficient == 0)
         if silent is None:
             return value
         return self.ops.where(silent & ~self.ops.isfinite(value), 0.0, value)

@@ -26,7 +26,7 @@ def loaded_by(code: str) -> set[str]:
         "import unified_loss",
         "import unified_loss.exceptions",
         "import unified_loss\nunified_loss.cross_entropy, unified_loss.explain",
-        "import unified_loss._rules, unified_loss._plan, unified_loss._dispatch",
+        "import unified_loss._rules, unified_loss._dispatch",
         "import unified_loss._statistics, unified_loss._messages, unified_loss._types",
     ],
 )

@@ -57,11 +57,12 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         _diagnose(error, problem, arrays.logits, taken.labels)
         raise
     if key is not None:
-        plan = plan._replace(is_ordinary=True)
         plans.remember(key, judged, problem)
     if plan.check is True:
         _warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
-    return Call(backend, *_brought(plan, arrays.logits, taken), problem)
+    plan, operands = _brought(plan, arrays.logits, taken)
+    is_ordinary = key is not None or backend.outline(*operands) is not None
+    return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
 
 
 def _taken(backend: Backend, arrays: Operands, options: Options) -> Taken:

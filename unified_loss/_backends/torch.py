@@ -41,6 +41,9 @@ def owns(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+_ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
 def outline(*arrays: Array | None) -> Any:
     if is_watched():
         return None
@@ -51,7 +54,9 @@ def outline(*arrays: Array | None) -> Any:
             continue
         if type(array) not in _ORDINARY or not array.is_cpu or array.is_neg() or array.is_nested:
             return None
-        if array.layout is not torch.strided or (array.requires_grad and parts):
+        if array.layout is not torch.strided:
+            return None
+        if parts and array.requires_grad and torch.is_grad_enabled():
             return None  # labels and weights with gradients are differentiated in other ways
         parts += (type(array), array.shape, array.dtype)
     return tuple(parts)
@@ -159,7 +164,7 @@ def _has_function(kind: Any) -> bool:
 
 
 def loss(plan: Plan, operands: Operands) -> Array:
-    if not (plan.is_ordinary or _is_ordinary(operands)):
+    if not plan.is_ordinary:
         return run(loss_of, OPS, plan, operands)
     plan, operands = _signed(plan, operands)
     value = None
@@ -170,7 +175,7 @@ def loss(plan: Plan, operands: Operands) -> Array:
 
 def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     is_constant = not (torch.is_grad_enabled() and operands.logits.requires_grad)
-    if is_constant and _is_ordinary(operands):
+    if is_constant and plan.is_ordinary:
         return blocks.loss_and_gradient(*_signed(plan, operands))
     return run(loss_and_gradient_of, OPS, plan, operands)
 
@@ -211,25 +216,6 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     return value if 0 < value.item() < INFINITY else None
 
 
-_ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
-_ORDINARY_PAIRS = frozenset((kind, torch.Tensor) for kind in _ORDINARY)
-
-
-def _is_ordinary(operands: Operands) -> bool:
-    """Whether all are tensors with values on the processor, and only backward may follow."""
-    if is_watched():
-        return False
-    with_grad = torch.is_grad_enabled()
-    for name, array in zip(Operands._fields, operands, strict=True):
-        if array is None:
-            continue
-        if type(array) not in _ORDINARY or not array.is_cpu:
-            return False
-        if with_grad and name != "logits" and array.requires_grad:
-            return False
-    return True
-
-
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
     """`kernel`, with `ops` unless where the logits are asks for others."""
     operands = _akin(operands)
@@ -246,7 +232,7 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
 def kernel(plan: Plan, operands: Operands) -> str:
     logits = operands.logits
     has_values = isinstance(logits, torch.Tensor) and logits.device.type != "meta"
-    if has_values and not _is_ordinary(operands):
+    if has_values and not plan.is_ordinary:
         return "row statistics (torch)"
     if not has_values and plan.check is not False:
         plan = plan.of_known_ids()  # as labels will be

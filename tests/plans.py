@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from unified_loss import _rules as rules
 from unified_loss._plan import make_plan
+from unified_loss._shapes import same_size
 from unified_loss._types import Options, Plan, Problem, Spec
 
 Shape = tuple[Any, ...] | None
@@ -51,7 +51,7 @@ def problem(logits: Shape = (4, 3), labels: Shape = (4,), dtypes: str = "float32
         Spec("numpy", labels, labels_dtype),
         *(array and Spec("numpy", *array) for array in arrays),
         options=Options(**options),
-        same=rules.same_size,
+        same=same_size,
     )
 
 

@@ -10,8 +10,8 @@ from hypothesis import example, given
 
 from tests.plans import FLOATING, INTEGER, Indexed, M, N, Shape, plan, problem
 from unified_loss import AmbiguousAxisError, DTypeError, LossInputError, OptionError, ShapeError
-from unified_loss import _rules as rules
 from unified_loss._plan import make_plan
+from unified_loss._shapes import same_shape, same_size
 from unified_loss._types import Problem
 
 
@@ -289,10 +289,10 @@ def test_symbolic_comparisons() -> None:
     """R3: equal, unequal, or unknown; integers never are unknown."""
     pairs = [(2, 2), (2, 3), (None, 2), (2, None), (None, None), (M, M), (M, N), (M, 2), (2, M)]
     verdicts = [True, False, None, None, None, True, None, None, None]
-    assert [rules.same_size(a, b) for a, b in pairs] == verdicts
-    assert rules.same_shape((M, 2), (M, 3), rules.same_size) is False
-    assert rules.same_shape((M, 2), (N, 2), rules.same_size) is None
-    assert rules.same_shape((2, 2), (2,), rules.same_size) is False
+    assert [same_size(a, b) for a, b in pairs] == verdicts
+    assert same_shape((M, 2), (M, 3), same_size) is False
+    assert same_shape((M, 2), (N, 2), same_size) is None
+    assert same_shape((2, 2), (2,), same_size) is False
 
 
 SHAPE_ERRORS = [

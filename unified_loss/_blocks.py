@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from unified_loss._examples import Examples, examples_of, weights_of, with_divisor
 from unified_loss._ops import KernelOps
-from unified_loss._rules import without
+from unified_loss._shapes import without
 from unified_loss._statistics import (
     Statistics,
     careful_gradient,

@@ -4,6 +4,7 @@ import reprlib
 from numbers import Number
 from typing import Any
 
+from unified_loss._shapes import without
 from unified_loss._types import Problem, Shape, Size, Spec
 
 
@@ -55,10 +56,6 @@ def described(spec: Spec) -> str:
 def hint(text: str) -> str:
     """The line of what to do."""
     return f"\n  hint: {text}"
-
-
-def _without(shape: Shape, axis: int) -> Shape:
-    return shape[:axis] + shape[axis + 1 :]
 
 
 def _axis(problem: Problem, axis: int) -> str:
@@ -115,7 +112,7 @@ def no_axis_fits(problem: Problem, candidates: tuple[int, ...]) -> str:
     """R5."""
     logits = problem.logits.shape
     wanted = ", ".join(
-        f"{shown(_without(logits, axis))} with the classes on {_axis(problem, axis)}"
+        f"{shown(without(logits, axis))} with the classes on {_axis(problem, axis)}"
         for axis in candidates
     )
     return (
@@ -128,7 +125,7 @@ def labels_do_not_fit(problem: Problem, axis: int) -> str:
     """R5."""
     logits, labels = problem.logits.shape, problem.labels.shape
     return (
-        f"labels must have shape {shown(_without(logits, axis))}, the shape of logits "
+        f"labels must have shape {shown(without(logits, axis))}, the shape of logits "
         f"{shown(logits)} without the class {_axis(problem, axis)}, or the logits' whole shape, "
         f"but have shape {shown(labels)}."
     )
@@ -187,7 +184,7 @@ def class_weight_shape(problem: Problem, axis: int) -> str:
 
 def sample_weight_shape(problem: Problem, axis: int) -> str:
     """R7."""
-    batch = _without(problem.logits.shape, axis)
+    batch = without(problem.logits.shape, axis)
     wanted = shown(batch)
     if len(batch) > 1:
         wanted += f" or {shown(batch[:1])}"

@@ -86,6 +86,13 @@ class KernelOps(Ops, Protocol):
     def exp(self, x: Array) -> Array:
         """Exponential."""
 
+    def differences(self, factors: Factors) -> Array:
+        """The factors as an array, with 0 in dead rows."""
+        x, m, dead, f = factors
+        if f is not None:
+            return f
+        return x - m if dead is None else self.where(dead, 0.0, x - m)
+
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
         """Logarithm of the sum of their exponentials; anything in dead rows. `f` is given away."""
 

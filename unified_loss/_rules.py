@@ -9,7 +9,13 @@ import sys
 from typing import Any, cast
 
 from unified_loss import _messages as messages
-from unified_loss._types import LabelKind, Problem, Reduction, Same, Shape, Size, Weighting
+from unified_loss._shapes import (
+    fits,
+    fits_as_index,
+    same_shape,
+    without,
+)
+from unified_loss._types import LabelKind, Problem, Reduction, Size, Weighting
 from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
@@ -27,55 +33,6 @@ REAL = FRACTIONAL | INTEGER
 HELD = {"float32": (2.0**-150, 2.0**128 - 2.0**103), "float64": (0.0, math.inf)}
 DEFAULT_IGNORE_INDEX = -100
 REDUCTIONS = ("none", "mean", "sum")
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    """Whether two sizes are equal, None where one is unknown."""
-    if a is None or b is None:
-        return None
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
-    return True if a == b else None  # symbolic: equal to itself, perhaps to others
-
-
-def same_shape(a: Shape, b: Shape, same: Same) -> bool | None:
-    """Whether two shapes are equal: True if provably, False if provably not, None otherwise."""
-    if len(a) != len(b):
-        return False
-    verdict: bool | None = True
-    for one, other in zip(a, b, strict=True):
-        equal = same(one, other)
-        if equal is False:
-            return False
-        if equal is None:
-            verdict = None
-    return verdict
-
-
-def without(shape: Shape, axis: int) -> Shape:
-    """`shape` without one axis."""
-    return shape[:axis] + shape[axis + 1 :]
-
-
-def kept(shape: Shape, axis: int) -> Shape:
-    """`shape` with size 1 at one axis."""
-    return (*shape[:axis], 1, *shape[axis + 1 :])
-
-
-def fits_as_index(logits: Shape, labels: Shape, axis: int, same: Same) -> bool | None:
-    """Whether labels of this shape can be index labels for classes along `axis`."""
-    if len(labels) == len(logits):
-        return same_shape(labels, kept(logits, axis), same)
-    return same_shape(labels, without(logits, axis), same)
-
-
-def fits(logits: Shape, labels: Shape, axis: int, same: Same) -> bool | None:
-    """Whether labels of this shape can be labels of either kind for classes along `axis`."""
-    as_index = fits_as_index(logits, labels, axis, same)
-    if as_index is True:
-        return True
-    as_dense = same_shape(labels, logits, same)
-    return as_index if as_dense is False else as_dense
 
 
 def logits_dtypes(problem: Problem) -> tuple[str, str]:

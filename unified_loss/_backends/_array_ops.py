@@ -8,8 +8,8 @@ import array_api_compat
 import numpy as np
 
 from unified_loss import _messages as messages
-from unified_loss import _rules as rules
 from unified_loss._ops import Factors, KernelOps
+from unified_loss._shapes import kept, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError, LossInputError
@@ -75,9 +75,7 @@ class ArrayOps(KernelOps):
         return self.xp.any(x, axis=axis, keepdims=True)
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        if f is None:
-            f = x - m if dead is None else self.where(dead, 0.0, x - m)
+        f = self.differences(factors)
         return self.xp.log(self.sum(self.xp.exp(f), axis))
 
     def total(self, x: Array) -> Array:
@@ -87,7 +85,7 @@ class ArrayOps(KernelOps):
         return self.cast(self.total(self.cast(x, "int64")), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        return math.prod(rules.without(logits.shape, axis))
+        return math.prod(without(logits.shape, axis))
 
     def size(self, x: Array, axis: int) -> Any:
         return x.shape[axis]
@@ -115,7 +113,7 @@ class ArrayOps(KernelOps):
 
     def repeat(self, weights: Array, like: Array, axis: int) -> Array:
         """Weights repeated along the other axes of `like`."""
-        return self.xp.broadcast_to(weights, rules.kept(like.shape, axis))
+        return self.xp.broadcast_to(weights, kept(like.shape, axis))
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         return self.xp.take_along_axis(x, ids, axis=axis)

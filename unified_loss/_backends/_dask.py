@@ -9,15 +9,13 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from unified_loss import _rules as rules
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import Factors
+from unified_loss._shapes import Axes, kept, operand_axes, sizes_along, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import ShapeError
-
-Axes = tuple[int, ...]
 
 
 class Lazy:
@@ -102,18 +100,14 @@ class DaskOps(ArrayOps):
 
     def _ready(self, plan: Plan, operands: Operands) -> Operands:
         """The operands in the logits' chunks."""
-        logits, labels, class_weight, sample_weight, normalizer = operands
-        axis, every = plan.axis, tuple(range(logits.ndim))
-        batch = rules.without(every, axis)
-        whole = every if plan.labels_have_axis else batch
-        labels = _like(labels, logits, whole, "labels", kept=axis if plan.labels_keep_axis else -1)
-        if class_weight is not None:
-            class_weight = _like(class_weight, logits, (axis,), "class_weight")
-        if sample_weight is not None:
-            axes = batch[: sample_weight.ndim]
-            sample_weight = _like(sample_weight, logits, axes, "sample_weight")
-        ready = (logits, labels, class_weight, sample_weight, normalizer)
-        return Operands(*(None if array is None else Lazy(array) for array in ready))
+        axes = operand_axes(plan, operands)
+        ready = {
+            name: _like(name, getattr(operands, name), getattr(axes, name), plan, operands.logits)
+            for name in ("labels", "class_weight", "sample_weight")
+            if getattr(operands, name) is not None
+        }
+        operands = operands._replace(**ready)
+        return Operands(*(None if array is None else Lazy(array) for array in operands))
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x if x.dtype == dtype else elementwise(operator.methodcaller("astype", dtype), x)
@@ -140,9 +134,7 @@ class DaskOps(ArrayOps):
         return reduction(np.any, x, axis, bool)
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        if f is None:
-            f = x - m if dead is None else self.where(dead, 0.0, x - m)
+        f = self.differences(factors)
         return elementwise(np.log, self.sum(self.exp(f), axis))
 
     def total(self, x: Array) -> Array:
@@ -152,7 +144,7 @@ class DaskOps(ArrayOps):
         return self.cast(self.total(self.cast(x, "int64")), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        batch = rules.without(tuple(range(logits.ndim)), axis)
+        batch = without(tuple(range(logits.ndim)), axis)
         if not any(math.isnan(logits.shape[i]) for i in batch):
             return super().count_rows(logits, axis, dtype)
         return self.cast(self.total(Lazy(_sizes(logits.array, batch))), dtype)
@@ -177,8 +169,8 @@ class DaskOps(ArrayOps):
         weights = self.expand(Lazy(weights.array[(..., *[None] * missing)]), axis)
         if not missing:
             return weights
-        first = _first(like.array, rules.without(tuple(range(like.ndim)), axis))
-        chunks = rules.kept(first.chunks, axis)
+        first = _first(like.array, without(tuple(range(like.ndim)), axis))
+        chunks = kept(first.chunks, axis)
         return weights * Lazy(first.map_blocks(_ones, axis=axis, dtype=np.int8, chunks=chunks))
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
@@ -214,12 +206,12 @@ class DaskOps(ArrayOps):
         return Lazy(counted)
 
 
-def _like(array: Array, logits: Array, axes: Axes, name: str, kept: int = -1) -> Array:
-    """An operand that has the axes `axes` of the logits, in their chunks.
+def _like(name: str, array: Array, axes: Axes, plan: Plan, logits: Array) -> Array:
+    """An operand that runs along `axes` of the logits, in their chunks.
 
     Where sizes are unknown, blocks must pair up; that each pair fits is checked when it is there.
     """
-    wanted = {i: (1,) if axis == kept else logits.chunks[axis] for i, axis in enumerate(axes)}
+    wanted = {i: (1,) if axis is None else logits.chunks[axis] for i, axis in enumerate(axes)}
     unknown = {i for i, sizes in wanted.items() if math.isnan(sum(sizes) + array.shape[i])}
     array = array.rechunk({i: sizes for i, sizes in wanted.items() if i not in unknown})
     if not unknown:
@@ -232,20 +224,19 @@ def _like(array: Array, logits: Array, axes: Axes, name: str, kept: int = -1) ->
                 f"{len(wanted[i])}.\n  hint: call compute_chunk_sizes() on both"
             )
             raise ShapeError(text)
-    first = _first(logits, tuple(axis for axis in axes if axis != kept))
+    own = tuple(plan.axis if axis is None else axis for axis in axes)
     return da.blockwise(
         _checked,
-        axes,
+        own,
         array,
-        axes,
-        first,
+        own,
+        _first(logits, axes),
         tuple(range(logits.ndim)),
         axes=axes,
-        kept=kept,
         argument=name,
         concatenate=True,
         align_arrays=False,
-        adjust_chunks={axis: wanted[i] for i, axis in enumerate(axes)},
+        adjust_chunks={axis: wanted[i] for i, axis in enumerate(own)},
         dtype=array.dtype,
         meta=array._meta,  # noqa: SLF001  (`_checked` cannot run on it)
     )
@@ -256,7 +247,7 @@ def _first(array: Array, axes: Axes) -> Array:
     return array.blocks[tuple(slice(None if i in axes else 1) for i in range(array.ndim))]
 
 
-def _sizes(array: Array, axes: Axes) -> Array:
+def _sizes(array: Array, axes: tuple[int, ...]) -> Array:
     """The size of each block along some axes, an entry a block."""
     first = _first(array, axes)
     chunks = tuple((1,) * count for count in first.numblocks)
@@ -266,8 +257,8 @@ def _sizes(array: Array, axes: Axes) -> Array:
 # What runs on blocks.
 
 
-def _checked(block: Array, logits: Array, axes: Axes, kept: int, argument: str) -> Array:
-    wanted = tuple(1 if axis == kept else logits.shape[axis] for axis in axes)
+def _checked(block: Array, logits: Array, axes: Axes, argument: str) -> Array:
+    wanted = sizes_along(axes, logits.shape)
     if block.shape != wanted:
         text = (
             f"a chunk of {argument} has shape {block.shape}, that of the logits asks for {wanted}."
@@ -276,12 +267,12 @@ def _checked(block: Array, logits: Array, axes: Axes, kept: int, argument: str) 
     return block
 
 
-def _size(block: Array, axes: Axes) -> Array:
+def _size(block: Array, axes: tuple[int, ...]) -> Array:
     return np.full((1,) * block.ndim, math.prod(block.shape[axis] for axis in axes))
 
 
 def _ones(block: Array, axis: int) -> Array:
-    return np.ones(rules.kept(block.shape, axis), np.int8)
+    return np.ones(kept(block.shape, axis), np.int8)
 
 
 def _count_from(start: Array, block: Array, axis: int) -> Array:

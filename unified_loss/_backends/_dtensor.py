@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from unified_loss import _messages as messages
 from unified_loss._backends._torch_ops import TorchOps
 from unified_loss._ops import INFINITY
-from unified_loss._rules import kept
+from unified_loss._shapes import Axes, kept, operand_axes
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError
 
@@ -36,9 +36,9 @@ def _placed(plan: Plan, operands: Operands) -> tuple[TorchOps, Plan, Operands]:
     logits = _whole(operands.logits)
     mesh, places = logits.device_mesh, logits.placements
 
-    def spread(array: Array | None, axes: list[int]) -> Array | None:
+    def spread(array: Array | None, axes: Axes | None) -> Array | None:
         """`array`, each axis of which goes with one of `axes` of the logits."""
-        if array is None:
+        if array is None or axes is None:
             return None
         if not isinstance(array, DTensor):
             array = DTensor.from_local(array, mesh, [Replicate()] * mesh.ndim, run_check=False)
@@ -51,21 +51,10 @@ def _placed(plan: Plan, operands: Operands) -> tuple[TorchOps, Plan, Operands]:
             ]
         )
 
-    axes = list(range(logits.ndim))
-    batch = axes[: plan.axis] + axes[plan.axis + 1 :]
-    labels_axes = axes if plan.label_kind == "dense" else batch
-    if plan.labels_keep_axis:
-        labels_axes = [-1 if axis == plan.axis else axis for axis in axes]
-    weight = operands.sample_weight
-    operands = Operands(
-        logits,
-        spread(operands.labels, labels_axes),
-        spread(operands.class_weight, [plan.axis]),
-        spread(weight, [] if weight is None else batch[: weight.ndim]),
-        spread(operands.normalizer, []),
-    )
+    operands = operands._replace(logits=logits)
+    operands = Operands(*map(spread, operands, operand_axes(plan, operands)))
     classes = torch.arange(logits.shape[plan.axis], device=logits.device)
-    return DTensorOps(spread(classes, [plan.axis]), logits, plan.axis), plan, operands
+    return DTensorOps(spread(classes, (plan.axis,)), logits, plan.axis), plan, operands
 
 
 def _refuse_others(places: tuple[Placement, ...]) -> None:

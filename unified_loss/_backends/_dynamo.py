@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
-from unified_loss import _rules as rules
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
+from unified_loss._shapes import fits
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Options, Shape, Size, Spec
 from unified_loss.exceptions import ShapeError
@@ -43,7 +43,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _static_axis(logits: Shape, labels: Shape) -> int | None:
     """R3: the one candidate whose size is that of all batches, if the labels fit it in all."""
     static = [axis for axis in (1, len(logits) - 1) if has_static_value(logits[axis])]
-    if len(static) == 1 and rules.fits(logits, labels, static[0], _same_always) is True:
+    if len(static) == 1 and fits(logits, labels, static[0], _same_always) is True:
         return static[0]
     return None
 

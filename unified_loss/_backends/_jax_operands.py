@@ -12,15 +12,15 @@ from jax.lax import optimization_barrier
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unified_loss import _messages as messages
+from unified_loss._shapes import Axes, operand_axes, sizes_along
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError, ShapeError
-
-Axes = tuple[int | None, ...]
 
 
 def agreeing(plan: Plan, operands: Operands) -> Operands:
     """The operands, ready to be computed with."""
-    axes = _axes(plan, operands)
+    of_all = operand_axes(plan, operands)._asdict()
+    axes = {field: own for field, own in of_all.items() if own and field != "normalizer"}
     _prove_sizes(plan, operands, axes)
     operands = _split_alike(operands, axes)
     others = {field: opaque(getattr(operands, field)) for field in axes if field != "logits"}
@@ -58,28 +58,12 @@ def layout(like: Array, *names: Any) -> NamedSharding | None:
     return NamedSharding(jax.typeof(like).sharding.mesh, PartitionSpec(*names))
 
 
-def _axes(plan: Plan, operands: Operands) -> dict[str, Axes]:
-    """The axes of the logits that the axes of each operand run along; None at size 1."""
-    every: Axes = tuple(range(operands.logits.ndim))
-    batch = tuple(axis for axis in every if axis != plan.axis)
-    axes = {"logits": every, "labels": batch}
-    if plan.label_kind == "dense":
-        axes["labels"] = every
-    elif plan.labels_keep_axis:
-        axes["labels"] = tuple(None if axis == plan.axis else axis for axis in every)
-    if operands.class_weight is not None:
-        axes["class_weight"] = (plan.axis,)
-    if operands.sample_weight is not None:
-        axes["sample_weight"] = batch[: operands.sample_weight.ndim]
-    return axes
-
-
 def _prove_sizes(plan: Plan, operands: Operands, axes: dict[str, Axes]) -> None:
     """R3, R5: symbolic sizes that may differ are refused; one symbol equals only itself."""
     sizes = operands.logits.shape
     for field, own in axes.items():
         shape = getattr(operands, field).shape
-        wanted = tuple(1 if axis is None else sizes[axis] for axis in own)
+        wanted = sizes_along(own, sizes)
         if shape != wanted:
             text = messages.sizes_differ(field, shape, wanted)
             fix = messages.hint("JAX needs sizes that are provably equal: use the same symbols.")

@@ -5,8 +5,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from unified_loss import _rules as rules
 from unified_loss._backends._array_ops import ArrayOps
+from unified_loss._shapes import kept
 from unified_loss._types import Array, Operands, Plan
 
 
@@ -132,7 +132,7 @@ class MlxOps(ArrayOps):
         return super().any(x, axis) if x.size else self._nothing(x != 0, axis)
 
     def _nothing(self, x: Array, axis: int) -> Array:
-        return mx.zeros(rules.kept(x.shape, axis), dtype=x.dtype)
+        return mx.zeros(kept(x.shape, axis), dtype=x.dtype)
 
     def total(self, x: Array) -> Array:
         return mx.sum(x) if x.size else mx.zeros((), dtype=x.dtype)

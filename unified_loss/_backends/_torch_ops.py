@@ -9,7 +9,7 @@ from torch._C import _functorch
 from torch.autograd import forward_ad
 
 from unified_loss._ops import INFINITY, Factors, KernelOps
-from unified_loss._rules import kept, without
+from unified_loss._shapes import kept, without
 from unified_loss._types import Array
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
@@ -82,9 +82,7 @@ class TorchOps(KernelOps):
         return torch.any(x, axis, keepdim=True)
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        if f is None:
-            f = x - m if dead is None else (x - m).masked_fill(dead, 0.0)
+        f = self.differences(factors)
         return torch.log(self.sum(torch.exp(f), axis))
 
     def total(self, x: Array) -> Array:

@@ -86,7 +86,7 @@ def spec(array: Array) -> Spec:
 
 
 def same_size(a: Size, b: Size) -> bool | None:
-    return rules.same_size(a, b)
+    return same_size(a, b)
 
 
 def combinable(logits: Array, other: Array) -> str | None:

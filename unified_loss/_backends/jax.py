@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from unified_loss import _host as host
-from unified_loss import _rules as rules
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_operands import agreeing, layout, split
@@ -110,7 +109,7 @@ def spec(array: Array) -> Spec:
 
 
 def same_size(a: Size, b: Size) -> bool | None:
-    return rules.same_size(a, b)
+    return same_size(a, b)
 
 
 def combinable(logits: Array, other: Array) -> str | None:

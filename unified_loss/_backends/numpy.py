@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _host as host
-from unified_loss import _rules as rules
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
@@ -74,9 +73,7 @@ class NumpyOps(ArrayOps):
         return x.sum(axis, keepdims=True)
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        if f is None:
-            f = x - m if dead is None else self.where(dead, 0.0, x - m)
+        f = self.differences(factors)
         return np.log(self.sum(np.exp(f, out=f), axis))
 
     def scaled(self, x: Array, a: Array) -> Array:
@@ -147,7 +144,7 @@ def spec(array: Array) -> Spec:
 
 
 def same_size(a: Size, b: Size) -> bool | None:
-    return rules.same_size(a, b)
+    return same_size(a, b)
 
 
 def combinable(logits: Array, other: Array) -> str | None:

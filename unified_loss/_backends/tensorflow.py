@@ -6,7 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 from unified_loss import _host as host
-from unified_loss import _rules as rules
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import INFINITY
@@ -168,7 +167,7 @@ def spec(array: Array) -> Spec:
 
 
 def same_size(a: Size, b: Size) -> bool | None:
-    return rules.same_size(a, b)
+    return same_size(a, b)
 
 
 def combinable(logits: Array, other: Array) -> str | None:

@@ -23,9 +23,9 @@ from unified_loss._backends._torch_ops import (
     is_watched,
 )
 from unified_loss._ops import INFINITY
-from unified_loss._rules import kept, without
+from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
+from unified_loss._types import Array, Operands, Plan, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
 NAME = "torch"
@@ -264,28 +264,17 @@ def _unwrapped(array: Array) -> Array:
 
 def _compare_sizes(plan: Plan, operands: Operands) -> None:
     """Compare the sizes that the plan could not: in the tracer, or when the program runs."""
-    logits, labels, class_weight, sample_weight, _ = operands
-    shape = logits.shape
-    batch = without(shape, plan.axis)
-    wanted = batch
-    if plan.label_kind == "dense":
-        wanted = shape
-    elif plan.labels_keep_axis:
-        wanted = kept(shape, plan.axis)
-    _compare("labels", labels.shape, wanted)
-    if class_weight is not None:
-        _compare("class_weight", class_weight.shape, shape[plan.axis : plan.axis + 1])
-    if sample_weight is not None:
-        _compare("sample_weight", sample_weight.shape, batch[: sample_weight.ndim])
-
-
-def _compare(name: str, shape: Shape, wanted: Shape) -> None:
-    for size, other in zip(shape, wanted, strict=True):
-        if _is_known(size) and _is_known(other):
+    for name, axes in operand_axes(plan, operands)._asdict().items():
+        if axes is None:
             continue
-        if not guard_or_true(size == other):
-            raise ShapeError(messages.sizes_differ(name, shape, wanted))
-        torch._check(size == other)  # noqa: SLF001 (torch documents it under this name)
+        shape = getattr(operands, name).shape
+        wanted = sizes_along(axes, operands.logits.shape)
+        for size, other in zip(shape, wanted, strict=True):
+            if _is_known(size) and _is_known(other):
+                continue
+            if not guard_or_true(size == other):
+                raise ShapeError(messages.sizes_differ(name, shape, wanted))
+            torch._check(size == other)  # noqa: SLF001 (torch documents it under this name)
 
 
 def _is_known(size: Size) -> bool:

@@ -10,6 +10,7 @@ from unified_loss._diagnosis._facts import (
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
 from unified_loss._messages import shown, shown_size
+from unified_loss._shapes import fits_as_index, without
 
 
 def _size(facts: Facts, axis: int) -> str:
@@ -62,9 +63,7 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
             fixes = tuple(fix(facts, "if the classes are there", Step("axis", "set", sums[0])))
             yield Reading(90, f"label rows do sum to 1 over axis {sums[0]}.", fixes)
         return
-    fitting = [
-        axis for axis in range(len(logits)) if rules.fits_as_index(logits, labels, axis, same)
-    ]
+    fitting = [axis for axis in range(len(logits)) if fits_as_index(logits, labels, axis, same)]
     inferable = [axis for axis in fitting if axis in {1, len(logits) - 1}]
     if facts.problem.options.axis is not None or len(logits) < 3:
         other = [] if facts.axis in fitting else fitting
@@ -275,8 +274,8 @@ def mask_channel_axis(facts: Facts) -> Readings:
     if len(labels) != len(batch) + 1 or len(batch) < 3 or facts.equal(labels, facts.logits):
         return
     for axis in (1, len(labels) - 1):
-        if facts.equal(labels[axis], 1) and facts.equal(rules.without(labels, axis), batch):
-            kept = rules.fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
+        if facts.equal(labels[axis], 1) and facts.equal(without(labels, axis), batch):
+            kept = fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
             yield Reading(
                 80 if kept else 96,
                 f"labels {shown(labels)} are a mask with a channel axis of size 1; class ids have "
@@ -300,7 +299,7 @@ def mask_rgb_not_class_ids(facts: Facts) -> Readings:
         channels = labels[axis]
         wide = facts.whole and facts.values is not None and not facts.binary
         is_image = channels in IMAGE_CHANNELS and (wide or not facts.equal(channels, facts.classes))
-        if is_image and facts.equal(rules.without(labels, axis), batch):
+        if is_image and facts.equal(without(labels, axis), batch):
             yield Reading(
                 97,
                 f"labels {shown(labels)} have {channels} channels on axis {axis}: a color (RGB) "

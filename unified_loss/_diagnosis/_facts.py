@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
+from unified_loss._shapes import same_shape, without
 from unified_loss._types import Problem, Shape, Size
 
 IMAGE_CHANNELS = (3, 4)
@@ -57,7 +58,7 @@ class Facts:
     @property
     def batch(self) -> Shape:
         """The shape of the logits without the class axis."""
-        return rules.without(self.logits, self.axis)
+        return without(self.logits, self.axis)
 
     @property
     def integer(self) -> bool:
@@ -99,12 +100,12 @@ class Facts:
     def equal(self, a: Any, b: Any) -> bool:
         """Whether two sizes or shapes are provably equal."""
         if isinstance(a, tuple):
-            return rules.same_shape(a, b, self.problem.same) is True
+            return same_shape(a, b, self.problem.same) is True
         return self.problem.same(a, b) is True
 
     def fits(self, a: Shape, b: Shape) -> bool:
         """Whether two shapes may be equal."""
-        return rules.same_shape(a, b, self.problem.same) is not False
+        return same_shape(a, b, self.problem.same) is not False
 
     def differing(self, a: Shape, b: Shape) -> tuple[int, ...]:
         """The axes on which two shapes of one rank provably differ."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from unified_loss import _rules as rules
 from unified_loss._diagnosis._code import aliases, expression
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._plan import make_plan
+from unified_loss._shapes import without
 from unified_loss._types import Options, Plan, Problem, Shape, Size, Spec
 from unified_loss.exceptions import LossInputError
 
@@ -188,10 +188,10 @@ def _at(shape: Shape, axis: int, *sizes: Size) -> Shape:
 
 # From (shape, dtype, value) to shape and dtype.
 EFFECTS: dict[str, Callable[[Shape, str, Any], tuple[Shape, str]]] = {
-    "argmax": lambda shape, _, axis: (rules.without(shape, axis), "int64"),
+    "argmax": lambda shape, _, axis: (without(shape, axis), "int64"),
     "cast": lambda shape, _, dtype: (shape, dtype),
     "reshape": lambda _, dtype, new: (new, dtype),
-    "squeeze": lambda shape, dtype, axis: (rules.without(shape, axis), dtype),
+    "squeeze": lambda shape, dtype, axis: (without(shape, axis), dtype),
     "insert": lambda shape, dtype, axis: ((*shape[:axis], 1, *shape[axis:]), dtype),
     "permute": lambda shape, dtype, order: (tuple(shape[i] for i in order), dtype),
     "mean": lambda shape, dtype, axes: (
@@ -205,7 +205,7 @@ EFFECTS: dict[str, Callable[[Shape, str, Any], tuple[Shape, str]]] = {
         _at(shape, value[0], _cut(shape[value[0]], *value[1:])),
         dtype,
     ),
-    "pick": lambda shape, dtype, value: (rules.without(shape, value[0]), dtype),
+    "pick": lambda shape, dtype, value: (without(shape, value[0]), dtype),
     "stride": lambda shape, dtype, value: (
         tuple(_strided(size, dict(value).get(i, 1)) for i, size in enumerate(shape)),
         dtype,

@@ -7,6 +7,7 @@ from unified_loss._diagnosis._facts import Facts, without_ones
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
 from unified_loss._messages import shown, shown_size
+from unified_loss._shapes import fits_as_index
 
 
 def argmax(facts: Facts, axis: int) -> tuple[Step, ...]:
@@ -129,7 +130,7 @@ def float_labels(facts: Facts) -> Readings:
     if (
         facts.integer
         or facts.fractional
-        or not rules.fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
+        or not fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
     ):
         return
     exact = facts.equal(labels, facts.batch) and not (len(labels) > 1 and facts.rows_of_ones)

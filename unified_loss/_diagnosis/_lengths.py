@@ -7,7 +7,7 @@ from unified_loss._diagnosis._facts import Facts, apart, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, cause
 from unified_loss._messages import shown_size
-from unified_loss._rules import without
+from unified_loss._shapes import without
 
 
 @cause("sequence_length_differs", "labels", example="np.zeros((8, 16, 90)), np.zeros((8, 51), int)")

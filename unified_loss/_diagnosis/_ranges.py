@@ -1,10 +1,10 @@
 """Causes: values of labels that are none, and values that are suspicious under ``check=True``."""
 
-from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
 from unified_loss._messages import shown_integer, shown_value
+from unified_loss._shapes import fits_as_index
 
 HIDDEN_SIZES = frozenset(
     {128, 256, 300, 312, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536, 1600, 1792, 2048, 2304}
@@ -17,7 +17,7 @@ MOST_CLASSES = 10**9
 def _ids(facts: Facts) -> tuple[Values, int] | None:
     """The values of class ids and the number of classes, if both are known."""
     values, classes = facts.values, facts.classes
-    is_index = rules.fits_as_index(facts.logits, facts.labels, facts.axis, facts.problem.same)
+    is_index = fits_as_index(facts.logits, facts.labels, facts.axis, facts.problem.same)
     if values is None or not values.integral or not isinstance(classes, int):
         return None
     return None if is_index is False else (values, classes)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from unified_loss import _rules as rules
 from unified_loss._explain._memory import Memory, shown_bytes
 from unified_loss._messages import shown, shown_size, shown_value
+from unified_loss._shapes import without
 from unified_loss._types import Plan, Problem, Shape
 
 Fact = tuple[str, str]
@@ -43,7 +44,7 @@ def facts_of(
 def batch_shape(problem: Problem, plan: Plan) -> Shape | None:
     """The shape of the logits without the class axis; None if their rank is unknown."""
     shape = problem.logits.shape
-    return None if shape is None else rules.without(shape, plan.axis)
+    return None if shape is None else without(shape, plan.axis)
 
 
 def _axis_reason(problem: Problem) -> str:

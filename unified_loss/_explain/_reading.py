@@ -10,6 +10,7 @@ from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._call import number as as_number
 from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
+from unified_loss._shapes import same_size
 from unified_loss._types import Backend, Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
@@ -70,7 +71,7 @@ def read_shapes(arrays: Operands, options: Options, framework: str | None) -> Ca
     library = framework or _library_told(shaped)
     logits, *specs = (_spec(name, shaped, library) for name in ARRAYS)
     backend = _load(library)
-    problem = _problem(logits, specs, options, rules.same_size)
+    problem = _problem(logits, specs, options, same_size)
     error = _foreign(problem, backend) or error or _not_held(normalizer, logits)
     return Call(problem, backend, error)
 

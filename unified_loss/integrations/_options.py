@@ -3,7 +3,7 @@
 from typing import Any
 
 from unified_loss._plan import make_plan
-from unified_loss._rules import same_size
+from unified_loss._shapes import same_size
 from unified_loss._types import Options, Plan, Problem, Same, Spec
 
 ANY_LOGITS = Spec("numpy", None, "float64")  # other options may not do for other dtypes

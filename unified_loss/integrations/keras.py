@@ -12,6 +12,7 @@ from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._dispatch import backend_of
+from unified_loss._shapes import same_size
 from unified_loss._types import LabelKind, Spec
 from unified_loss.exceptions import OptionError, ShapeError
 from unified_loss.integrations._options import plan_of_options
@@ -260,9 +261,7 @@ def _masked(sample_weight: Any, mask: Any) -> Any:
     weight = ops.convert_to_tensor(sample_weight)
     if _ndim(weight) is None:
         weight = _extended_in_graph(weight, len(mask.shape))
-    elif any(
-        rules.same_size(*sizes) is False for sizes in zip(weight.shape, mask.shape, strict=False)
-    ):
+    elif any(same_size(*sizes) is False for sizes in zip(weight.shape, mask.shape, strict=False)):
         text = (
             f"sample_weight must have the shape of the mask, {tuple(mask.shape)}, or of its first "
             f"axes, but has shape {tuple(weight.shape)}."

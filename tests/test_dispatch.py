@@ -3,7 +3,6 @@
 import importlib.metadata
 import subprocess
 import sys
-import types
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from tests import toy
 from tests.backends import Backend
 from unified_loss import BackendError, cross_entropy, cross_entropy_with_grad
 from unified_loss import _dispatch as dispatch
-from unified_loss._backends import numpy as numpy_backend
-from unified_loss._types import Spec
+from unified_loss._backends.numpy import NumpyBackend
+from unified_loss._types import Operands, Plan, Spec
 
 LOGITS = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
 LABELS = np.array([0, 2])
@@ -124,16 +123,25 @@ class WrapperChild(Wrapper):
     __module__ = "elsewhere"
 
 
-def walnut_backend() -> Any:
+class WalnutBackend(NumpyBackend):
     """What one file of `_backends` would hold."""
-    backend = types.SimpleNamespace(**vars(numpy_backend))
-    backend.NAME = "walnut"
-    backend.owns = lambda value: isinstance(value, Wrapper)
-    backend.spec = lambda array: Spec("walnut", array.data.shape, array.data.dtype.name)
-    backend.loss = lambda plan, operands: Wrapper(
-        numpy_backend.loss(plan, operands._replace(logits=operands.logits.data))
-    )
-    return backend
+
+    name = "walnut"
+
+    def owns(self, value: object) -> bool:
+        """Its arrays are wrappers."""
+        return isinstance(value, Wrapper)
+
+    def spec(self, array: Any) -> Spec:
+        """What is wrapped tells."""
+        return Spec(self.name, array.data.shape, array.data.dtype.name)
+
+    def outline(self, *arrays: Any) -> None:
+        """None."""
+
+    def loss(self, plan: Plan, operands: Operands) -> Any:
+        """That of NumPy, wrapped."""
+        return Wrapper(super().loss(plan, operands._replace(logits=operands.logits.data)))
 
 
 @pytest.mark.parametrize("kind", [Wrapper, WrapperChild])
@@ -143,7 +151,7 @@ def test_a_new_backend_is_one_file_and_one_line(
     """R2: a module and its line in `LOADERS` serve a library, its subclasses included."""
     with pytest.raises(BackendError, match="supported library"):
         cross_entropy(kind(LOGITS), LABELS)
-    monkeypatch.setitem(dispatch.LOADERS, "walnut", walnut_backend)
+    monkeypatch.setitem(dispatch.LOADERS, "walnut", WalnutBackend)
     loss = cross_entropy(kind(LOGITS), LABELS)
     assert isinstance(loss, Wrapper)
     assert loss.data == LOSS
@@ -153,7 +161,7 @@ def test_a_new_backend_is_one_file_and_one_line(
 
 def test_what_a_backend_does_not_own_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """R2: an object of a known package need not be an array."""
-    monkeypatch.setitem(dispatch.LOADERS, "walnut", walnut_backend)
+    monkeypatch.setitem(dispatch.LOADERS, "walnut", WalnutBackend)
     stranger = type("Dataset", (), {"__module__": "walnut.data"})()
     with pytest.raises(BackendError, match=r"but are walnut\.data\.Dataset"):
         cross_entropy(stranger, LABELS)

@@ -12,7 +12,7 @@ from tests.problems import Problem
 from tests.strategies import problems
 from unified_loss import BackendError, LossInputError, OptionError, cross_entropy, explain
 from unified_loss.__main__ import main
-from unified_loss._backends import numpy as numpy_backend
+from unified_loss._backends.numpy import NumpyBackend
 
 WRONG_ALL_THE_SAME = [
     ((2, 3), "jax int32[2]", {"framework": None, "sample_weight": "torch f32[2]"}, BackendError),
@@ -122,7 +122,7 @@ def test_legal_calls_are_valid(problem: Problem) -> None:
 def test_computes_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """No kernel runs, for arrays neither."""
     for name in ("loss", "loss_and_gradient"):
-        monkeypatch.setattr(numpy_backend, name, lambda *_: pytest.fail("computed"))
+        monkeypatch.setattr(NumpyBackend, name, lambda *_: pytest.fail("computed"))
     assert explain(np.zeros((2, 3)), [0, 1]).valid
     assert explain((2, 3), (2,)).valid
 

@@ -143,7 +143,7 @@ def test_weights_of_objects_are_examined_each_time(name, values):
 @pytest.mark.parametrize("library", ["jax"], indirect=True)
 def test_labels_that_cannot_be_read_for_free_are_not_read(library):
     """R26: no call of JAX waits for an accelerator, not the second one either."""
-    from unified_loss._backends import jax as backend
+    from unified_loss._backends.jax import BACKEND
 
     class Elsewhere:
         is_fully_addressable = True
@@ -151,8 +151,8 @@ def test_labels_that_cannot_be_read_for_free_are_not_read(library):
         def devices(self):
             return [SimpleNamespace(platform="gpu")]
 
-    assert backend.values(library.asarray(IDS)) is not None
-    assert backend.values(Elsewhere()) is None
+    assert BACKEND.values(library.asarray(IDS)) is not None
+    assert BACKEND.values(Elsewhere()) is None
 
 
 def test_a_single_class_warns_each_time(library):

@@ -245,11 +245,11 @@ def test_what_dispatch_says_of_garbage() -> None:
     for kind, make in GARBAGE.items():
         garbage = make()
         if isinstance(garbage, np.ndarray | np.generic):
-            assert dispatch.backend_of(garbage).NAME == "numpy"
+            assert dispatch.backend_of(garbage).name == "numpy"
             continue
         claims = rules.attribute(garbage, "__array_namespace__") or kind == "no attributes"
         if claims and not isinstance(garbage, type):
-            assert dispatch.backend_of(garbage).NAME == "array-api"
+            assert dispatch.backend_of(garbage).name == "array-api"
             continue
         with pytest.raises(BackendError, match="logits must be an array of a supported"):
             dispatch.backend_of(garbage)

@@ -1,5 +1,6 @@
 """The way of a call: everything checked, and every argument brought to the logits."""
 
+import math
 import sys
 import warnings
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ from unified_loss import _labels as label_values
 from unified_loss import _messages as messages
 from unified_loss import _plan as plans
 from unified_loss import _rules as rules
+from unified_loss._backend import Backend, Route
 from unified_loss._labels import Argument
-from unified_loss._types import Array, Backend, Operands, Options, Plan, Problem
+from unified_loss._types import Array, Operands, Options, Plan, Problem
 from unified_loss.exceptions import (
     BackendError,
     LabelError,
@@ -27,6 +29,13 @@ class Call(NamedTuple):
     plan: Plan
     operands: Operands
     problem: Problem
+
+    @property
+    def route(self) -> Route:
+        """Which kernel serves it."""
+        sizes = self.problem.logits.shape or ()
+        size = math.prod(size for size in sizes if isinstance(size, int))
+        return self.backend.route(self.plan, size)
 
 
 class Taken(NamedTuple):
@@ -93,7 +102,7 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any)
         reason = backend.combinable(logits, value)
         if reason is not None:
             raise BackendError(messages.cannot_combine(name, reason, backend.move(name)))
-        if backend.NAME != "numpy":
+        if backend.name != "numpy":
             return Argument(backend, value, backend.spec(value), on_host=False, look=look)
     if not host.is_host_data(value):
         dense = f"{name}.todense()" if hasattr(type(value), "todense") else name

@@ -212,7 +212,7 @@ def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
     given = {**_DEFAULTS, **given}
     names = [name for name in Operands._fields if name in given]
     arrays = Operands(logits, labels, **{name: given.pop(name) for name in names})
-    kernel: str = _run("kernel", arrays, Options(**given))
+    kernel: str = _prepare()(backend_of(logits), arrays, Options(**given)).route.name
     return kernel
 
 

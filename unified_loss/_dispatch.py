@@ -10,38 +10,38 @@ from collections.abc import Callable
 from typing import Any
 
 from unified_loss import _messages as messages
-from unified_loss._types import Backend
+from unified_loss._backend import Backend
 from unified_loss.exceptions import BackendError
 
 
 def _numpy() -> Backend:
-    from unified_loss._backends import numpy as backend
+    from unified_loss._backends import numpy as library
 
-    return backend
+    return library.BACKEND
 
 
 def _torch() -> Backend:
-    from unified_loss._backends import torch as backend
+    from unified_loss._backends import torch as library
 
-    return backend
+    return library.BACKEND
 
 
 def _jax() -> Backend:
-    from unified_loss._backends import jax as backend
+    from unified_loss._backends import jax as library
 
-    return backend
+    return library.BACKEND
 
 
 def _tensorflow() -> Backend:
-    from unified_loss._backends import tensorflow as backend
+    from unified_loss._backends import tensorflow as library
 
-    return backend
+    return library.BACKEND
 
 
 def _array_api() -> Backend:
-    from unified_loss._backends import array_api as backend
+    from unified_loss._backends import array_api as library
 
-    return backend
+    return library.BACKEND
 
 
 LOADERS: dict[str, Callable[[], Backend]] = {

@@ -6,8 +6,9 @@ import numpy as np
 
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
+from unified_loss._backend import Backend
 from unified_loss._host import HostArray, epsilon
-from unified_loss._types import Array, Backend, Plan, Spec
+from unified_loss._types import Array, Plan, Spec
 from unified_loss.exceptions import LabelError
 
 # The unsigned dtype to read integers in, and where those begin that are negative in their own.

@@ -4,8 +4,9 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from unified_loss import _rules as rules
+from unified_loss._backend import Backend
 from unified_loss._labels import are_class_ids, are_known_ids
-from unified_loss._types import Backend, Operands, Options, Plan, Problem
+from unified_loss._types import Operands, Options, Plan, Problem
 
 _SEEN: dict[Hashable, "Seen"] = {}
 _SIZE = 4096

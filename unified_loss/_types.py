@@ -1,7 +1,7 @@
-"""What travels from the call to the kernel, from `Spec` to `Operands`; and `Backend`."""
+"""What travels from the call to the kernel, from `Spec` to `Operands`."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 Array = Any
 Size = Any  # an int, None where the size is unknown, or a framework's symbolic size
@@ -78,12 +78,6 @@ class Plan(NamedTuple):
         """Whether the total mass is a number of examples."""
         return not self.class_weight and self.sample_weight != "weight"
 
-    @property
-    def can_be_bare(self) -> bool:
-        """Whether labels that are class ids, and seen to be, make the call bare."""
-        is_seen = self.label_kind == "index" and self.check is not False
-        return is_seen and self.of_class_ids().is_bare
-
     def of_known_ids(self) -> "Plan":
         """The plan where all index labels are class ids or `ignore_index`."""
         return self._replace(below=False, above=False)
@@ -109,67 +103,3 @@ class Operands(NamedTuple):
     class_weight: Array | None
     sample_weight: Array | None
     normalizer: Array | None
-
-
-class Backend(Protocol):
-    """What a module of `_backends` offers. A module is the backend; it holds no state."""
-
-    NAME: str
-
-    def owns(self, value: object) -> bool:
-        """Whether `value` is an array of this library."""
-
-    def outline(self, *arrays: Array | None) -> Any:
-        """All that the rules may know of logits, labels and weights, hashable.
-
-        None: an array is of another kind, or the call is traced.
-        """
-
-    def values(self, labels: Array) -> Any | None:
-        """The values of labels that have an outline, as a NumPy array.
-
-        None: reading them would wait for an accelerator.
-        """
-
-    def refusal(self, array: Array) -> str | None:
-        """Why an array of this library cannot be used (sparse, ragged, ...), if so."""
-
-    def in_graph(self) -> Callable[..., Any] | None:
-        """What stands for a call in the graph of a compiler that interprets Python.
-
-        It takes the name of a kernel and the arguments of `prepare`. None: no such compiler is
-        at work.
-        """
-
-    def spec(self, array: Array) -> Spec:
-        """Shape and dtype of an array of this library."""
-
-    def same_size(self, a: Size, b: Size) -> bool | None:
-        """Whether two sizes are equal; None where that is unknown. Must add no guard."""
-
-    def combinable(self, logits: Array, other: Array) -> str | None:
-        """Why `other` cannot be combined with `logits` as they are placed, or None."""
-
-    def convert(self, name: str) -> str:
-        """Code that converts the argument `name` to this library, from any other."""
-
-    def move(self, name: str) -> str:
-        """Code that moves the argument `name` to where the logits are."""
-
-    def read(self, array: Array, *, wait: bool) -> Any | None:
-        """The values as a NumPy array, None where none exist yet.
-
-        Without `wait`, None also where reading them would wait for an accelerator.
-        """
-
-    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
-        """A NumPy array moved to the library and device of `logits`."""
-
-    def loss(self, plan: Plan, operands: Operands) -> Array:
-        """The loss."""
-
-    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-        """The loss and the gradient of its sum with respect to the logits."""
-
-    def kernel(self, plan: Plan, operands: Operands) -> str:
-        """The name of the kernel that serves a call, for people."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from unified_loss import _messages as messages
 from unified_loss._ops import Factors, KernelOps
-from unified_loss._shapes import kept, without
+from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError, LossInputError
@@ -85,7 +85,7 @@ class ArrayOps(KernelOps):
         return self.cast(self.total(self.cast(x, "int64")), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
-        return math.prod(without(logits.shape, axis))
+        return math.prod(logits.shape[:axis] + logits.shape[axis + 1 :])
 
     def size(self, x: Array, axis: int) -> Any:
         return x.shape[axis]

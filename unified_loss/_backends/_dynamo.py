@@ -5,13 +5,14 @@ for many a model. So it puts a whole call into its graph as it is, and AOT Autog
 Python on fake tensors, expands it.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
+from unified_loss._backends.torch import TorchBackend, run
+from unified_loss._call import prepare
 from unified_loss._shapes import fits
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Options, Shape, Size, Spec
@@ -59,42 +60,44 @@ def call(entry: str, *arguments: Any) -> Any:
 
     Some compilers keep the call and run it on real tensors, where that must hold as well.
     """
-    from unified_loss._backends import torch as backend
-    from unified_loss._call import prepare
-
     number = len(Operands._fields)
     arrays, options = Operands(*arguments[:number]), Options(*arguments[number:])
-    blind = SimpleNamespace(**vars(backend) | {"read": _nothing, "outline": _nothing})
-    if not torch.compiler.is_exporting():
-        blind.same_size = _same_size
     try:
-        _, plan, operands, _ = prepare(blind, arrays, options)
-        return backend.run(ENTRIES[entry], GRAPH_OPS, plan, operands)
+        _, plan, operands, _ = prepare(Traced(), arrays, options)
+        return run(ENTRIES[entry], GRAPH_OPS, plan, operands)
     except ShapeError:
-        blind.spec = _spec_in_numbers
-        prepare(blind, arrays, options)  # numbers tell more of the mistake than symbols
+        prepare(InNumbers(), arrays, options)  # which tell more of the mistake than symbols
         raise
 
 
-def _spec_in_numbers(array: Array) -> Spec:
-    """With the sizes that are traced with in place of symbols, for a call that is refused."""
-    return Spec("torch", tuple(map(_number, array.shape)), NAMES[array.dtype])
+class Traced(TorchBackend):
+    """Torch where no values exist, and sizes are known under a guard."""
+
+    def read(self, array: Array, *, wait: bool) -> None:
+        """Nothing is read."""
+
+    def outline(self, *arrays: Array | None) -> None:
+        """Each call is traced anew."""
+
+    def same_size(self, a: Size, b: Size) -> bool | None:
+        """Whether sizes are equal, which those with values are asked under a guard.
+
+        A size that is equal to a constant today is so by coincidence.
+        """
+        if torch.compiler.is_exporting():
+            return super().same_size(a, b)
+        if isinstance(a, torch.SymInt) == isinstance(b, torch.SymInt) and guard_or_false(a == b):
+            return True
+        return False if guard_or_false(a != b) else None
+
+
+class InNumbers(Traced):
+    """The same with the sizes that are traced with in place of symbols, for what is refused."""
+
+    def spec(self, array: Array) -> Spec:
+        return Spec(self.name, tuple(map(_number, array.shape)), NAMES[array.dtype])
 
 
 def _number(size: Size) -> Size:
     is_open = isinstance(size, torch.SymInt) and not size.node.has_hint()
     return size if is_open else int(size)
-
-
-def _same_size(a: Size, b: Size) -> bool | None:
-    """Whether sizes are equal, which those with values are asked under a guard.
-
-    A size that is equal to a constant today is so by coincidence.
-    """
-    if isinstance(a, torch.SymInt) == isinstance(b, torch.SymInt) and guard_or_false(a == b):
-        return True
-    return False if guard_or_false(a != b) else None
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """No values are read."""

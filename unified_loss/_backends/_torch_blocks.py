@@ -103,9 +103,8 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
     return Walk(TRANSPOSED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
 
 
-def loss(plan: Plan, operands: Operands) -> Array:
+def loss(walk: Walk | None, plan: Plan, operands: Operands) -> Array:
     """The loss, differentiable in the logits alone."""
-    walk = walk_for(plan, operands.logits.numel())
     if walk is None:
         return _loss_at_once(plan, operands)
     if torch.is_grad_enabled() and operands.logits.requires_grad:
@@ -124,9 +123,8 @@ def _loss_at_once(plan: Plan, operands: Operands) -> Array:
     return combine(OPS, plan, examples, found, divisor)
 
 
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+def loss_and_gradient(walk: Walk | None, plan: Plan, operands: Operands) -> tuple[Array, Array]:
     """The loss and the gradient of its sum, as constants."""
-    walk = walk_for(plan, operands.logits.numel())
     if walk is None:
         return loss_and_gradient_of(TorchOps(), plan, operands)
     loss, kept = walk_loss(OPS, walk, plan, operands)

@@ -9,12 +9,11 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
+from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
-from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss._types import Array, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
-
-NAME = "array-api"
 
 
 def _dask_ops(xp: Any) -> ArrayOps:
@@ -40,91 +39,75 @@ def _ops(array: Array) -> ArrayOps:
     return OPS.get(package_of(type(array)), OtherOps)(xp)
 
 
-def owns(value: object) -> bool:
-    if isinstance(value, np.ndarray | np.generic):
-        return False  # host data beside the logits
-    if isinstance(value, type):
-        return False
-    # Of the class: an object may answer to any name.
-    return hasattr(type(value), "__array_namespace__") or array_api_compat.is_array_api_obj(value)
+class ArrayApiBackend(Backend):
+    """Any library with an array-API namespace."""
+
+    name = "array-api"
+
+    def owns(self, value: object) -> bool:
+        if isinstance(value, np.ndarray | np.generic):
+            return False  # host data beside the logits
+        if isinstance(value, type):
+            return False
+        # Of the class: an object may answer to any name.
+        return hasattr(type(value), "__array_namespace__") or array_api_compat.is_array_api_obj(
+            value
+        )
+
+    def refusal(self, array: Array) -> str | None:
+        chunk = rules.attribute(array, "_meta")  # what Dask's chunks are like
+        if type(chunk).__name__ == "MaskedArray":
+            return "its chunks are masked, and the mask would be lost"
+        if hasattr(type(array), "todense"):
+            return "it is sparse; call .todense() if that is meant"
+        if hasattr(type(chunk), "todense"):
+            return "its chunks are sparse; map .todense() over its blocks if that is meant"
+        return None
+
+    def spec(self, array: Array) -> Spec:
+        try:
+            dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
+            # Dask's unknown sizes are NaN, the standard's are None.
+            shape = tuple(size if isinstance(size, int) else None for size in array.shape)
+            is_possible = max((size or 0 for size in shape), default=0) <= sys.maxsize
+        except Exception:  # noqa: BLE001 - what an object's own attributes raise
+            is_possible = False
+        if not is_possible:
+            raise BackendError(messages.no_array(array))
+        return Spec(package_of(type(array)), shape, dtype)
+
+    def combinable(self, logits: Array, other: Array) -> str | None:
+        here, there = package_of(type(logits)), package_of(type(other))
+        if here != there:
+            return f"it is of {there}, the logits of {here}"
+        device, others = (rules.attribute(array, "device") for array in (logits, other))
+        return None if device == others else f"it is on {others}, the logits on {device}"
+
+    def convert(self, name: str) -> str:
+        return f"xp.asarray({name}) with the logits' namespace xp"
+
+    def move(self, name: str) -> str:
+        return f"xp.asarray({name}, device=logits.device) with the logits' namespace xp"
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        ops = _ops(array)
+        return ops.to_numpy(array) if wait or ops.reads_freely(array) else None
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        return _ops(logits).from_numpy(host.cast(values, dtype), logits)
+
+    def route(self, plan: Plan, size: int) -> Route:
+        return Route("row statistics (array API)")
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        ops = _ops(operands.logits)
+        with np.errstate(all="ignore"):
+            return ops.loss(plan, operands)
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        ops = _ops(operands.logits)
+        with np.errstate(all="ignore"):
+            return ops.loss_and_gradient(plan, operands)
 
 
-def outline(*arrays: Array | None) -> None:
-    return None
-
-
-def values(labels: Array) -> Any:  # pragma: no cover (there are no outlines)
-    return None
-
-
-def refusal(array: Array) -> str | None:
-    chunk = rules.attribute(array, "_meta")  # what Dask's chunks are like
-    if type(chunk).__name__ == "MaskedArray":
-        return "its chunks are masked, and the mask would be lost"
-    if hasattr(type(array), "todense"):
-        return "it is sparse; call .todense() if that is meant"
-    if hasattr(type(chunk), "todense"):
-        return "its chunks are sparse; map .todense() over its blocks if that is meant"
-    return None
-
-
-def in_graph() -> None:
-    return None
-
-
-def spec(array: Array) -> Spec:
-    try:
-        dtype = str(array.dtype).rpartition(".")[2].removesuffix("_")
-        # Dask's unknown sizes are NaN, the standard's are None.
-        shape = tuple(size if isinstance(size, int) else None for size in array.shape)
-        is_possible = max((size or 0 for size in shape), default=0) <= sys.maxsize
-    except Exception:  # noqa: BLE001 - what an object's own attributes raise
-        is_possible = False
-    if not is_possible:
-        raise BackendError(messages.no_array(array))
-    return Spec(package_of(type(array)), shape, dtype)
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    return same_size(a, b)
-
-
-def combinable(logits: Array, other: Array) -> str | None:
-    here, there = package_of(type(logits)), package_of(type(other))
-    if here != there:
-        return f"it is of {there}, the logits of {here}"
-    device, others = (rules.attribute(array, "device") for array in (logits, other))
-    return None if device == others else f"it is on {others}, the logits on {device}"
-
-
-def convert(name: str) -> str:
-    return f"xp.asarray({name}) with the logits' namespace xp"
-
-
-def move(name: str) -> str:
-    return f"xp.asarray({name}, device=logits.device) with the logits' namespace xp"
-
-
-def read(array: Array, *, wait: bool) -> Any | None:
-    ops = _ops(array)
-    return ops.to_numpy(array) if wait or ops.reads_freely(array) else None
-
-
-def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    return _ops(logits).from_numpy(host.cast(values, dtype), logits)
-
-
-def loss(plan: Plan, operands: Operands) -> Array:
-    ops = _ops(operands.logits)
-    with np.errstate(all="ignore"):
-        return ops.loss(plan, operands)
-
-
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    ops = _ops(operands.logits)
-    with np.errstate(all="ignore"):
-        return ops.loss_and_gradient(plan, operands)
-
-
-def kernel(plan: Plan, operands: Operands) -> str:
-    return "row statistics (array API)"
+BACKEND = ArrayApiBackend()

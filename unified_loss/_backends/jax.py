@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from unified_loss import _host as host
+from unified_loss._backend import Backend, Route
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Operands, Plan, Size, Spec
-
-NAME = "jax"
+from unified_loss._types import Array, Operands, Plan, Spec
 
 
 class JaxOps(ArrayOps):
@@ -76,88 +75,83 @@ class JaxOps(ArrayOps):
 OPS = JaxOps(jnp)
 
 
-def owns(value: object) -> bool:
-    return isinstance(value, jax.Array)
-
-
-def outline(*arrays: Array | None) -> Any:
-    parts: list[Any] = []
-    for array in arrays:
-        if array is None:
-            parts.append(None)
-        elif not owns(array) or isinstance(array, jax.core.Tracer):
-            return None
-        else:
-            parts += (array.shape, array.dtype, array.sharding, array.committed)
-    return tuple(parts)
-
-
-def values(labels: Array) -> Any | None:
-    return read(labels, wait=False)
-
-
-def refusal(array: Array) -> str | None:
-    return None
-
-
-def in_graph() -> None:
-    return None
-
-
-def spec(array: Array) -> Spec:
-    return Spec(NAME, array.shape, array.dtype.name)
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    return same_size(a, b)
-
-
-def combinable(logits: Array, other: Array) -> str | None:
-    if any(isinstance(array, jax.core.Tracer) or not array.committed for array in (logits, other)):
-        return None
-    here, there = logits.sharding, other.sharding
-    meshes = {sharding.mesh for sharding in (here, there) if hasattr(sharding, "mesh")}
-    if here.device_set == there.device_set and len(meshes) < 2:
-        return None
-    return f"it is committed to {there}, the logits to {here}"
-
-
-def convert(name: str) -> str:
-    return f"jnp.asarray({name})"
-
-
-def move(name: str) -> str:
-    return f"numpy.asarray({name}), since host data joins the logits wherever they are"
-
-
-def read(array: Array, *, wait: bool) -> Any | None:
-    if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
-        return None
-    on_host = all(device.platform == "cpu" for device in array.devices())
-    if not wait and not on_host:  # pragma: no cover (needs an accelerator)
-        return None
-    return np.asarray(array)
-
-
-def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    # An uncommitted array joins the logits wherever they are.
-    return jnp.asarray(host.cast(values, dtype))
-
-
-@partial(jax.jit, static_argnums=0)
-def loss(plan: Plan, operands: Operands) -> Array:
-    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
-
-
-@partial(jax.jit, static_argnums=0)
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    value, gradient = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
-    return _never_minus_zero(value), gradient
-
-
 def _never_minus_zero(value: Array) -> Array:
     return value + jnp.isnan(value).astype(value.dtype)  # XLA would drop an addition of 0
 
 
-def kernel(plan: Plan, operands: Operands) -> str:
-    return "row statistics (XLA)"
+@partial(jax.jit, static_argnums=0)
+def _loss(plan: Plan, operands: Operands) -> Array:
+    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    value, gradient = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
+    return _never_minus_zero(value), gradient
+
+
+_ROUTE = Route("row statistics (XLA)")
+
+
+class JaxBackend(Backend):
+    """JAX."""
+
+    name = "jax"
+
+    def owns(self, value: object) -> bool:
+        return isinstance(value, jax.Array)
+
+    def outline(self, *arrays: Array | None) -> Any:
+        parts: list[Any] = []
+        for array in arrays:
+            if array is None:
+                parts.append(None)
+            elif not self.owns(array) or isinstance(array, jax.core.Tracer):
+                return None
+            else:
+                parts += (array.shape, array.dtype, array.sharding, array.committed)
+        return tuple(parts)
+
+    def spec(self, array: Array) -> Spec:
+        return Spec(self.name, array.shape, array.dtype.name)
+
+    def combinable(self, logits: Array, other: Array) -> str | None:
+        if any(
+            isinstance(array, jax.core.Tracer) or not array.committed for array in (logits, other)
+        ):
+            return None
+        here, there = logits.sharding, other.sharding
+        meshes = {sharding.mesh for sharding in (here, there) if hasattr(sharding, "mesh")}
+        if here.device_set == there.device_set and len(meshes) < 2:
+            return None
+        return f"it is committed to {there}, the logits to {here}"
+
+    def convert(self, name: str) -> str:
+        return f"jnp.asarray({name})"
+
+    def move(self, name: str) -> str:
+        return f"numpy.asarray({name}), since host data joins the logits wherever they are"
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+            return None
+        on_host = all(device.platform == "cpu" for device in array.devices())
+        if not wait and not on_host:  # pragma: no cover (needs an accelerator)
+            return None
+        return np.asarray(array)
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        # An uncommitted array joins the logits wherever they are.
+        return jnp.asarray(host.cast(values, dtype))
+
+    def route(self, plan: Plan, size: int) -> Route:
+        return _ROUTE
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        return _loss(plan, operands)
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        return _loss_and_gradient(plan, operands)
+
+
+BACKEND = JaxBackend()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _host as host
+from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
@@ -20,10 +21,7 @@ from unified_loss._statistics import (
     plain_statistics,
 )
 from unified_loss._threads import number_of_threads
-from unified_loss._types import Array, Operands, Plan, Shape, Size, Spec
-
-NAME = "numpy"
-
+from unified_loss._types import Array, Operands, Plan, Shape, Spec
 
 # Thresholds, in logits. Below SMALL one pass over whole arrays is faster than any walk. With few
 # classes a block is transposed, so that the reductions run over contiguous rows of many examples. A
@@ -38,13 +36,9 @@ BLOCK = 2**19
 PARALLEL = 2**18
 
 
-def walk_for(plan: Plan, size: int) -> Walk | None:
-    """The way through `size` logits, None for all at once."""
-    if size <= SMALL:
-        return None
-    transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-    threads = number_of_threads() if size >= PARALLEL else 1
-    return Walk(TRANSPOSED_BLOCK if transposed else BLOCK, transposed, threads, _quietly)
+_SHORT = Route("log-sum-exp in one pass", is_native=True)
+_AT_ONCE = Route("row statistics")
+_NAMES = {False: "row statistics in blocks", True: "row statistics in transposed blocks"}
 
 
 def _quietly(share: Callable[[], None]) -> None:
@@ -71,6 +65,9 @@ class NumpyOps(ArrayOps):
         if x.shape[axis] > LONG and math.prod(x.shape[axis + 1 :]) > 1:  # one by one
             return x.sum(axis, keepdims=True, dtype=np.float64).astype(x.dtype)
         return x.sum(axis, keepdims=True)
+
+    def count(self, x: Array, dtype: str) -> Array:
+        return np.dtype(dtype).type(np.count_nonzero(x))
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
         f = self.differences(factors)
@@ -110,117 +107,30 @@ class NumpyOps(ArrayOps):
 OPS = NumpyOps(np)
 
 
-def owns(value: object) -> bool:
-    return isinstance(value, np.ndarray | np.generic)
-
-
-def outline(*arrays: Array | None) -> Any:
-    parts: list[Any] = [NAME]
-    for array in arrays:
-        if array is None:
-            parts.append(None)
-        elif type(array) is np.ndarray and array.dtype != object:
-            parts += (array.shape, array.dtype)
-        else:
-            return None
-    labels: Any = arrays[1]
-    return None if labels.dtype.kind == "V" else tuple(parts)
-
-
-def values(labels: Array) -> Any:
-    return labels
-
-
-def refusal(array: Array) -> str | None:
-    return host.refusal(array)
-
-
-def in_graph() -> None:
-    return None
-
-
-def spec(array: Array) -> Spec:
-    return Spec(NAME, array.shape, array.dtype.name)
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    return same_size(a, b)
-
-
-def combinable(logits: Array, other: Array) -> str | None:
-    return None
-
-
-def convert(name: str) -> str:
-    return f"np.asarray({name})"
-
-
-def move(name: str) -> str:  # pragma: no cover (all arrays of NumPy are in one place)
-    return convert(name)
-
-
-def read(array: Array, *, wait: bool) -> npt.NDArray[Any]:
-    return np.asarray(array)
-
-
-def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    # Class ids may keep their integer dtype.
-    if dtype == "int32":
-        return values
-    return host.converted(values, dtype)
-
-
-def loss(plan: Plan, operands: Operands) -> Array:
-    # In a copy of the context, so that no interrupt leaves an error state behind.
-    return copy_context().run(_evaluate, plan, operands, with_gradient=False)[0]
-
-
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    return copy_context().run(_evaluate, plan, operands, with_gradient=True)
-
-
-def kernel(plan: Plan, operands: Operands) -> str:
-    size = operands.logits.size
-    walk = walk_for(plan, size)
-    has_values = isinstance(operands.logits, np.ndarray)
-    is_bare = plan.is_bare and plan.is_ordinary if has_values else plan.can_be_bare
-    if is_bare and _is_short(plan, size):
-        return "log-sum-exp in one pass"
-    if walk is None:
-        return "row statistics"
-    return f"row statistics in {'transposed ' if walk.transposed else ''}blocks"
-
-
-def _evaluate(plan: Plan, operands: Operands, *, with_gradient: bool) -> tuple[Array, Any]:
+def _evaluate(
+    route: Route, plan: Plan, operands: Operands, *, with_gradient: bool
+) -> tuple[Array, Any]:
     with np.errstate(all="ignore"):
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
-        if plan.is_bare and plan.is_ordinary and not with_gradient:
+        if route.is_native and not with_gradient:
             loss = _short_loss(plan, operands.logits, operands.labels)
             if loss is not None:
                 return loss, None
-        walk = walk_for(plan, operands.logits.size)
-        if walk is not None:
-            loss, kept = walk_loss(OPS, walk, plan, operands)
+        if route.walk is not None:
+            loss, kept = walk_loss(OPS, route.walk, plan, operands)
             loss = loss[()]  # a scalar of NumPy where there is no axis
             if not with_gradient:
                 return loss, None
-            return loss, walk_gradient(OPS, walk, plan, operands, kept)
+            return loss, walk_gradient(OPS, route.walk, plan, operands, kept)
         if with_gradient:
             return loss_and_gradient_of(OPS, plan, operands)
         return loss_of(OPS, plan, operands), None
 
 
-def _is_short(plan: Plan, size: int) -> bool:
-    """Whether few calls of NumPy serve `size` logits without options."""
-    return size <= SMALL and plan.axis + 1 == plan.ndim and plan.reduction != "none"
-
-
 def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
-    """The loss of few logits in few calls; None if they are many, or if it is not finite."""
+    """The loss of few logits in few calls; None if it is not finite."""
     classes = plan.num_classes
-    if not _is_short(plan, logits.size):
-        return None
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)
     if classes < FEW_CLASSES:  # reductions are faster over contiguous rows of many examples
@@ -236,3 +146,66 @@ def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
     if not 0 < total < INFINITY:
         return None
     return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)
+
+
+class NumpyBackend(Backend):
+    """NumPy."""
+
+    name = "numpy"
+
+    def owns(self, value: object) -> bool:
+        return isinstance(value, np.ndarray | np.generic)
+
+    def outline(self, *arrays: Array | None) -> Any:
+        parts: list[Any] = [self.name]
+        for array in arrays:
+            if array is None:
+                parts.append(None)
+            elif type(array) is np.ndarray and array.dtype != object:
+                parts += (array.shape, array.dtype)
+            else:
+                return None
+        labels: Any = arrays[1]
+        return None if labels.dtype.kind == "V" else tuple(parts)
+
+    def values(self, labels: Array) -> Any:
+        return labels
+
+    def refusal(self, array: Array) -> str | None:
+        return host.refusal(array)
+
+    def spec(self, array: Array) -> Spec:
+        return Spec(self.name, array.shape, array.dtype.name)
+
+    def convert(self, name: str) -> str:
+        return f"np.asarray({name})"
+
+    def read(self, array: Array, *, wait: bool) -> npt.NDArray[Any]:
+        return np.asarray(array)
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        # Class ids may keep their integer dtype.
+        if dtype == "int32":
+            return values
+        return host.converted(values, dtype)
+
+    def route(self, plan: Plan, size: int) -> Route:
+        if size > SMALL:
+            transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
+            threads = number_of_threads() if size >= PARALLEL else 1
+            block = TRANSPOSED_BLOCK if transposed else BLOCK
+            return Route(_NAMES[transposed], walk=Walk(block, transposed, threads, _quietly))
+        is_short = plan.is_bare and plan.is_ordinary and plan.reduction != "none"
+        return _SHORT if is_short and plan.axis + 1 == plan.ndim else _AT_ONCE
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        # In a copy of the context, so that no interrupt leaves an error state behind.
+        route = self.route(plan, operands.logits.size)
+        return copy_context().run(_evaluate, route, plan, operands, with_gradient=False)[0]
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        route = self.route(plan, operands.logits.size)
+        return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
+
+
+BACKEND = NumpyBackend()

@@ -6,13 +6,12 @@ from typing import Any
 import tensorflow as tf
 
 from unified_loss import _host as host
+from unified_loss._backend import Backend, Route
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import combine, row_maximum
-from unified_loss._types import Array, Operands, Plan, Size, Spec
-
-NAME = "tensorflow"
+from unified_loss._types import Array, Operands, Plan, Spec
 
 # Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
 # classes, up to FEW_NATIVE, what is done for each example costs as much as the logits.
@@ -124,99 +123,6 @@ class TensorflowOps:
 OPS = TensorflowOps()
 
 
-def owns(value: object) -> bool:
-    return isinstance(value, (tf.Tensor, tf.Variable, *_COMPOSITE))
-
-
-def outline(*arrays: Array | None) -> Any:
-    if not tf.executing_eagerly():
-        return None
-    parts: list[Any] = [NAME]
-    for array in arrays:
-        if array is None:
-            parts.append(None)
-        elif isinstance(array, _Eager) and "CPU" in array.device:
-            parts += (tuple(array.shape), array.dtype)
-        else:
-            return None
-    return tuple(parts)
-
-
-def values(labels: Array) -> Any:
-    return labels.numpy()
-
-
-def refusal(array: Array) -> str | None:
-    for kind, reason in _COMPOSITE.items():
-        if isinstance(array, kind):
-            return reason
-    if array.dtype.name in {"int2", "uint2"}:
-        return f"TensorFlow cannot compute with {array.dtype.name}; make it from int8 values"
-    if not tf.compat.v1.executing_eagerly_outside_functions():
-        return "in a TensorFlow 1 graph, == compares identities; trace with tf.function"
-    return None
-
-
-def in_graph() -> None:
-    return None
-
-
-def spec(array: Array) -> Spec:
-    shape = array.shape
-    return Spec(NAME, None if shape.rank is None else tuple(shape), array.dtype.name)
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    return same_size(a, b)
-
-
-def combinable(logits: Array, other: Array) -> str | None:
-    return None
-
-
-def convert(name: str) -> str:
-    return f"tf.convert_to_tensor({name})"
-
-
-def move(name: str) -> str:  # pragma: no cover (TensorFlow combines across devices)
-    return f"tf.identity({name}) under tf.device(logits.device)"
-
-
-def read(array: Array, *, wait: bool) -> Any | None:
-    if not hasattr(array, "numpy") or not (tf.executing_eagerly()):
-        return None
-    if not wait and "CPU" not in array.device:  # pragma: no cover (needs an accelerator)
-        return None
-    return array.numpy()
-
-
-def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    return tf.constant(host.cast(values, dtype))
-
-
-def loss(plan: Plan, operands: Operands) -> Array:
-    if plan.is_bare and plan.is_ordinary and _is_native(plan, math.prod(operands.logits.shape)):
-        value = _native_loss(plan, operands)
-        if value is not None:
-            return value
-    plan, operands = _prepared(plan, operands)
-    x = tf.cast(operands.logits, plan.compute_dtype)
-    m = row_maximum(OPS, plan, x)
-    examples, divisor = examples_and_divisor(OPS, plan, operands, m)
-    statistics = row_statistics(OPS, plan, x, m, examples)
-    value = combine(OPS, plan, examples, statistics, divisor)
-    if not tf.inside_function():
-        return value
-    # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
-    return value + tf.cast(tf.math.is_nan(value), value.dtype)
-
-
-def _is_native(plan: Plan, size: int) -> bool:
-    """Whether TensorFlow's own loss is faster for `size` logits, if the call is plain."""
-    is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
-    return is_last and size <= (FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE)
-
-
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """TensorFlow's own loss; None unless it proves that nothing needed care."""
     logits, labels = operands.logits, operands.labels
@@ -229,22 +135,6 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
     value = tf.reduce_mean(losses) if plan.reduction == "mean" else tf.reduce_sum(losses)
     return value if 0 < value.numpy() < INFINITY else None
-
-
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    logits = tf.convert_to_tensor(operands.logits)
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        value = loss(plan, operands._replace(logits=logits))
-    return value, tape.gradient(value, logits)
-
-
-def kernel(plan: Plan, operands: Operands) -> str:
-    logits = operands.logits
-    is_bare = plan.is_bare and plan.is_ordinary if tf.is_tensor(logits) else plan.can_be_bare
-    if is_bare and _is_native(plan, math.prod(logits.shape)):
-        return "SparseSoftmaxCrossEntropyWithLogits"
-    return "row statistics (TensorFlow)"
 
 
 def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
@@ -332,3 +222,96 @@ def _equal(a: Array, b: Array) -> Array:
     rank = tf.maximum(tf.size(a), tf.size(b))
     a, b = (tf.concat([x, tf.fill([rank - tf.size(x)], -1)], 0) for x in (a, b))
     return tf.reduce_all(a == b)
+
+
+_NATIVE = Route("SparseSoftmaxCrossEntropyWithLogits", is_native=True)
+_STATISTICS = Route("row statistics (TensorFlow)")
+
+
+class TensorflowBackend(Backend):
+    """TensorFlow."""
+
+    name = "tensorflow"
+
+    def owns(self, value: object) -> bool:
+        return isinstance(value, (tf.Tensor, tf.Variable, *_COMPOSITE))
+
+    def outline(self, *arrays: Array | None) -> Any:
+        if not tf.executing_eagerly():
+            return None
+        parts: list[Any] = [self.name]
+        for array in arrays:
+            if array is None:
+                parts.append(None)
+            elif isinstance(array, _Eager) and "CPU" in array.device:
+                parts += (tuple(array.shape), array.dtype)
+            else:
+                return None
+        return tuple(parts)
+
+    def values(self, labels: Array) -> Any:
+        return labels.numpy()
+
+    def refusal(self, array: Array) -> str | None:
+        for kind, reason in _COMPOSITE.items():
+            if isinstance(array, kind):
+                return reason
+        if array.dtype.name in {"int2", "uint2"}:
+            return f"TensorFlow cannot compute with {array.dtype.name}; make it from int8 values"
+        if not tf.compat.v1.executing_eagerly_outside_functions():
+            return "in a TensorFlow 1 graph, == compares identities; trace with tf.function"
+        return None
+
+    def spec(self, array: Array) -> Spec:
+        shape = array.shape
+        return Spec(self.name, None if shape.rank is None else tuple(shape), array.dtype.name)
+
+    def convert(self, name: str) -> str:
+        return f"tf.convert_to_tensor({name})"
+
+    def move(self, name: str) -> str:  # pragma: no cover (TensorFlow combines across devices)
+        return f"tf.identity({name}) under tf.device(logits.device)"
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        if not hasattr(array, "numpy") or not (tf.executing_eagerly()):
+            return None
+        if not wait and "CPU" not in array.device:  # pragma: no cover (needs an accelerator)
+            return None
+        return array.numpy()
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        return tf.constant(host.cast(values, dtype))
+
+    def route(self, plan: Plan, size: int) -> Route:
+        is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
+        if not (plan.is_bare and plan.is_ordinary and is_last):
+            return _STATISTICS
+        limit = FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE
+        return _NATIVE if size <= limit else _STATISTICS
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        size = math.prod(operands.logits.shape) if plan.is_ordinary else 0  # unknown in a graph
+        if self.route(plan, size).is_native:
+            value = _native_loss(plan, operands)
+            if value is not None:
+                return value
+        plan, operands = _prepared(plan, operands)
+        x = tf.cast(operands.logits, plan.compute_dtype)
+        m = row_maximum(OPS, plan, x)
+        examples, divisor = examples_and_divisor(OPS, plan, operands, m)
+        statistics = row_statistics(OPS, plan, x, m, examples)
+        value = combine(OPS, plan, examples, statistics, divisor)
+        if not tf.inside_function():
+            return value
+        # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
+        return value + tf.cast(tf.math.is_nan(value), value.dtype)
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        logits = tf.convert_to_tensor(operands.logits)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = self.loss(plan, operands._replace(logits=logits))
+        return value, tape.gradient(value, logits)
+
+
+BACKEND = TensorflowBackend()

@@ -1,6 +1,5 @@
 """PyTorch."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_know
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
-from unified_loss._backends import _dynamo as dynamo
+from unified_loss._backend import Backend, Route
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import (
     DTYPES,
@@ -28,8 +27,6 @@ from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
-NAME = "torch"
-
 # Integers of fewer bits, which torch holds for others to unpack.
 _NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint2", "uint4")
                 if name in DTYPES}  # fmt: skip
@@ -37,101 +34,13 @@ _NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint
 _native = torch.nn.functional.cross_entropy
 
 
-def owns(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
 _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
-
-
-def outline(*arrays: Array | None) -> Any:
-    if is_watched():
-        return None
-    parts: list[Any] = []
-    for array in arrays:
-        if array is None:
-            parts.append(None)
-            continue
-        if type(array) not in _ORDINARY or not array.is_cpu or array.is_neg() or array.is_nested:
-            return None
-        if array.layout is not torch.strided:
-            return None
-        if parts and array.requires_grad and torch.is_grad_enabled():
-            return None  # labels and weights with gradients are differentiated in other ways
-        parts += (type(array), array.shape, array.dtype)
-    return tuple(parts)
-
-
-def values(labels: Array) -> Any:
-    return labels.numpy()
-
-
-def refusal(array: Array) -> str | None:
-    if array.is_nested:
-        return "a nested tensor has rows of different lengths; pad it, and mask the padding"
-    if array.layout != torch.strided:
-        return f"its layout is {array.layout}; call .to_dense() if that is meant"
-    if array.is_quantized:
-        return "it is quantized; call .dequantize() if that is meant"
-    if array.dtype in _NAMES_ALONE:
-        return f"{array.dtype} is a name alone: torch cannot compute with it; use torch.uint8"
-    if type(array).__name__ == "MaskedTensor":
-        return "its mask would be lost; pass the data, and the mask as sample_weight="
-    return None
-
-
-def in_graph() -> Callable[..., Any] | None:
-    return dynamo.enter if torch.compiler.is_dynamo_compiling() else None
-
-
-def spec(array: Array) -> Spec:
-    return Spec(NAME, tuple(array.shape), NAMES[array.dtype])
-
-
-def same_size(a: Size, b: Size) -> bool | None:
-    if _is_known(a) and _is_known(b):
-        return a == b
-    return True if statically_known_true(a == b) else None
-
-
-def combinable(logits: Array, other: Array) -> str | None:
-    if other.device == logits.device:
-        return None
-    return f"it is on device {other.device}, the logits on {logits.device}"
-
-
-def convert(name: str) -> str:
-    return f"torch.as_tensor({name}, device=logits.device)"
-
-
-def move(name: str) -> str:
-    return f"{name}.to(logits.device)"
-
-
-def read(array: Array, *, wait: bool) -> Any | None:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
-        return None
-    if wait and _is_distributed(array):
-        array = array.full_tensor()
-    if not _has_own_values(array) or (array.device.type != "cpu" and not wait):
-        return None
-    try:
-        values = array.detach().as_subclass(torch.Tensor).cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    except (RuntimeError, TypeError):  # on the meta device
-        return None
 
 
 def _has_own_values(array: Array) -> bool:
     """Whether no function transform and no wrapper stands before the values."""
     own = type(array).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
     return own and not _functorch.is_functorch_wrapped_tensor(array)
-
-
-def from_host(values: Any, logits: Array, dtype: str) -> Array:
-    values = host.cast(values, dtype)
-    with fake_mode_of(logits):  # a copy, which a backward can rely on
-        return torch.tensor(values, device=logits.device)
 
 
 def _akin(operands: Operands) -> Operands:
@@ -163,32 +72,15 @@ def _has_function(kind: Any) -> bool:
     )
 
 
-def loss(plan: Plan, operands: Operands) -> Array:
-    if not plan.is_ordinary:
-        return run(loss_of, OPS, plan, operands)
-    plan, operands = _signed(plan, operands)
-    value = None
-    if _is_native(plan, operands.logits.numel()):
-        value = _native_loss(plan, operands)
-    return blocks.loss(plan, operands) if value is None else value
-
-
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    is_constant = not (torch.is_grad_enabled() and operands.logits.requires_grad)
-    if is_constant and plan.is_ordinary:
-        return blocks.loss_and_gradient(*_signed(plan, operands))
-    return run(loss_and_gradient_of, OPS, plan, operands)
-
-
-def _is_native(plan: Plan, size: int) -> bool:
-    """Whether torch's own loss serves a call of `size` logits, as the fastest kernel there is."""
+def _has_native_loss(plan: Plan) -> bool:
+    """Whether torch's own loss, the fastest kernel for few logits, says what the plan says."""
     if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
         return False  # dense labels mean something else there; other axes and "none" are slower
     if plan.below or plan.above:
         return False  # a label out of range would be an error of torch's, or undefined
     if plan.sample_weight != "none" or plan.z_loss or plan.normalizer:
         return False  # which it has not
-    return plan.compute_dtype == plan.logits_dtype and blocks.walk_for(plan, size) is None
+    return plan.compute_dtype == plan.logits_dtype
 
 
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
@@ -227,20 +119,6 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
 
         return _dtensor.run(kernel, plan, operands)
     return kernel(GRAPH_OPS if torch.compiler.is_compiling() else ops, plan, operands)
-
-
-def kernel(plan: Plan, operands: Operands) -> str:
-    logits = operands.logits
-    has_values = isinstance(logits, torch.Tensor) and logits.device.type != "meta"
-    if has_values and not plan.is_ordinary:
-        return "row statistics (torch)"
-    if not has_values and plan.check is not False:
-        plan = plan.of_known_ids()  # as labels will be
-    size = math.prod(logits.shape)
-    walk = blocks.walk_for(plan, size)
-    if walk is not None:
-        return f"log_softmax in {'transposed ' if walk.transposed else ''}blocks"
-    return "F.cross_entropy" if _is_native(plan, size) else "log_softmax"
 
 
 def _is_distributed(array: Array) -> bool:
@@ -295,3 +173,125 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
         ignore_index -= 2**64
     operands = operands._replace(labels=operands.labels.to(torch.int64))
     return plan._replace(ignore_index=ignore_index, below=below), operands
+
+
+_NATIVE = Route("F.cross_entropy", is_native=True)
+_AT_ONCE = Route("log_softmax")
+_ROWS = Route("row statistics (torch)")
+_NAMES = {False: "log_softmax in blocks", True: "log_softmax in transposed blocks"}
+
+
+class TorchBackend(Backend):
+    """PyTorch."""
+
+    name = "torch"
+
+    def owns(self, value: object) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def outline(self, *arrays: Array | None) -> Any:
+        if is_watched():
+            return None
+        parts: list[Any] = []
+        for array in arrays:
+            if array is None:
+                parts.append(None)
+                continue
+            if (
+                type(array) not in _ORDINARY
+                or not array.is_cpu
+                or array.is_neg()
+                or array.is_nested
+            ):
+                return None
+            if array.layout is not torch.strided:
+                return None
+            if parts and array.requires_grad and torch.is_grad_enabled():
+                return None  # labels and weights with gradients are differentiated in other ways
+            parts += (type(array), array.shape, array.dtype)
+        return tuple(parts)
+
+    def values(self, labels: Array) -> Any:
+        return labels.numpy()
+
+    def refusal(self, array: Array) -> str | None:
+        if array.is_nested:
+            return "a nested tensor has rows of different lengths; pad it, and mask the padding"
+        if array.layout != torch.strided:
+            return f"its layout is {array.layout}; call .to_dense() if that is meant"
+        if array.is_quantized:
+            return "it is quantized; call .dequantize() if that is meant"
+        if array.dtype in _NAMES_ALONE:
+            return f"{array.dtype} is a name alone: torch cannot compute with it; use torch.uint8"
+        if type(array).__name__ == "MaskedTensor":
+            return "its mask would be lost; pass the data, and the mask as sample_weight="
+        return None
+
+    def in_graph(self) -> Callable[..., Any] | None:
+        if not torch.compiler.is_dynamo_compiling():
+            return None
+        from unified_loss._backends import _dynamo  # which needs this class
+
+        return _dynamo.enter
+
+    def spec(self, array: Array) -> Spec:
+        return Spec(self.name, tuple(array.shape), NAMES[array.dtype])
+
+    def same_size(self, a: Size, b: Size) -> bool | None:
+        if _is_known(a) and _is_known(b):
+            return a == b
+        return True if statically_known_true(a == b) else None
+
+    def combinable(self, logits: Array, other: Array) -> str | None:
+        if other.device == logits.device:
+            return None
+        return f"it is on device {other.device}, the logits on {logits.device}"
+
+    def convert(self, name: str) -> str:
+        return f"torch.as_tensor({name}, device=logits.device)"
+
+    def move(self, name: str) -> str:
+        return f"{name}.to(logits.device)"
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
+            return None
+        if wait and _is_distributed(array):
+            array = array.full_tensor()
+        if not _has_own_values(array) or (array.device.type != "cpu" and not wait):
+            return None
+        try:
+            values = array.detach().as_subclass(torch.Tensor).cpu()
+            return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        except (RuntimeError, TypeError):  # on the meta device
+            return None
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        values = host.cast(values, dtype)
+        with fake_mode_of(logits):  # a copy, which a backward can rely on
+            return torch.tensor(values, device=logits.device)
+
+    def route(self, plan: Plan, size: int) -> Route:
+        if not plan.is_ordinary:
+            return _ROWS
+        walk = blocks.walk_for(plan, size)
+        if walk is not None:
+            return Route(_NAMES[walk.transposed], walk=walk)
+        return _NATIVE if _has_native_loss(plan) else _AT_ONCE
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        route = self.route(plan, operands.logits.numel())
+        if route is _ROWS:
+            return run(loss_of, OPS, plan, operands)
+        plan, operands = _signed(plan, operands)
+        value = _native_loss(plan, operands) if route.is_native else None
+        return blocks.loss(route.walk, plan, operands) if value is None else value
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        route = self.route(plan, operands.logits.numel())
+        if route is _ROWS or (torch.is_grad_enabled() and operands.logits.requires_grad):
+            return run(loss_and_gradient_of, OPS, plan, operands)
+        return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
+
+
+BACKEND = TorchBackend()

@@ -3,9 +3,9 @@
 import itertools
 import math
 import warnings
-from types import SimpleNamespace
 
 from unified_loss import _messages as messages
+from unified_loss._backend import Backend, Route
 from unified_loss._call import prepare
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
@@ -14,7 +14,7 @@ from unified_loss._explain._memory import memory_of
 from unified_loss._explain._picture import columns_of
 from unified_loss._explain._report import Report
 from unified_loss._plan import make_plan
-from unified_loss._types import Backend, Operands, Options, Plan, Problem
+from unified_loss._types import Operands, Options, Plan, Problem
 from unified_loss.exceptions import LossInputError, LossInputWarning
 
 SMALL, LARGE = 1, 2**24  # what an unknown size may be
@@ -38,8 +38,7 @@ def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:
         except LossInputError as error:
             return _refused(_problem_if_any(backend, arrays, options), error)
     told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
-    kernel = backend.kernel(call.plan, call.operands)
-    return _accepted(call.problem, make_plan(call.problem), kernel, tuple(map(str, told)))
+    return _accepted(call.problem, make_plan(call.problem), [call.route], tuple(map(str, told)))
 
 
 def _of_shapes(call: reading.Call) -> Report:
@@ -52,9 +51,9 @@ def _of_shapes(call: reading.Call) -> Report:
 
         extend(error, call.problem)
         return _refused(call.problem, error)
-    kernel = None if call.backend is None else _kernel(call.backend, plan, call.problem)
+    routes = [] if call.backend is None else _routes(call.backend, plan, call.problem)
     told = (messages.single_class(call.problem),) if _is_single(plan) else ()
-    return _accepted(call.problem, plan, kernel, told)
+    return _accepted(call.problem, plan, routes, told)
 
 
 def _refused(problem: Problem | None, error: LossInputError) -> Report:
@@ -62,8 +61,9 @@ def _refused(problem: Problem | None, error: LossInputError) -> Report:
     return Report(None, problem, error, _columns=() if problem is None else columns_of(problem))
 
 
-def _accepted(problem: Problem, plan: Plan, kernel: str | None, told: tuple[str, ...]) -> Report:
-    memory = memory_of(problem, plan)
+def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str, ...]) -> Report:
+    kernel = " or ".join(dict.fromkeys(route.name for route in routes)) or None
+    memory = memory_of(problem, plan, routes[0].walk) if routes else None
     return Report(
         plan,
         problem,
@@ -87,9 +87,11 @@ def _is_single(plan: Plan) -> bool:
     return isinstance(plan.num_classes, int) and plan.num_classes == 1
 
 
-def _kernel(backend: Backend, plan: Plan, problem: Problem) -> str:
-    """The kernel by the shapes alone; all that there can be where sizes are not known."""
-    names: dict[str, None] = {}
+def _routes(backend: Backend, plan: Plan, problem: Problem) -> list[Route]:
+    """The routes by the shapes alone; all that there can be where sizes are not known."""
+    if plan.label_kind == "index" and plan.check is not False:
+        plan = plan.of_class_ids()  # as labels will be
+    routes = []
     for batch, classes in itertools.product((SMALL, LARGE), repeat=2):
         known = plan.num_classes if isinstance(plan.num_classes, int) else classes
         sizes = [size if isinstance(size, int) else batch for size in problem.logits.shape or ()]
@@ -97,7 +99,6 @@ def _kernel(backend: Backend, plan: Plan, problem: Problem) -> str:
             sizes[plan.axis] = known
         else:  # of unknown rank
             sizes = [batch, known]
-        logits = SimpleNamespace(shape=tuple(sizes), size=math.prod(sizes), ndim=len(sizes))
-        filled = plan._replace(num_classes=known)
-        names[backend.kernel(filled, Operands(logits, None, None, None, None))] = None
-    return " or ".join(names)
+        filled = plan._replace(num_classes=known, ndim=len(sizes), is_ordinary=True)
+        routes.append(backend.route(filled, math.prod(sizes)))
+    return routes

@@ -32,9 +32,10 @@ def facts_of(
     yield "dropped", _dropped(problem, plan)
     yield "loss", _loss(plan)
     yield "result", _result(problem, plan, batch)
-    yield "kernel", kernel or f"not known: {problem.logits.library} is not installed"
+    missing = f"not known: {problem.logits.library} is not installed"
+    yield "kernel", kernel or missing
     if memory is None:
-        yield "memory", "depends on the sizes that are not known"
+        yield "memory", "depends on the sizes that are not known" if kernel else missing
     else:
         size, gradient = map(shown_bytes, (memory.size, memory.gradient))
         beside = f"at most about {size} of arrays beside the arguments: {memory.sentence}"

@@ -18,8 +18,8 @@ class Memory(NamedTuple):
     gradient: int  # in bytes: one array like the logits
 
 
-def memory_of(problem: Problem, plan: Plan) -> Memory | None:
-    """The estimate; None where a size is unknown."""
+def memory_of(problem: Problem, plan: Plan, walk: Walk | None) -> Memory | None:
+    """The estimate for a walk, or for all logits at once; None where a size is unknown."""
     shape = problem.logits.shape
     if shape is None or not all(isinstance(size, int) for size in shape):
         return None
@@ -27,7 +27,6 @@ def memory_of(problem: Problem, plan: Plan) -> Memory | None:
     statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
     # x - max x and exp(x - max x); label rows, and their products; half precision is cast first.
     arrays = 2 + 2 * (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
-    walk = _walk(problem.logits.library, plan, elements)
     if walk is None:
         arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight
         size, where = elements, "of the logits' size"
@@ -39,17 +38,6 @@ def memory_of(problem: Problem, plan: Plan) -> Memory | None:
     sentence = f"{arrays} {plan.compute_dtype} arrays {where}, and a few numbers an example"
     gradient = elements * BYTES[plan.logits_dtype]
     return Memory(arrays * size * width + statistics, sentence, gradient)
-
-
-def _walk(library: str, plan: Plan, elements: int) -> Walk | None:
-    """How the library's kernel goes through logits on a processor, None for all at once."""
-    if library == "numpy":
-        from unified_loss._backends.numpy import walk_for
-    elif library == "torch":
-        from unified_loss._backends._torch_blocks import walk_for
-    else:
-        return None
-    return walk_for(plan, elements)
 
 
 def shown_bytes(size: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
+from unified_loss._backend import Backend
 from unified_loss._call import number as as_number
 from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
 from unified_loss._shapes import same_size
-from unified_loss._types import Backend, Operands, Options, Problem, Shape, Size, Spec
+from unified_loss._types import Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
 ARRAYS = Operands._fields
@@ -123,7 +124,8 @@ def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shap
 def _read_abstract(value: Any) -> Shaped:
     rank = getattr(value.shape, "rank", 0)  # None in TensorFlow
     shape = None if rank is None else tuple(value.shape)
-    return Shaped(_abstract_library(value), shape, value.dtype.name)
+    dtype = rules.attribute(value.dtype, "name") or str(value.dtype).rpartition(".")[2]
+    return Shaped(_abstract_library(value), shape, dtype)
 
 
 def _spec_of_array(value: Any) -> Spec:
@@ -175,7 +177,9 @@ def _unreadable(name: str, value: Any) -> str:
 def _abstract_library(value: Any) -> str | None:
     kind = type(value)
     package = rules.package_of(kind)
-    return package if (package, kind.__name__) in ABSTRACT else None
+    if (package, kind.__name__) in ABSTRACT or rules.attribute(value, "is_meta") is True:
+        return package
+    return None
 
 
 def _library_told(shaped: dict[str, Shaped]) -> str:

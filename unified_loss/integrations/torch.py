@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_loss import _host as host
-from unified_loss._backends import torch as backend
+from unified_loss._backends.torch import BACKEND
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._types import Spec
 from unified_loss.integrations._options import plan_of_options
@@ -163,7 +163,7 @@ def _spec(class_weight: Any) -> Spec | None:
     if class_weight is None:
         return None
     if isinstance(class_weight, Tensor):
-        return backend.spec(class_weight)
+        return BACKEND.spec(class_weight)
     return host.spec(class_weight, class_weight)
 
 

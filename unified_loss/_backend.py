@@ -1,0 +1,95 @@
+"""What a backend is: the base class, with what most libraries have in common."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from unified_loss import _shapes as shapes
+from unified_loss._types import Array, Operands, Plan, Size, Spec
+
+
+class Route(NamedTuple):
+    """Which kernel serves a call."""
+
+    name: str  # for people
+    is_native: bool = False  # the library's own loss, if it proves that nothing needed care
+    walk: Any = None  # through blocks
+
+
+class Backend:
+    """One library. It holds no state; `BACKEND` of a file of `_backends` is the only instance."""
+
+    name: str
+
+    def owns(self, value: object) -> bool:
+        """Whether `value` is an array of this library."""
+        raise NotImplementedError
+
+    def spec(self, array: Array) -> Spec:
+        """Shape and dtype of an array of this library."""
+        raise NotImplementedError
+
+    def refusal(self, array: Array) -> str | None:
+        """Why an array of this library cannot be used (sparse, ragged, ...), if so."""
+        return None
+
+    def combinable(self, logits: Array, other: Array) -> str | None:
+        """Why `other` cannot be combined with `logits` as they are placed, or None."""
+        return None
+
+    def convert(self, name: str) -> str:
+        """Code that converts the argument `name` to this library, from any other."""
+        raise NotImplementedError
+
+    def move(self, name: str) -> str:
+        """Code that moves the argument `name` to where the logits are."""
+        return self.convert(name)
+
+    def same_size(self, a: Size, b: Size) -> bool | None:
+        """Whether two sizes are equal; None where that is unknown. Must add no guard."""
+        return shapes.same_size(a, b)
+
+    def outline(self, *arrays: Array | None) -> Any:
+        """All that the rules may know of logits, labels and weights, hashable.
+
+        None: an array is of another kind, or the call is traced. So are all calls of a library
+        that has no outlines; the rules then look at each of them.
+        """
+        return None
+
+    def values(self, labels: Array) -> Any | None:
+        """The values of labels that have an outline, as a NumPy array.
+
+        None: reading them would wait for an accelerator.
+        """
+        return self.read(labels, wait=False)
+
+    def read(self, array: Array, *, wait: bool) -> Any | None:
+        """The values as a NumPy array, None where none exist yet.
+
+        Without `wait`, None also where reading them would wait for an accelerator.
+        """
+        raise NotImplementedError
+
+    def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
+        """A NumPy array moved to the library and device of `logits`."""
+        raise NotImplementedError
+
+    def in_graph(self) -> Callable[..., Any] | None:
+        """What stands for a call in the graph of a compiler that interprets Python.
+
+        It takes the name of a kernel and the arguments of `prepare`. None: no such compiler is
+        at work.
+        """
+        return None
+
+    def route(self, plan: Plan, size: int) -> Route:
+        """The kernel that serves a loss of `size` logits."""
+        raise NotImplementedError
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        """The loss."""
+        raise NotImplementedError
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        """The loss and the gradient of its sum with respect to the logits."""
+        raise NotImplementedError

@@ -86,6 +86,9 @@ class KernelOps(Ops, Protocol):
     def exp(self, x: Array) -> Array:
         """Exponential."""
 
+    def log(self, x: Array) -> Array:
+        """Natural logarithm."""
+
     def differences(self, factors: Factors) -> Array:
         """The factors as an array, with 0 in dead rows."""
         x, m, dead, f = factors

@@ -40,6 +40,14 @@ class Statistics(NamedTuple):
     q: Array | None
 
 
+class Part(NamedTuple):
+    """The statistics of some of the classes of each row, and what moves p and q with m."""
+
+    statistics: Statistics
+    mass: Array | None  # sum K of these classes; of index labels 1 where the label is one of them
+    weight: Array | None  # sum w of these classes
+
+
 class Coefficients(NamedTuple):
     """One example costs a l - b p - c q + z (m + l)^2; absent parts are None."""
 
@@ -106,6 +114,28 @@ def row_statistics(
         q = ops.weighted_sum(w, factors, silent, axis)
     l = ops.log_sum_exp(factors, axis)
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
+
+
+def merge(ops: KernelOps, one: Part, other: Part) -> Part:
+    """The statistics of the classes of both; associative, and it does not matter which is first."""
+    (m1, l1, p1, q1), (m2, l2, p2, q2) = one.statistics, other.statistics
+    # A part of -inf alone has an m of 0, which is none of its entries.
+    is_first = (l2 == -INFINITY) | ((l1 != -INFINITY) & (m1 >= m2))
+    m = ops.where(is_first, m1, m2)
+    d1, d2 = (ops.where(mine == m, 0.0, mine - m) for mine in (m1, m2))  # both may be +inf
+    l = ops.log(ops.exp(l1 + d1) + ops.exp(l2 + d2))
+
+    def moved(linear: Array, coefficient: Array, d: Array) -> Array:
+        return linear + ops.where(coefficient == 0, 0.0, coefficient * d)  # d may be -inf
+
+    p = q = mass = weight = None
+    if one.mass is not None and other.mass is not None:
+        p = moved(p1, one.mass, d1) + moved(p2, other.mass, d2)
+        mass = one.mass + other.mass
+    if one.weight is not None and other.weight is not None:
+        q = moved(q1, one.weight, d1) + moved(q2, other.weight, d2)
+        weight = one.weight + other.weight
+    return Part(Statistics(m, l, p, q), mass, weight)
 
 
 def plain_statistics(ops: KernelOps, plan: Plan, x: Array, examples: Examples) -> Statistics:

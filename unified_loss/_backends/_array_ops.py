@@ -62,6 +62,9 @@ class ArrayOps(KernelOps):
     def exp(self, x: Array) -> Array:
         return self.xp.exp(x)
 
+    def log(self, x: Array) -> Array:
+        return self.xp.log(x)
+
     def isfinite(self, x: Array) -> Array:
         return self.xp.isfinite(x)
 

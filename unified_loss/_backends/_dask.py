@@ -121,6 +121,9 @@ class DaskOps(ArrayOps):
     def exp(self, x: Array) -> Array:
         return elementwise(np.exp, x)
 
+    def log(self, x: Array) -> Array:
+        return elementwise(np.log, x)
+
     def isfinite(self, x: Array) -> Array:
         return elementwise(np.isfinite, x)
 
@@ -135,7 +138,7 @@ class DaskOps(ArrayOps):
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
         f = self.differences(factors)
-        return elementwise(np.log, self.sum(self.exp(f), axis))
+        return self.log(self.sum(self.exp(f), axis))
 
     def total(self, x: Array) -> Array:
         return reduction(_sum, x, None)

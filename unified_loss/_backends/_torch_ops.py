@@ -69,6 +69,9 @@ class TorchOps(KernelOps):
     def exp(self, x: Array) -> Array:
         return torch.exp(x)
 
+    def log(self, x: Array) -> Array:
+        return torch.log(x)
+
     def isfinite(self, x: Array) -> Array:
         return x.abs() < INFINITY  # isfinite() is four operations in a graph
 

@@ -40,17 +40,23 @@ def _expected(name: str, form: Form, truth: Truth) -> tuple[Array, Array, tuple[
     if name == "loss":
         return truth.first.losses, truth.scale.losses, (compute,)
     if name == "along":
+        # A loss that is infinite or NaN has no slope to promise: 0 times infinity is in it.
         wild = ~np.isfinite(truth.first.losses)
-        scale = np.where(wild, np.inf, truth.second_scale.losses)
-        return truth.second.losses, scale, (compute, *(_dtype(form, n) for n in form.wrt))
+        true, scale = (
+            np.where(wild, unknown, one.losses)
+            for one, unknown in ((truth.second, np.nan), (truth.second_scale, np.inf))
+        )
+        return true, scale, (compute, *(_dtype(form, n) for n in form.wrt))
     order, _, array = name.partition(" ")
     field, dtypes = FIELDS[array], (compute, _dtype(form, array))
     first = getattr(truth.first, field)
+    if array != "logits" and form.reduction == "mean" and np.isnan(truth.first.losses):
+        first = np.full_like(first, np.nan)  # nor has a mean of NaN, but in the logits (R16)
     if order == "d":
         return first, getattr(truth.scale, field), dtypes
     dtypes += tuple(_dtype(form, other) for other in form.wrt)
     scale = np.where(np.isfinite(first), getattr(truth.second_scale, field), np.inf)
-    return getattr(truth.second, field), scale, dtypes
+    return np.where(np.isnan(first), np.nan, getattr(truth.second, field)), scale, dtypes
 
 
 def _dtype(form: Form, array: str) -> str:

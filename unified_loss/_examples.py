@@ -58,7 +58,7 @@ def examples_of(ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False
     weights = weights_of(ops, plan, operands)
     if plan.label_kind == "index":
         return _of_index_labels(ops, plan, operands, weights)
-    return (_of_plain_labels if plain else _of_dense_labels)(ops, plan, operands, weights)
+    return _of_dense_labels(ops, plan, operands, weights, plain=plain)
 
 
 def weights_of(ops: Ops, plan: Plan, operands: Operands) -> Weights:
@@ -127,11 +127,13 @@ def _safe_ids(
     return ops.as_index(labels), ignored, foreign
 
 
-def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
+def _of_dense_labels(
+    ops: Ops, plan: Plan, operands: Operands, weights: Weights, *, plain: bool
+) -> Examples:
     axis = plan.axis
     num_classes, w, s = weights
     t = ops.cast(operands.labels, plan.compute_dtype)
-    if plan.labels_dtype.startswith(("float", "bfloat")):
+    if not plain and plan.labels_dtype.startswith(("float", "bfloat")):
         constant = ops.stop_gradient(t)
         if constant is not t:
             # A zero label on a masked class has no influence, and no gradient.
@@ -141,21 +143,39 @@ def _of_dense_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     k = t if w is None else w * t
     label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
-    if w is not None and plan.label_smoothing:
-        share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype)
-        counts = ((1 - plan.label_smoothing) * t != -share * label_total) & (w != 0)
-        silent = ~ops.any(counts, axis) & (label_mass == 0)
-    else:
-        terms = ops.stop_gradient((1 - plan.label_smoothing) * t if plan.label_smoothing else k)
-        # All are 0 if none is above and their sum is.
-        silent = (ops.max(terms, axis) == 0) & (label_mass == 0)
     mass = s
     if w is not None:
         mass = label_mass if s is None else s * label_mass
-    elif s is not None:
+    examples = Examples(
+        num_classes,
+        ids=None,
+        weighted_labels=k,
+        class_weight=w,
+        sample_weight=s,
+        label_mass=label_mass,
+        label_total=label_total,
+        dropped=None if s is None else s == 0,
+        mass=mass,
+    )
+    if plain:
+        return examples
+    silent = _is_silent(ops, plan, t, examples)
+    if w is None and s is not None:
         mass = ops.where(silent, 0.0, s)
-    dropped = silent if s is None else silent | (s == 0)
-    return Examples(num_classes, None, k, w, s, label_mass, label_total, dropped, mass)
+    return examples._replace(dropped=either(silent, examples.dropped), mass=mass)
+
+
+def _is_silent(ops: Ops, plan: Plan, t: Array, examples: Examples) -> Array:
+    """Rows of dense labels of which nothing counts: all zeros, smoothed and weighted."""
+    axis, w = plan.axis, examples.class_weight
+    if w is not None and plan.label_smoothing:
+        share = plan.label_smoothing / ops.cast_size(examples.num_classes, plan.compute_dtype)
+        share = share * examples.label_total
+        counts = ((1 - plan.label_smoothing) * t != -share) & (w != 0)
+        return ~ops.any(counts, axis) & (examples.label_mass == 0)
+    terms = (1 - plan.label_smoothing) * t if plan.label_smoothing else examples.weighted_labels
+    # All are 0 if none is above and their sum is.
+    return (ops.max(ops.stop_gradient(terms), axis) == 0) & (examples.label_mass == 0)
 
 
 def _without_garbage(
@@ -169,20 +189,6 @@ def _without_garbage(
     exists = ops.isfinite(ops.sum(t_now, axis))
     garbage = (s == 0) & ~exists
     return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
-
-
-def _of_plain_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
-    """`_of_dense_labels` where labels are finite, and no M is 0."""
-    num_classes, w, s = weights
-    t = ops.cast(operands.labels, plan.compute_dtype)
-    k = t if w is None else w * t
-    label_total = ops.sum(t, plan.axis)
-    label_mass = label_total if w is None else ops.sum(k, plan.axis)
-    mass = s
-    if w is not None:
-        mass = label_mass if s is None else s * label_mass
-    dropped = None if s is None else s == 0
-    return Examples(num_classes, None, k, w, s, label_mass, label_total, dropped, mass)
 
 
 def with_divisor(

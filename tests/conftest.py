@@ -67,6 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _marks(item: pytest.Item, backend: Backend) -> Iterator[pytest.MarkDecorator]:
+    if not backend.has_autodiff and item.get_closest_marker("needs_autodiff"):
+        yield pytest.mark.skip(reason="the library has no autodiff")
     for name, mark in (("skip_backend", pytest.mark.skip), ("xfail_backend", pytest.mark.xfail)):
         for found in item.iter_markers(name):
             if found.args[0] == backend.name:

@@ -34,7 +34,7 @@ def test_jit_keeps_type_and_attributes():
 
 def test_graphs_of_tensorflow_keep_type_and_text():
     """R25: AutoGraph makes a new exception of the type, with the whole text."""
-    tf = backend_of("tensorflow").library
+    tf = backend_of("tensorflow").library.xp
 
     @tf.function
     def loss(logits, labels):
@@ -48,7 +48,7 @@ def test_graphs_of_tensorflow_keep_type_and_text():
 
 def test_unknown_sizes_of_tensorflow_are_no_numbers():
     """R25: a batch that is unknown is no reading, and fits a reshape."""
-    tf = backend_of("tensorflow").library
+    tf = backend_of("tensorflow").library.xp
     signature = [tf.TensorSpec((None, 3)), tf.TensorSpec((None, 5), tf.bool)]
     with pytest.raises(LossInputError, match=r"\(\?, 3\).* but have shape \(\?, 5\)"):
         tf.function(cross_entropy, input_signature=signature).get_concrete_function()
@@ -57,7 +57,7 @@ def test_unknown_sizes_of_tensorflow_are_no_numbers():
 @pytest.mark.parametrize("dynamic", [False, True, None])
 def test_dynamo_keeps_the_first_line(dynamic):
     """R25: under torch.compile the text survives, also after calls of other sizes."""
-    torch = backend_of("torch").library
+    torch = backend_of("torch").library.xp
     torch._dynamo.reset()
     loss = torch.compile(cross_entropy, fullgraph=True, backend="eager", dynamic=dynamic)
     loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
@@ -69,7 +69,7 @@ def test_dynamo_keeps_the_first_line(dynamic):
 
 def test_symbolic_sizes_of_torch_are_not_guarded():
     """R23, R25: a failed export leaves nothing but the message."""
-    torch = backend_of("torch").library
+    torch = backend_of("torch").library.xp
 
     class Loss(torch.nn.Module):
         def forward(self, logits, labels):

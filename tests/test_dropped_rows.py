@@ -9,7 +9,6 @@ from tests.accuracy import assert_everything
 from tests.backends import Backend
 from tests.problems import Array, Problem
 from tests.reference import central_differences
-from tests.test_gradients import without_autodiff
 
 INF, NAN = np.inf, np.nan
 HUGE = float(np.finfo(np.float32).max)
@@ -106,7 +105,7 @@ def test_extremes_of_every_dtype_cost_nothing(backend: Backend, dtype: str) -> N
         assert_everything(backend, "eager", problem.but(logits=logits), dtype)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("form", ["index", "one-hot"])
 @pytest.mark.parametrize("options", OPTIONS)
@@ -134,7 +133,7 @@ def test_weights_learn_nothing_from_rows_without_an_lse(
             np.testing.assert_array_equal(slope[3:], 0)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("label", [-1, 3, 100])
 def test_weights_learn_nothing_from_labels_that_are_no_class(
@@ -156,7 +155,7 @@ def test_weights_learn_nothing_from_labels_that_are_no_class(
         np.testing.assert_allclose(slope, truth, rtol=1e-5, atol=2e-6 * np.abs(truth).max())
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("smoothing", [0.0, 0.25, 1.0])
 def test_rows_of_zeros_learn_under_any_smoothing(
     backend: Backend, mode: str, smoothing: float
@@ -168,7 +167,7 @@ def test_rows_of_zeros_learn_under_any_smoothing(
     np.testing.assert_allclose(slope, truth, rtol=1e-5, atol=1e-6)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 def test_half_precision_class_weights_add_up_in_the_compute_dtype(
     backend: Backend, mode: str, precision: str
@@ -213,7 +212,7 @@ def slopes_of_sum(problem: Problem, name: str) -> Array:
     return central_differences(problem.but(reduction="sum", normalizer=None), name)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("what", sorted(set(nothing_left()) - NOT_DROPPED))
 def test_normalizer_gives_the_mean_of_nothing_its_gradients(
     backend: Backend, mode: str, what: str

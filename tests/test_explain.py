@@ -241,15 +241,15 @@ def test_every_kind_of_shape_reads_the_same(arguments: tuple[Any, Any]) -> None:
 
 def abstract(backend: Backend) -> tuple[Any, Any]:
     """What the library itself has for an array without values, float32[2, 5] and int32[2]."""
-    library = backend.library
+    xp = backend.library.xp
     if backend.name == "torch":
-        return tuple(library.zeros(shape, dtype=getattr(library, dtype), device="meta")
+        return tuple(xp.zeros(shape, dtype=getattr(xp, dtype), device="meta")
                      for shape, dtype in (((2, 5), "float32"), ((2,), "int32")))  # fmt: skip
     if backend.name == "jax":
         import jax
 
         return jax.ShapeDtypeStruct((2, 5), "float32"), jax.ShapeDtypeStruct((2,), "int32")
-    return library.TensorSpec((2, 5), "float32"), library.TensorSpec((2,), "int32")
+    return xp.TensorSpec((2, 5), "float32"), xp.TensorSpec((2,), "int32")
 
 
 @pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
@@ -263,7 +263,7 @@ def test_abstract_arrays_tell_their_library(name: str, installed: list[Backend])
     assert str(report) == str(explain("[2, 5]", "int32[2]", framework=name))
     assert report.facts[0] == explain("[2, 5]", labels).facts[0]
     if name == "tensorflow":
-        unknown = backend.library.TensorSpec(None, "float32")
+        unknown = backend.library.xp.TensorSpec(None, "float32")
         assert explain(unknown, labels, axis=-1).batch_shape is None
     if name != "torch":
         assert "numpy" in str(explain(logits, labels, framework="numpy"))

@@ -11,20 +11,8 @@ from tests.reference import central_differences, evaluate
 from tests.strategies import dtypes, problems
 from tests.variants import REDUCTIONS, VARIANTS, combinations, holds_for_any
 
-AUTODIFF = [
-    pytest.mark.skip_backend(name, reason="the library has no autodiff")
-    for name in ("numpy", "array_api_strict", "dask")
-]
 
-
-def without_autodiff(test: object) -> object:
-    """Skip the backends that cannot differentiate."""
-    for mark in AUTODIFF:
-        test = mark(test)
-    return test
-
-
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradient_is_the_formula(
     backend: Backend, mode: str, dtype: str, variant: str, rng: Generator
@@ -61,7 +49,7 @@ def test_closed_form_is_the_formula_for_any_call(backend: Backend, mode: str) ->
     holds_for_any(backend, mode, check, problem=problems(), dtype=dtypes(backend))
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 def test_gradient_is_the_formula_for_any_call(backend: Backend, mode: str) -> None:
     """R10 to R16, R22, R23: any legal call has the autodiff gradient of the formula."""
 
@@ -92,7 +80,7 @@ def test_closed_form_is_the_slope_of_the_returned_value(
         np.testing.assert_allclose(ours, slopes, rtol=1e-8, atol=1e-8)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("name", ["labels", "class_weight", "sample_weight"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradients_of_labels_and_weights_are_true(
@@ -109,7 +97,7 @@ def test_gradients_of_labels_and_weights_are_true(
         np.testing.assert_allclose(slope, truth, rtol=2e-6, atol=2e-6 * np.abs(truth).max())
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 @pytest.mark.parametrize("garbage", [np.nan, np.inf])
 @pytest.mark.parametrize("beside", [0, 1])
 def test_zero_weights_still_learn(
@@ -126,7 +114,7 @@ def test_zero_weights_still_learn(
     assert_close(weights, losses, "float32", scale=1)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 def test_zero_class_weight_of_garbage_learns_nothing(backend: Backend, mode: str) -> None:
     """R16: the gradient in a class weight of 0 is 0 where the lse of its only row is not finite."""
     problem = Problem(
@@ -141,7 +129,7 @@ def test_zero_class_weight_of_garbage_learns_nothing(backend: Backend, mode: str
     assert_close(weights, np.array([0, np.log1p(np.exp(-1))]), "float32", scale=1)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 def test_zero_class_weight_still_learns(backend: Backend, mode: str) -> None:
     """R16: a class weight of 0 drops its examples, and still gets the gradient of their loss."""
     problem = Problem(
@@ -158,7 +146,7 @@ def test_zero_class_weight_still_learns(backend: Backend, mode: str) -> None:
     assert_close(weights, np.array([losses[0], losses[1], 0]), "float32", scale=1)
 
 
-@without_autodiff
+@pytest.mark.needs_autodiff
 def test_zero_label_rows_still_learn(backend: Backend, mode: str) -> None:
     """R16: a dense row of zeros is dropped, and its labels still get −log p."""
     problem = Problem(

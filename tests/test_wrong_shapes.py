@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import unified_loss
-from tests.backends import BACKENDS, Backend
+from tests.backends import Backend
 from tests.problems import without
 from unified_loss import (
     AmbiguousAxisError,
@@ -69,8 +69,6 @@ def test_labels_never_broadcast_without_an_axis(
 @pytest.mark.parametrize("given", ["int32", "int64", "bool", "complex64"])
 def test_logits_must_be_floating(backend: Backend, given: str) -> None:
     """R1: integer, boolean and complex logits are a `DTypeError`."""
-    if backend.name == "mlx" and given == "int64":
-        given = "uint8"
     with pytest.raises(DTypeError):
         cross_entropy(backend.asarray(np.zeros((2, 3), given)), np.array([0, 1]))
 
@@ -256,9 +254,9 @@ def test_variables_and_parameters_are_accepted(backend: Backend) -> None:
     """R2: `nn.Parameter` and `tf.Variable` are arrays of their library."""
     values = np.array([[0, 1], [2, 0]], np.float32)
     if backend.name == "torch":
-        logits = backend.library.nn.Parameter(backend.asarray(values))
+        logits = backend.library.xp.nn.Parameter(backend.asarray(values))
     elif backend.name == "tensorflow":
-        logits = backend.library.Variable(values)
+        logits = backend.library.xp.Variable(values)
     else:
         pytest.skip(f"{backend.name} has no trainable array type")
     plain = cross_entropy(backend.asarray(values), [0, 1])
@@ -269,7 +267,7 @@ def test_sparse_and_ragged_arrays_are_refused(backend: Backend) -> None:
     """R2: they are a `BackendError`, never made dense on the quiet."""
     values = np.array([[0, 1], [2, 0]], np.float32)
     if backend.name == "torch":
-        torch = backend.library
+        torch = backend.library.xp
         rows = [torch.zeros(2), torch.zeros(3)]
         logits = [
             torch.tensor(values).to_sparse(),
@@ -277,8 +275,8 @@ def test_sparse_and_ragged_arrays_are_refused(backend: Backend) -> None:
         ]
     elif backend.name == "tensorflow":
         logits = [
-            backend.library.sparse.from_dense(values),
-            backend.library.RaggedTensor.from_tensor(values),
+            backend.library.xp.sparse.from_dense(values),
+            backend.library.xp.RaggedTensor.from_tensor(values),
         ]
     else:
         pytest.skip(f"{backend.name} has no sparse or ragged arrays")
@@ -294,9 +292,3 @@ def test_failed_call_leaves_nothing_behind(backend: Backend) -> None:
         with pytest.raises(LossInputError):
             unified_loss.cross_entropy(logits, *arguments)
     assert np.isclose(backend.to_numpy(cross_entropy(logits, [0, 1])), np.log(4))
-
-
-def test_every_backend_has_an_adapter() -> None:
-    """R2: the tests know the seven backends by name."""
-    names = {"numpy", "torch", "jax", "tensorflow", "array_api_strict", "dask", "mlx"}
-    assert set(BACKENDS) == names

@@ -127,7 +127,7 @@ def check(library: Library, case: Case) -> Finding:
         loss = loss_of(logits)
         gradients = [cross_entropy_with_grad(logits, labels, **options)[1]]
         if library.has_autodiff:
-            gradients.append(library.gradient(loss_of, logits))
+            gradients += library.value_and_gradients(loss_of)(logits)[1]
         loss_error = _error(library.to_numpy(loss), true_loss)
         gradient_errors = [_error(library.to_numpy(found), true_gradient) for found in gradients]
     except Exception as error:  # noqa: BLE001 - a finding like any other

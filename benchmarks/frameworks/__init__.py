@@ -1,19 +1,9 @@
-"""One module per framework: its arrays, its way to differentiate and compile, and its peers."""
+"""One module per framework: what is measured there, and its peers."""
 
 import importlib
-import importlib.util
 
 from benchmarks.frameworks._base import Framework
 from unified_loss import _libraries as libraries
-
-CLASSES = {
-    "numpy": "NumPy",
-    "torch": "Torch",
-    "jax": "Jax",
-    "tensorflow": "TensorFlow",
-    "mlx": "Mlx",
-    "cupy": "Cupy",
-}
 
 
 def load(name: str, device: str) -> Framework:
@@ -21,15 +11,15 @@ def load(name: str, device: str) -> Framework:
 
     Examples
     --------
-    >>> load("numpy", "cpu").name
+    >>> load("numpy", "cpu").library.name
     'numpy'
     """
-    libraries.load(name)  # without the log that some write when they start
+    library = libraries.load(name, device)  # without the log that some write when they start
     module = importlib.import_module(f"benchmarks.frameworks.{name}")
-    framework: Framework = getattr(module, CLASSES[name])(device)
+    framework: Framework = module.FRAMEWORK(library, device)
     return framework
 
 
 def is_installed(name: str) -> bool:
     """Whether a framework can be imported, without importing it."""
-    return importlib.util.find_spec(name) is not None
+    return libraries.named(name).is_installed()

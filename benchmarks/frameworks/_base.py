@@ -1,4 +1,4 @@
-"""What a benchmark asks of a framework."""
+"""What a benchmark asks of a framework, beside what its `Library` tells."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ from benchmarks.cases import BOTH, OURS, PLAIN, Case
 from benchmarks.inputs import HostInputs
 from benchmarks.memory import host_peak
 from unified_loss import cross_entropy
+from unified_loss._libraries import Library
 
 Loss = Callable[[Any, Any], Any]  # of logits and labels
 Step = Callable[[], Any]
@@ -38,27 +39,18 @@ def ours(inputs: Inputs) -> Loss:
 
 
 class Framework:
-    """The methods fit a library without autodiff and compiler, whose calls return when done."""
+    """The methods fit a library whose calls return when they are done."""
 
-    name = "numpy"
     packages: tuple[str, ...] = ()  # whose versions belong to a result
     compiled_modes: tuple[str, ...] = ()
     peers: ClassVar[Mapping[str, Callable[[Inputs], Loss]]] = {}
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, library: Library, device: str) -> None:
+        self.library, self.device = library, device
 
-    def array(self, values: Any, dtype: str) -> Any:
-        """An array of the framework, on its device."""
-        raise NotImplementedError
-
-    def differentiated(self, loss: Loss) -> Loss:
-        """The function that returns the loss and its gradient with respect to the logits."""
-        raise NotImplementedError
-
-    def compiled(self, function: Loss, mode: str) -> Loss:
+    def compiled(self, function: Loss, mode: str) -> Loss:  # noqa: ARG002
         """The function as the framework's compiler runs it."""
-        raise NotImplementedError
+        return self.library.compiled(function)
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:
         """A step that does what precedes the compilation of loss and gradient, as if for once."""
@@ -74,11 +66,12 @@ class Framework:
         """The arguments of a case."""
         weights = {"class_weight": host.class_weight, "sample_weight": host.sample_weight}
         numbers = {"label_smoothing": host.label_smoothing, "z_loss": host.z_loss}
-        options = {k: self.array(v, "float32") for k, v in weights.items() if v is not None}
+        array = self.library.asarray
+        options = {k: array(v, "float32") for k, v in weights.items() if v is not None}
         is_dense = case.labels == "dense"
         return Inputs(
-            self.array(host.logits, case.dtype),
-            self.array(host.labels, "float32" if is_dense else "int64"),
+            array(host.logits, case.dtype),
+            array(host.labels, "float32" if is_dense else self.library.index_dtype),
             case.axis,
             is_dense,
             options | {name: number for name, number in numbers.items() if number},
@@ -97,7 +90,7 @@ class Framework:
 
     def assembled(self, loss: Loss, case: Case) -> Loss:
         """The function of a case: differentiated, compiled, both or neither."""
-        function = self.differentiated(loss) if case.direction == BOTH else loss
+        function = self.library.value_and_gradients(loss) if case.direction == BOTH else loss
         return function if case.mode == "eager" else self.compiled(function, case.mode)
 
     def value(self, result: Any) -> float:

@@ -23,13 +23,8 @@ def native(inputs: Inputs) -> Loss:
 class Cupy(NumPy):
     """CuPy."""
 
-    name = "cupy"
     packages = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
     peers: ClassVar = {"cupyx": native}
-
-    def array(self, values: Any, dtype: str) -> Any:
-        """An array on the GPU."""
-        return cp.asarray(values, dtype=dtype)
 
     def wait(self, result: Any) -> None:  # noqa: ARG002
         """The GPU works on while Python goes on."""
@@ -49,3 +44,6 @@ class Cupy(NumPy):
     def device_name(self) -> str:
         """The GPU."""
         return str(cp.cuda.runtime.getDeviceProperties(0)["name"].decode())
+
+
+FRAMEWORK = Cupy

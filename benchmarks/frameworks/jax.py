@@ -46,24 +46,9 @@ def _with_options(inputs: Inputs) -> Loss:
 class Jax(Framework):
     """JAX."""
 
-    name = "jax"
     packages = ("jax", "jaxlib", "optax")
     compiled_modes = ("eager", "compiled")  # eager operations are compiled one by one
     peers: ClassVar = {"optax": native}
-
-    def array(self, values: Any, dtype: str) -> Any:
-        """With 32-bit integers, JAX's default."""
-        return jnp.asarray(values, dtype="int32" if dtype == "int64" else dtype)
-
-    def differentiated(self, loss: Loss) -> Loss:
-        """By `jax.value_and_grad`."""
-        gradient: Loss = jax.value_and_grad(loss)
-        return gradient
-
-    def compiled(self, function: Loss, mode: str) -> Loss:  # noqa: ARG002
-        """By `jax.jit`."""
-        jitted: Loss = jax.jit(function)
-        return jitted
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:  # noqa: ARG002
         """To the program that XLA gets."""
@@ -104,3 +89,6 @@ class Jax(Framework):
         if self.device != "cuda":
             return super().device_name()
         return str(jax.devices()[0].device_kind)
+
+
+FRAMEWORK = Jax

@@ -58,37 +58,23 @@ def keras(inputs: Inputs) -> Loss:  # noqa: ARG001 (class ids on the last axis a
 class TensorFlow(Framework):
     """TensorFlow."""
 
-    name = "tensorflow"
     packages = ("tensorflow", "keras")
     compiled_modes = ("compiled", "xla")
     peers: ClassVar = {"tf.nn": native, "keras": keras}
 
-    def array(self, values: Any, dtype: str) -> Any:
-        """A tensor."""
-        return tf.cast(tf.convert_to_tensor(values), dtype)
-
-    def differentiated(self, loss: Loss) -> Loss:
-        """By a gradient tape."""
-
-        def both(logits: Any, labels: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch(logits)
-                value = loss(logits, labels)
-            return value, tape.gradient(value, logits)
-
-        return both
-
     def compiled(self, function: Loss, mode: str) -> Loss:
         """As a graph, by XLA or not."""
-        graph: Loss = tf.function(function, jit_compile=mode == "xla")
-        return graph
+        return self.library.compiled(function, jit_compile=mode == "xla")
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:  # noqa: ARG002
         """To a concrete function."""
 
         def trace() -> Any:
-            function = tf.function(self.differentiated(loss))
+            function = tf.function(self.library.value_and_gradients(loss))
             function.get_concrete_function(inputs.logits, inputs.labels)
             return 0.0  # there is no loss before the graph runs
 
         return trace
+
+
+FRAMEWORK = TensorFlow

@@ -33,7 +33,6 @@ def native_in_float32(inputs: Inputs) -> Loss:
 class Torch(Framework):
     """PyTorch."""
 
-    name = "torch"
     packages = ("torch", "eagerpy")
     compiled_modes = ("compiled",)
     peers: ClassVar = {
@@ -42,25 +41,11 @@ class Torch(Framework):
         "eagerpy": eagerpy_recipe,
     }
 
-    def array(self, values: Any, dtype: str) -> Any:
-        """A tensor."""
-        return torch.as_tensor(values, dtype=getattr(torch, dtype), device=self.device)
-
-    def differentiated(self, loss: Loss) -> Loss:
-        """By autograd."""
-
-        def both(logits: Any, labels: Any) -> Any:
-            logits.requires_grad_()
-            value = loss(logits, labels)
-            return value.detach(), *torch.autograd.grad(value, logits)
-
-        return both
-
     def assembled(self, loss: Loss, case: Case) -> Loss:
         """Only the loss is compiled; inductor makes its backward pass along with it."""
         if case.mode == "compiled":
-            loss = torch.compile(loss, fullgraph=True, dynamic=False)
-        return self.differentiated(loss) if case.direction == BOTH else loss
+            loss = self.compiled(loss, case.mode)
+        return self.library.value_and_gradients(loss) if case.direction == BOTH else loss
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:
         """Dynamo alone."""
@@ -68,8 +53,7 @@ class Torch(Framework):
 
         def trace() -> Any:
             torch._dynamo.reset()  # noqa: SLF001 (has no public name)
-            dynamic = mode == "dynamic"
-            step = torch.compile(loss, backend="eager", fullgraph=True, dynamic=dynamic)
+            step = self.library.compiled(loss, backend="eager", dynamic=mode == "dynamic")
             return step(inputs.logits, inputs.labels).detach()
 
         return trace
@@ -102,3 +86,6 @@ class Torch(Framework):
         if self.device != "cuda":
             return super().device_name()
         return str(torch.cuda.get_device_name())
+
+
+FRAMEWORK = Torch

@@ -1,0 +1,83 @@
+"""How libraries write the operations of a fix; their own words are in their files."""
+
+from collections.abc import Callable
+from typing import Any
+
+Render = Callable[[str, Any], str]
+Dialect = dict[str, Render]
+
+
+def _index(axis: int, entry: object) -> str:
+    return ", ".join([":"] * axis + [str(entry)])
+
+
+def _slice(value: tuple[int, int | None, int | None]) -> str:
+    axis, start, stop = value
+    ends = ("" if end is None else str(end) for end in (start, stop))
+    return _index(axis, ":".join(ends))
+
+
+def functions(module: str, **others: Render) -> Dialect:
+    """A library whose operations are functions of a module, with the names of the array API."""
+    return {
+        "argmax": lambda x, axis: f"{module}.argmax({x}, axis={axis})",
+        "cast": lambda x, dtype: f"{module}.astype({x}, {module}.{dtype})",
+        "reshape": lambda x, shape: f"{module}.reshape({x}, {sizes(shape)})",
+        "squeeze": lambda x, axis: f"{module}.squeeze({x}, axis={axis})",
+        "insert": lambda x, axis: f"{module}.expand_dims({x}, axis={axis})",
+        "permute": lambda x, order: f"{module}.transpose({x}, {order})",
+        "mean": lambda x, axes: f"{module}.mean({x}, axis={one_or_all(axes)})",
+        "broadcast": lambda x, shape: f"{module}.broadcast_to({x}, {sizes(shape)})",
+        "exp": lambda x, _: f"{module}.exp({x})",
+        "one_hot": lambda x, classes: (
+            f"{module}.astype({x}[..., None] == {module}.arange({classes}), {module}.float32)"
+        ),
+        "cut": lambda x, value: f"{x}[{_slice(value)}]",
+        "pick": lambda x, value: f"{x}[{_index(*value)}]",
+        "stride": lambda x, value: f"{x}[{_strides(value)}]",
+        "subtract": lambda x, n: f"({x} - {n})" if n > 0 else f"({x} + {-n})",
+        "divide": lambda x, n: f"({x} // {n})",
+        **others,
+    }
+
+
+def one_or_all(axes: tuple[int, ...]) -> str:
+    """One axis as a number, several as a tuple."""
+    return str(axes[0]) if len(axes) == 1 else str(axes)
+
+
+def sizes(shape: tuple[Any, ...]) -> str:
+    """A shape, -1 for a size that is not known."""
+    return str(tuple(size if isinstance(size, int) else -1 for size in shape))
+
+
+def _strides(value: tuple[tuple[int, int], ...]) -> str:
+    steps = dict(value)
+    return ", ".join(f"::{steps[i]}" if i in steps else ":" for i in range(max(steps) + 1))
+
+
+def listed(text: str) -> str:
+    """The entries of a tuple as arguments."""
+    return text.strip("(),") or text
+
+
+def _of_array(render: Render) -> Render:
+    """A list has neither arithmetic nor axes."""
+    return lambda x, value: render(f"np.asarray({x})", value)
+
+
+STANDARD = functions(
+    "xp",
+    permute=lambda x, order: f"xp.permute_dims({x}, {order})",
+    # The standard wants an index for each axis.
+    pick=lambda x, value: f"{x}[{_index(*value)}, ...]",
+    cut=lambda x, value: f"{x}[{_slice(value)}, ...]",
+    stride=lambda x, value: f"{x}[{_strides(value)}, ...]",
+)
+NUMPY = functions(
+    "np",
+    cast=lambda x, dtype: f"np.asarray({x}, np.{dtype})",
+    one_hot=lambda x, classes: f"np.eye({classes}, dtype=np.float32)[{x}]",
+)
+_OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide")
+PYTHON = NUMPY | {name: _of_array(NUMPY[name]) for name in _OF_ARRAYS}

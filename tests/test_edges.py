@@ -13,10 +13,10 @@ FOREIGN = np.array([0, 1, 255], np.uint8)
 
 
 def library(name, installed):
-    """The module of a library, unless it is not under test."""
+    """The package of a library, unless it is not under test."""
     if BACKENDS[name] not in installed:
         pytest.skip(f"{name} is not under test")
-    return pytest.importorskip({"dask": "dask.array", "mlx": "mlx.core"}.get(name, name))
+    return BACKENDS[name].library.package
 
 
 @pytest.mark.parametrize("width", ["uint8", "uint16", "uint32", "uint64"])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, GROUPS = SETTINGS["project"], SETTINGS["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
-FRAMEWORKS = ("torch", "jax", "tensorflow", "keras", "mlx", "dask", "transformers")
+FRAMEWORKS = [name for name in EXTRAS if name != "demo"]
 
 
 def bounds() -> list[Requirement]:

@@ -66,6 +66,33 @@ def test_labels_never_broadcast_without_an_axis(
         cross_entropy(logits, backend.asarray(np.zeros(shape, given)))
 
 
+@pytest.mark.parametrize("given", ["int32", "bool", "uint8"])
+def test_one_score_for_each_example_is_refused(backend: Backend, given: str) -> None:
+    """R4: integers beside 1-D logits need ``axis=0``; the error has both readings."""
+    scores = backend.asarray(np.array([0.5, -1, 2], np.float32))
+    labels = backend.asarray(np.array([0, 1, 0], given))
+    with pytest.raises(ShapeError) as caught:
+        cross_entropy(scores, labels)
+    tags = [reading.tag for reading in caught.value.readings]
+    assert tags[:2] == ["scores_of_a_binary_loss", "one_example_with_many_labels"]
+    assert "binary" in str(caught.value)
+    row = cross_entropy(scores, labels, axis=0)
+    one = cross_entropy(scores, np.array(1))
+    assert backend.to_numpy(row) == pytest.approx(backend.to_numpy(one))
+    floating = backend.asarray(np.array([0, 1, 0], np.float32))
+    assert backend.to_numpy(cross_entropy(scores, floating)) == backend.to_numpy(row)
+
+
+def test_the_scores_of_scikit_learn_are_refused() -> None:
+    """R4: `decision_function` of a problem of two classes gives one score for each example."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x = np.linspace(-1, 1, 20)[:, None]
+    y = (x[:, 0] > 0).astype(int)
+    scores = linear_model.LogisticRegression().fit(x, y).decision_function(x)
+    with pytest.raises(ShapeError, match="one score for each example: a binary loss"):
+        cross_entropy(scores, y)
+
+
 @pytest.mark.parametrize("given", ["int32", "int64", "bool", "complex64"])
 def test_logits_must_be_floating(backend: Backend, given: str) -> None:
     """R1: integer, boolean and complex logits are a `DTypeError`."""

@@ -60,7 +60,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         judged = plans.make_plan(problem)
         _check_normalizer(judged, taken.normalizer)
         if isinstance(judged.num_classes, int) and judged.num_classes == 1:
-            _warn(SingleClassWarning(messages.single_class(problem)))
+            warn(SingleClassWarning(messages.single_class(problem)))
         plan = label_values.told(judged, taken.labels, taken.sample_weight)
     except LossInputError as error:
         _diagnose(error, problem, arrays.logits, taken.labels)
@@ -172,7 +172,7 @@ def _warn_of_suspicions(
         values = taken.labels.values
         seen = None if values is None else values_of(values)
         for stage in stages:
-            _warn(suspicion(stage, problem, plan.axis, seen))
+            warn(suspicion(stage, problem, plan.axis, seen))
 
 
 # A loss is called by these on behalf of the people who called them.
@@ -182,7 +182,7 @@ _BETWEEN = frozenset({
 })  # fmt: skip
 
 
-def _warn(warning: LossInputWarning) -> None:
+def warn(warning: LossInputWarning) -> None:
     """Warn at the line that people wrote."""
     frame, steps = sys._getframe(1), 3  # noqa: SLF001 (there is no other way to it)
     while frame.f_back is not None:

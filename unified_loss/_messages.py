@@ -149,6 +149,16 @@ def labels_not_numbers(problem: Problem) -> str:
     )
 
 
+def scores_of_whom(problem: Problem) -> str:
+    """R4."""
+    logits, labels = problem.logits, problem.labels
+    return (
+        f"logits {shown(logits.shape)} without a batch axis are the scores of one example, whose "
+        f"label has shape (), but labels have shape {shown(labels.shape)} and are {labels.dtype}: "
+        "axis=0 takes them for its one-hot row."
+    )
+
+
 def unknown_label_kind(problem: Problem, axis: int) -> str:
     """R3, R4."""
     return (

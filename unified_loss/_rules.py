@@ -133,6 +133,9 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     one = keeps_axis and problem.same(labels[axis], 1) is True
     if integer and (as_index is True or (as_index is None and one)):
         return "index", keeps_axis
+    if as_dense is not False and len(logits) == 1 and problem.options.axis is None:
+        if dtype not in FRACTIONAL and not (as_dense is None and as_index is None):
+            raise _shape_error(ShapeError, problem, messages.scores_of_whom(problem), axis)
     if as_dense is True:
         return "dense", False
     if integer and as_index is None and as_dense is None:

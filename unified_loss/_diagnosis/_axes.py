@@ -206,7 +206,7 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
             "are first.",
             tuple(fix(facts, "unsqueeze the batch axis of both", *steps)),
         )
-    elif len(logits) == 1 and len(labels) == 1:
+    elif len(logits) == 1 and len(labels) == 1 and not facts.fits(labels, logits):
         n = shown_size(labels[0])
         yield Reading(
             92,

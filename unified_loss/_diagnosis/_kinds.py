@@ -280,3 +280,39 @@ def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
             "which is never meant: they need the same shape.",
             (outside("use as many output units as there are label columns, of the same shape"),),
         )
+
+
+@cause(
+    "scores_of_a_binary_loss",
+    "labels",
+    example="np.array([0.3, -1.2, 2.0]), np.array([1, 0, 1])",
+)
+def scores_of_a_binary_loss(facts: Facts) -> Readings:
+    """One score for each example, as a binary classifier gives, in a loss of several classes."""
+    if not _are_alike_without_a_batch(facts):
+        return
+    yield Reading(
+        95,
+        "one score for each example: a binary loss; a softmax would compare the examples.",
+        (outside("use a binary (sigmoid) loss, or give two scores for each example, (N, 2)"),),
+        "do not add a class axis of size 1.",
+    )
+
+
+@cause("one_example_with_many_labels", "labels", example="np.zeros(3), np.array([0, 0, 1])")
+def one_example_with_many_labels(facts: Facts) -> Readings:
+    """The scores of one example, and integers where its label is one number or one row."""
+    if not _are_alike_without_a_batch(facts):
+        return
+    row = fix(facts, "if the labels are its one-hot row", Step("axis", "set", 0))
+    yield Reading(
+        90,
+        f"one example with {shown_size(facts.classes)} classes: its label is one class id, a 0-d "
+        "label.",
+        (outside("give its class id alone: labels of shape ()"), *row),
+    )
+
+
+def _are_alike_without_a_batch(facts: Facts) -> bool:
+    whole = facts.integer or facts.problem.labels.dtype == "bool"
+    return whole and len(facts.logits) == 1 and facts.fits(facts.labels, facts.logits)

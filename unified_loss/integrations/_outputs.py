@@ -77,6 +77,13 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
     of probabilities for each example there is no shift, and all else is an error of the loss.
     """
     labels = labels.to(logits.device)
+    if shift and logits.ndim == 2:
+        message = (
+            "logits of two axes have a row for each example and no positions, so there is no next "
+            "token to predict"
+        )
+        fix = "for a model that classifies: compute_loss_func=ClassificationLoss()"
+        raise _misshapen(message, logits, labels, fix)
     if shift and labels.ndim in {0, logits.ndim}:
         message = "labels must be token ids, one for each position"
         raise _misshapen(message, logits, labels)
@@ -96,6 +103,14 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
     if not (shift or virtual_tokens):
         return labels
     return nn.functional.pad(labels, (virtual_tokens, shift), value=IGNORE_INDEX)[..., shift:]
+
+
+def is_next_token_model(outputs: Any) -> bool:
+    """Whether the outputs are of a class that ``transformers`` gives the next token's models."""
+    if not isinstance(outputs, Mapping) or hasattr(outputs, ENCODED):
+        return False
+    names = _library_names(type(outputs))
+    return any(word in name for name in names for word in NEXT_TOKEN)
 
 
 @torch.compiler.assume_constant_result  # as Dynamo cannot walk through the bases of a class

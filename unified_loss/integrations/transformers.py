@@ -13,11 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unified_loss.exceptions import LossInputError, OptionError
+from unified_loss._call import warn
+from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
 from unified_loss.integrations._outputs import (
     IGNORE_INDEX,
     aligned,
     first_logits,
+    is_next_token_model,
     predicts_next,
     read,
     refused,
@@ -28,6 +30,13 @@ __all__ = ["CausalLMLoss", "ClassificationLoss"]
 
 # What the models' configurations call the factors of their own losses.
 ROUTER = {"aux_loss": "router_aux_loss_coef", "z_loss": "router_z_loss_coef"}
+
+
+UNSHIFTED = (
+    "the outputs are those of a model that predicts the next token, and ClassificationLoss does "
+    "not shift the labels: each token would be asked to predict itself. Fix: "
+    "compute_loss_func=CausalLMLoss()."
+)
 
 
 class ClassificationLoss(nn.Module):
@@ -137,6 +146,8 @@ class ClassificationLoss(nn.Module):
         if not added.keys() <= losses.keys() <= self.model_losses.keys():
             raise _other_losses(list(losses), list(self.model_losses))
         self.shift = self.shift_of(outputs)
+        if not self.shift and logits.ndim == labels.ndim + 1 == 3 and is_next_token_model(outputs):
+            warn(LossInputWarning(UNSHIFTED))
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
         items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
         if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number

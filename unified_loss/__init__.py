@@ -5,6 +5,7 @@ from unified_loss._explain import explain
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
     AmbiguousAxisError,
+    ArgumentError,
     BackendError,
     DTypeError,
     LabelError,
@@ -17,6 +18,7 @@ from unified_loss.exceptions import (
 
 __all__ = [
     "AmbiguousAxisError",
+    "ArgumentError",
     "BackendError",
     "DTypeError",
     "LabelError",

@@ -53,6 +53,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     seen = None if key is None else plans.seen(key, backend, arrays)
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
+    _refuse_labels_first()
     taken = _taken(backend, arrays, options)
     specs = (None if argument is None else argument.spec for argument in taken)
     problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size))
@@ -69,9 +70,34 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         plans.remember(key, judged, problem)
     if plan.check is True:
         _warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
+    elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
+        plan, backend.read(arrays.logits, wait=False)
+    ):
+        warn(swapped())
     plan, operands = _brought(plan, arrays.logits, taken)
     is_ordinary = key is not None or backend.outline(*operands) is not None
     return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
+
+
+def _refuse_labels_first() -> None:
+    """R1: Keras has another order, in which floating labels of the logits' shape would train."""
+    if "keras" not in sys.modules:
+        return
+    frame: Any = sys._getframe(2)  # noqa: SLF001 (there is no other way to it)
+    while frame is not None and frame.f_globals.get("__name__") in _WAY:
+        frame = frame.f_back
+    if frame is not None and str(frame.f_globals.get("__name__")).startswith("keras.src.losses"):
+        raise swapped(LossInputError, messages.labels_come_first())
+
+
+def swapped(kind: Any = LossInputWarning, text: str = messages.rows_of_scores()) -> Any:
+    """The error or warning of arguments that came in the other order."""
+    from unified_loss._diagnosis import Fix
+
+    told = kind(text)
+    told.cause = "arguments_swapped"
+    told.fixes = (Fix("swap the arguments, logits first", "logits, labels = labels, logits"),)
+    return told
 
 
 def _taken(backend: Backend, arrays: Operands, options: Options) -> Taken:
@@ -175,6 +201,8 @@ def _warn_of_suspicions(
             warn(suspicion(stage, problem, plan.axis, seen))
 
 
+# The modules that a call goes through until here.
+_WAY = frozenset({"unified_loss._call", "unified_loss._cross_entropy"})
 # A loss is called by these on behalf of the people who called them.
 _BETWEEN = frozenset({
     "accelerate", "jax", "keras", "lightning", "pytorch_lightning", "skorch", "tensorflow",

@@ -1,28 +1,78 @@
 """The public functions: signatures, docstrings, and the way of a call."""
 
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
+from unified_loss import _words as words
 from unified_loss._dispatch import backend_of
 from unified_loss._types import Operands, Options
 
-ArrayT = TypeVar("ArrayT")
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class Array(Protocol):
+    """What all arrays have, for type checkers."""
+
+    @property
+    def shape(self) -> Any:
+        """The sizes."""
+
+    @property
+    def dtype(self) -> Any:
+        """The kind of the entries."""
+
+
+class Given(TypedDict, total=False):
+    """The options of a call but `reduction`, for type checkers."""
+
+    axis: int | None
+    class_weight: Any
+    sample_weight: Any
+    ignore_index: int | None
+    label_smoothing: float
+    z_loss: float
+    normalizer: Any
+    check: Literal["auto"] | bool
+
+
+ArrayT = TypeVar("ArrayT", bound=Array)
+Average = Literal["mean", "sum"]
+Reduction = Literal["none", "mean", "sum"]
+
+
+@overload
+def cross_entropy(  # the loss of one number on NumPy is its scalar
+    logits: "npt.NDArray[Any]",
+    labels: Any,
+    *,
+    reduction: Average = "mean",
+    **options: Unpack[Given],
+) -> "np.floating[Any]": ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayT, labels: Any, *, reduction: Reduction = "mean", **options: Unpack[Given]
+) -> ArrayT: ...
 
 
 def cross_entropy(
-    logits: ArrayT,
-    labels: Any,
-    *,
+    logits: Any = ...,
+    labels: Any = ...,
+    *extra: Any,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0,
     z_loss: float = 0,
-    reduction: Literal["none", "mean", "sum"] = "mean",
+    reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
-) -> ArrayT:
+    **foreign: Any,
+) -> Any:
     r"""Softmax cross-entropy between logits and labels, in nats.
 
     For one example with logits :math:`x` and class id :math:`y`, the loss is
@@ -88,7 +138,8 @@ def cross_entropy(
     BackendError
         If an argument is of a library, kind or device that the logits cannot be combined with.
     OptionError
-        If an option is out of its range.
+        If an option is out of its range; `ArgumentError`, a `TypeError` too, if an argument is not
+        one of these.
     LabelError
         If class ids are out of range and not dropped, where `check` lets them be seen; under
         ``check=True`` also if dense labels are negative or not finite.
@@ -137,26 +188,44 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, np.array([[1, 0, 0], [0.5, 0, 0.5]])):.4f}")
     0.9076
     """
+    if labels is ... or extra or foreign:
+        raise words.refused(cross_entropy.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    loss: ArrayT = _run("loss", arrays, options)
-    return loss
+    return _run("loss", arrays, options)
+
+
+@overload
+def cross_entropy_with_grad(
+    logits: "npt.NDArray[Any]",
+    labels: Any,
+    *,
+    reduction: Average = "mean",
+    **options: Unpack[Given],
+) -> "tuple[np.floating[Any], npt.NDArray[Any]]": ...
+
+
+@overload
+def cross_entropy_with_grad(
+    logits: ArrayT, labels: Any, *, reduction: Reduction = "mean", **options: Unpack[Given]
+) -> tuple[ArrayT, ArrayT]: ...
 
 
 def cross_entropy_with_grad(
-    logits: ArrayT,
-    labels: Any,
-    *,
+    logits: Any = ...,
+    labels: Any = ...,
+    *extra: Any,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0,
     z_loss: float = 0,
-    reduction: Literal["none", "mean", "sum"] = "mean",
+    reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
-) -> tuple[ArrayT, ArrayT]:
+    **foreign: Any,
+) -> Any:
     r"""Softmax cross-entropy, in nats, and its gradient with respect to the logits.
 
     The gradient of one example is
@@ -201,10 +270,11 @@ def cross_entropy_with_grad(
     >>> print(gradient)
     [[ 0.25  0.25 -0.75  0.25]]
     """
+    if labels is ... or extra or foreign:
+        raise words.refused(cross_entropy_with_grad.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    pair: tuple[ArrayT, ArrayT] = _run("loss_and_gradient", arrays, options)
-    return pair
+    return _run("loss_and_gradient", arrays, options)
 
 
 def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
@@ -236,5 +306,6 @@ def _prepare() -> Any:
 # wraps its errors, unless the function has this mark of `tf.autograph.experimental.do_not_convert`.
 for _function in (cross_entropy, cross_entropy_with_grad):
     _function.__dict__["autograph_info__"] = {}
+    words.plain(_function)
 
 _DEFAULTS: dict[str, Any] = cross_entropy.__kwdefaults__ or {}

@@ -19,6 +19,10 @@ _UNSIGNED = {
 }
 
 
+LOOK = 2**17  # entries that are looked at without being asked for
+UNIT_TOLERANCE = 1e-3
+
+
 class Argument:
     """An argument beside the logits, what the rules may know of it, and its values.
 
@@ -83,6 +87,22 @@ def told(plan: Plan, labels: Argument, sample_weight: Argument | None) -> Plan:
         if drops is not None:
             _check_dense_labels(plan, labels.values, drops)
     return plan
+
+
+def are_scores(plan: Plan, labels: Argument) -> bool:
+    """Whether dense labels hold negative values, as far as a look at some is free."""
+    if plan.label_kind != "dense" or labels.values is None:
+        return False
+    some = labels.values.flat[:LOOK]
+    return some.size > 0 and bool(some.min() < 0)
+
+
+def are_probabilities(plan: Plan, logits: HostArray | None) -> bool:
+    """Whether all rows, of those that are looked at, sum to 1, and nothing is negative."""
+    if logits is None or logits.size > LOOK or not logits.size or logits.min() < 0:
+        return False
+    sums = logits.sum(plan.axis, dtype=np.float64)
+    return bool(np.all(np.abs(sums - 1) < UNIT_TOLERANCE))
 
 
 def weight_drops(plan: Plan, labels: Argument, sample_weight: Argument | None) -> Any:

@@ -248,6 +248,33 @@ def single_class(problem: Problem) -> str:
     )
 
 
+def of_softmax() -> str:
+    """What the loss of Keras does about a softmax."""
+    return (
+        "the model ends in a softmax, and this loss takes logits: those before the softmax were "
+        "used. Fix: no activation in the last layer."
+    )
+
+
+def labels_come_first() -> str:
+    """R1, where Keras calls the function."""
+    return (
+        "Keras calls its losses with the labels first, as loss(y_true, y_pred), and this function "
+        "takes the logits first."
+    ) + hint(
+        "from unified_loss.integrations.keras import CrossEntropy; "
+        "model.compile(loss=CrossEntropy())"
+    )
+
+
+def rows_of_scores() -> str:
+    """R1, where both arguments are floating."""
+    return (
+        "label rows hold negative values, and every row of the logits is one of probabilities: the "
+        "arguments look swapped, the order is (logits, labels). Fix: swap the arguments."
+    )
+
+
 def foreign(name: str, library: str, kind: str, fix: str) -> str:
     """R2."""
     kind = kind.removeprefix("builtins.")

@@ -133,9 +133,8 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     one = keeps_axis and problem.same(labels[axis], 1) is True
     if integer and (as_index is True or (as_index is None and one)):
         return "index", keeps_axis
-    if as_dense is not False and len(logits) == 1 and problem.options.axis is None:
-        if dtype not in FRACTIONAL and not (as_dense is None and as_index is None):
-            raise _shape_error(ShapeError, problem, messages.scores_of_whom(problem), axis)
+    if as_dense is not False and as_index is False and _are_scores_of_whom(problem):
+        raise _shape_error(ShapeError, problem, messages.scores_of_whom(problem), axis)
     if as_dense is True:
         return "dense", False
     if integer and as_index is None and as_dense is None:
@@ -149,6 +148,12 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     if as_index is not False and not keeps_axis:
         raise DTypeError(messages.index_labels_not_integer(problem, axis))
     raise _shape_error(ShapeError, problem, messages.labels_do_not_fit(problem, axis), axis)
+
+
+def _are_scores_of_whom(problem: Problem) -> bool:
+    """R4: whether 1-D logits have whole dense labels, and no axis to say that this is one row."""
+    is_one_axis = len(problem.logits.shape) == 1 and problem.options.axis is None
+    return is_one_axis and problem.labels.dtype not in FRACTIONAL
 
 
 def class_weight(problem: Problem, axis: int) -> bool:

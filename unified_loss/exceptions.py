@@ -64,6 +64,13 @@ class OptionError(LossInputError):
     """An option has a value outside its range."""
 
 
+class ArgumentError(OptionError, TypeError):
+    """An argument has a name or a place that is not known, or one is missing.
+
+    Most often the word is another library's; the message names the one to take.
+    """
+
+
 class LabelError(LossInputError):
     """Label values are not class ids, or not probabilities.
 

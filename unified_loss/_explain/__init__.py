@@ -2,14 +2,16 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from unified_loss import _words as words
+
 if TYPE_CHECKING:
     from unified_loss._explain._report import Report
 
 
 def explain(
-    logits: Any,
-    labels: Any,
-    *,
+    logits: Any = ...,
+    labels: Any = ...,
+    *extra: Any,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
@@ -20,6 +22,7 @@ def explain(
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
     framework: str | None = None,
+    **foreign: Any,
 ) -> "Report":
     """Tell how a call of `cross_entropy` is understood, or what is wrong with it.
 
@@ -67,6 +70,8 @@ def explain(
     >>> explain((640, 20), "int64[640, 1, 1]", framework="torch").error.cause
     'labels_trailing_singleton'
     """
+    if labels is ... or extra or foreign:
+        raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
     from unified_loss._explain._examination import examine
     from unified_loss._types import Operands, Options
 
@@ -77,3 +82,4 @@ def explain(
 
 # The mark of `tf.autograph.experimental.do_not_convert`, as that of `cross_entropy`.
 explain.__dict__["autograph_info__"] = {}
+words.plain(explain)

@@ -10,11 +10,13 @@ from keras.src import backend as keras_backend  # has no public name for the two
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
+from unified_loss import _words as words
+from unified_loss._call import warn
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._dispatch import backend_of
 from unified_loss._shapes import same_size
 from unified_loss._types import LabelKind, Spec
-from unified_loss.exceptions import OptionError, ShapeError
+from unified_loss.exceptions import LossInputWarning, OptionError, ShapeError
 from unified_loss.integrations._options import plan_of_options
 
 __all__ = ["CrossEntropy"]
@@ -66,9 +68,13 @@ class CrossEntropy(keras.losses.Loss):
     normalizer : float > 0, optional
         What "mean" divides by instead: the examples of a global batch, for example.
     check : {"auto", True, False}, default "auto"
-        Whether to look at label values. Compiled steps never do.
+        Whether to look at label values. Compiled steps never do: there True is an error, which
+        says ``run_eagerly=True``.
     name : str, default "cross_entropy"
         The name in logs and configurations.
+    dtype : str, optional
+        What the logits are cast to before all else. By default they stay what they are; half
+        precision is computed in float32 either way.
 
     Raises
     ------
@@ -100,7 +106,7 @@ class CrossEntropy(keras.losses.Loss):
 
     def __init__(
         self,
-        *,
+        *extra: Any,
         axis: int | None = -1,
         class_weight: Any = None,
         ignore_index: int | None = -100,
@@ -110,7 +116,12 @@ class CrossEntropy(keras.losses.Loss):
         normalizer: float | None = None,
         check: Literal["auto"] | bool = "auto",
         name: str = "cross_entropy",
+        dtype: Any = None,
+        **foreign: Any,
     ) -> None:
+        if extra or foreign:
+            options = CrossEntropy.__init__.__kwdefaults__ or {}
+            raise words.refused(type(self).__name__, options, extra, foreign, {})
         weight = None if class_weight is None else _on_host(class_weight)
         plan = plan_of_options(
             axis=axis,
@@ -132,7 +143,10 @@ class CrossEntropy(keras.losses.Loss):
             "normalizer": None if normalizer is None else rules.normalizer(normalizer),
             "check": check,
         }
-        super().__init__(name=name, reduction=reduction)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self._cast = None if dtype is None else self.dtype  # the base class has one of its own
+
+    words.plain(__init__)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The losses of all examples, without sample weights.
@@ -173,10 +187,12 @@ class CrossEntropy(keras.losses.Loss):
         with keras.name_scope(self.name):
             if mask is not None:
                 mask = ops.cast(mask, "bool")
-            y_pred = ops.convert_to_tensor(y_pred)
+            y_pred = ops.convert_to_tensor(_scores(y_pred), self._cast)
+            self._refuse_a_check_that_sees_nothing(y_true, y_pred)
             if keras_backend.in_symbolic_scope() and _replicas() > 1:
                 # There, fit tries out the shapes on the mean of all replicas' labels, a float.
                 y_true = ops.cast(y_true, "int32")
+            sample_weight = _of_examples(sample_weight, y_pred)
             weight = sample_weight if mask is None else _masked(sample_weight, mask)
             loss = cross_entropy(y_pred, y_true, sample_weight=weight, **self._options)
             if self.reduction == "sum_over_batch_size":
@@ -188,9 +204,23 @@ class CrossEntropy(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal loss, as JSON has them."""
         config = self._options | {"reduction": self.reduction, "name": self.name}
+        if self._cast is not None:
+            config["dtype"] = self._cast
         if config["class_weight"] is not None:
             config["class_weight"] = config["class_weight"].tolist()
         return config
+
+    def _refuse_a_check_that_sees_nothing(self, y_true: Any, y_pred: Any) -> None:
+        """Compiled steps have no values, whatever the processor."""
+        if self._options["check"] is not True or keras_backend.in_symbolic_scope():
+            return
+        backend = backend_of(y_pred)
+        if backend.owns(y_true) and backend.read(y_true, wait=True) is None:
+            text = (
+                "check=True looks at label values, which a compiled step does not have: "
+                "model.compile(..., run_eagerly=True) to look, or leave check as it is."
+            )
+            raise OptionError(text)
 
     def _number_of_examples(self, y_true: Any, y_pred: Any, mask: Any) -> Any:
         """How many examples are not dropped: those whose loss is not 0 between two equal logits.
@@ -238,6 +268,28 @@ class CrossEntropy(keras.losses.Loss):
     def _is_mean_of_replica(self) -> bool:
         is_mean = self._options["reduction"] == "mean" and self._options["normalizer"] is None
         return is_mean or self.reduction == "sum_over_batch_size"
+
+
+def _scores(y_pred: Any) -> Any:
+    """The logits; those before it where Keras knows that a softmax is the last activation."""
+    logits = getattr(y_pred, "_keras_logits", None)
+    if logits is None and getattr(y_pred, "graph", None) is not None:  # of a step of TensorFlow
+        made: Any = getattr(y_pred, "op", None)
+        logits = made.inputs[0] if getattr(made, "type", None) == "Softmax" else None
+    if logits is None:
+        return y_pred
+    warn(LossInputWarning(messages.of_softmax()))
+    return logits
+
+
+def _of_examples(sample_weight: Any, y_pred: Any) -> Any:
+    """Sample weights of shape (N, T, 1) beside logits (N, T, C), as Keras allows, are (N, T)."""
+    if not hasattr(sample_weight, "shape"):
+        return sample_weight
+    ndim = _ndim(sample_weight)
+    if ndim is None or not 3 <= ndim == _ndim(y_pred) or sample_weight.shape[-1] != 1:
+        return sample_weight
+    return ops.squeeze(ops.convert_to_tensor(sample_weight), -1)
 
 
 def _core_reduction(name: Any) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_loss import _host as host
+from unified_loss import _words as words
 from unified_loss._backends.torch import BACKEND
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._types import Spec
@@ -41,6 +42,9 @@ class CrossEntropyLoss(nn.Module):
         "mean" divides the sum by the total weight of the examples that are not dropped.
     check : {"auto", True, False}, default "auto"
         Whether to look at label values. "auto": where that does not wait for an accelerator.
+    persistent : bool, default True
+        Whether the class weights are saved in the `state_dict`. One that torch's own
+        ``CrossEntropyLoss(weight=...)`` has left is loaded either way.
 
     Raises
     ------
@@ -76,7 +80,7 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(
         self,
-        *,
+        *extra: Any,
         axis: int | None = None,
         class_weight: Any = None,
         ignore_index: int | None = -100,
@@ -84,7 +88,11 @@ class CrossEntropyLoss(nn.Module):
         z_loss: float = 0,
         reduction: Literal["none", "mean", "sum"] = "mean",
         check: Literal["auto"] | bool = "auto",
+        persistent: bool = True,
+        **foreign: Any,
     ) -> None:
+        if extra or foreign:
+            raise words.refused(type(self).__name__, OPTIONS, extra, foreign, {})
         super().__init__()
         if class_weight is not None and not isinstance(class_weight, Tensor):
             class_weight = host.as_numpy(class_weight, "class_weight")
@@ -103,10 +111,18 @@ class CrossEntropyLoss(nn.Module):
         self.z_loss = plan.z_loss
         self.reduction = plan.reduction
         self.check = plan.check
-        self.register_buffer("class_weight", _floating(class_weight))
+        self.register_buffer("class_weight", _floating(class_weight), persistent=bool(persistent))
+
+    words.plain(__init__)
 
     def forward(
-        self, logits: Tensor, labels: Any, *, sample_weight: Any = None, normalizer: Any = None
+        self,
+        logits: Any = ...,
+        labels: Any = ...,
+        *extra: Any,
+        sample_weight: Any = None,
+        normalizer: Any = None,
+        **foreign: Any,
     ) -> Tensor:
         """Return the loss of one batch.
 
@@ -132,6 +148,9 @@ class CrossEntropyLoss(nn.Module):
         LossInputError
             As in `unified_loss.cross_entropy`.
         """
+        if labels is ... or extra or foreign:
+            options = CrossEntropyLoss.forward.__kwdefaults__ or {}
+            raise words.refused(type(self).__name__, options, extra, foreign)
         return cross_entropy(
             logits,
             labels,
@@ -146,16 +165,31 @@ class CrossEntropyLoss(nn.Module):
             check=self.check,
         )
 
+    words.plain(forward)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        """Take the class weights of a checkpoint of torch's own loss, which calls them `weight`."""
+        theirs = state_dict.pop(f"{prefix}weight", None)
+        if theirs is not None and "class_weight" not in self._non_persistent_buffers_set:
+            state_dict.setdefault(f"{prefix}class_weight", theirs)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def extra_repr(self) -> str:
         """Return the options that are not the defaults."""
         shown = []
-        for name, default in (CrossEntropyLoss.__init__.__kwdefaults__ or {}).items():
+        for name, default in OPTIONS.items():
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 shown.append(f"{name}=({len(value)} classes)")
             elif value != default:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
+
+
+OPTIONS: dict[str, Any] = dict(CrossEntropyLoss.__init__.__kwdefaults__ or {})
+del OPTIONS["persistent"]  # of the buffer alone
 
 
 def _spec(class_weight: Any) -> Spec | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unified_loss import _words as words
 from unified_loss._call import warn
 from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
 from unified_loss.integrations._outputs import (
@@ -89,14 +90,18 @@ class ClassificationLoss(nn.Module):
 
     def __init__(
         self,
-        *,
+        *extra: Any,
         class_weight: Any = None,
         label_smoothing: float = 0,
         z_loss: float = 0,
         check: Literal["auto"] | bool = "auto",
         model_losses: Mapping[str, float] | None = None,
         virtual_tokens: int = 0,
+        **foreign: Any,
     ) -> None:
+        if extra or foreign:
+            options = ClassificationLoss.__init__.__kwdefaults__ or {}
+            raise words.refused(type(self).__name__, options, extra, foreign, {})
         super().__init__()
         self.model_losses = _factors(model_losses or {})
         self.virtual_tokens = _count(virtual_tokens)
@@ -109,6 +114,8 @@ class ClassificationLoss(nn.Module):
             z_loss=z_loss,
             check=check,
         )
+
+    words.plain(__init__)
 
     def forward(
         self,

@@ -1,0 +1,128 @@
+"""Words of other libraries: what an argument that the loss does not know is called here.
+
+A function that refuses such arguments in words of its own takes them
+(``*extra, **foreign``), at no cost where there are none; `plain` hides them from its signature.
+"""
+
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeVar
+
+from unified_loss import _messages as messages
+from unified_loss.exceptions import ArgumentError
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+ARRAYS = {"logits": "the first argument", "labels": "the second argument"}
+FIRST = "the first argument: logits"
+SECOND = "the second argument: labels, class ids or rows of probabilities"
+AVERAGE = 'reduction="mean", "sum" or "none"'
+EACH = "sample_weight=, a weight for each example; a boolean one is a mask, True where it counts"
+
+# The word of another library: ours, and what differs.
+WORDS = {
+    "input": FIRST,
+    "inputs": FIRST,
+    "preds": FIRST,
+    "y_pred": f"{FIRST}, not probabilities (logits come first here, labels second)",
+    "output": FIRST,
+    "target": SECOND,
+    "targets": SECOND,
+    "y_true": f"{SECOND} (logits come first here, labels second)",
+    "weight": "class_weight=, a weight for each class, or " + EACH,
+    "weights": EACH,
+    "class_weights": "class_weight=, a weight for each class",
+    "sample_weights": EACH,
+    "mask": EACH,
+    "where": EACH,
+    "pos_weight": "class_weight=; a weight of positive examples alone is one of a binary loss",
+    "dim": "axis=, the axis of the classes",
+    "class_dim": "axis=, the axis of the classes",
+    "from_logits": "no option: the loss takes logits; of probabilities take the logarithm first",
+    "ignore_class": "ignore_index=",
+    "ignore_label": "ignore_index=",
+    "size_average": f"{AVERAGE}; True is the mean, False the sum",
+    "reduce": f"{AVERAGE}; False is none",
+    "normalize": f"{AVERAGE}; True is the mean, False the sum",
+    "smoothing": "label_smoothing=",
+    "label_smoothing_factor": "label_smoothing=",
+    "lse_square_scale": "z_loss=",
+    "num_items_in_batch": "normalizer=, what the mean is divided by",
+    "avg_factor": "normalizer=, what the mean is divided by",
+    "num_classes": "no option: the logits tell the number of classes",
+    "name": "no option of a function",
+}
+
+
+def refused(
+    caller: str,
+    options: Mapping[str, Any],
+    extra: tuple[Any, ...],
+    foreign: Mapping[str, Any],
+    arrays: Mapping[str, str] = ARRAYS,
+) -> ArgumentError:
+    """The error of arguments that are not known, too many, or missing."""
+    for name in foreign:
+        return ArgumentError(_unknown(caller, name, (*arrays, *options)))
+    if not extra:
+        given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
+        return ArgumentError(f"{caller} takes {given}, one of which is missing.")
+    taken = f"{' and '.join(arrays)} by position" if arrays else "no argument by position"
+    hint = messages.hint(_of_position(caller, extra[0], options, arrays))
+    return ArgumentError(
+        f"{caller} takes {taken}; its options have names: {_listed(options)}.{hint}"
+    )
+
+
+def plain(function: FunctionT) -> FunctionT:
+    """A function whose signature, as `help` and `inspect` show it, has no ``*extra, **foreign``."""
+    code = function.__code__
+    flags = code.co_flags & ~0x0C  # CO_VARARGS and CO_VARKEYWORDS
+    told = FunctionType(
+        code.replace(co_flags=flags), {}, function.__name__, None, function.__closure__
+    )
+    told.__kwdefaults__ = function.__kwdefaults__
+    told.__doc__, told.__qualname__ = function.__doc__, function.__qualname__
+    told.__module__ = function.__module__
+    told.__annotations__ = {
+        name: kind
+        for name, kind in function.__annotations__.items()
+        if name not in {"extra", "foreign"}
+    }
+    function.__wrapped__ = told  # type: ignore[attr-defined]
+    return function
+
+
+def _unknown(caller: str, name: str, known: tuple[str, ...]) -> str:
+    first = f"{caller} has no argument {name!r}"
+    if name in WORDS:
+        return f"{first}: here it is {WORDS[name]}."
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, 1)
+    guess = f", perhaps {close[0]!r} is meant" if close else ""
+    return f"{first}{guess}; it takes {_listed(known)}."
+
+
+def _of_position(caller: str, value: Any, options: Mapping[str, Any], arrays: Any) -> str:
+    is_array = getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
+    if not arrays and _looks_like_outputs(value):
+        return (
+            f"{caller} is a class, which is made before it is called: {caller}() in its place, as "
+            f"in {caller}()(logits, labels)."
+        )
+    if is_array and "class_weight" in options:
+        return "a weight for each class is class_weight=."
+    if isinstance(value, str) and "reduction" in options:
+        return "reduction=."
+    return "write the name of the option."
+
+
+def _looks_like_outputs(value: Any) -> bool:
+    """Whether the first argument of a constructor is what the loss is to be called with."""
+    ndim = len(getattr(value, "shape", ()) or ())
+    return ndim > 1 or (hasattr(value, "keys") and "logits" in value.keys())  # noqa: SIM118
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)

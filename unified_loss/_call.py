@@ -5,6 +5,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
+from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _labels as label_values
 from unified_loss import _messages as messages
@@ -130,9 +131,12 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any)
             raise BackendError(messages.cannot_combine(name, reason, backend.move(name)))
         if backend.name != "numpy":
             return Argument(backend, value, backend.spec(value), on_host=False, look=look)
+    value = columns.as_host(value, name)
     if not host.is_host_data(value):
-        dense = f"{name}.todense()" if hasattr(type(value), "todense") else name
-        fix = f"convert it first: {backend.convert(dense)}"
+        told = columns.text(value, name)
+        if told is not None:
+            raise BackendError(told)
+        fix = f"convert it first: {backend.convert(name)}"
         raise BackendError(messages.foreign(name, backend.spec(logits).library, _kind(value), fix))
     array = host.as_numpy(value, name)
     spec = host.spec(value, array)

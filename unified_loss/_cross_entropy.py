@@ -188,7 +188,7 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, np.array([[1, 0, 0], [0.5, 0, 0.5]])):.4f}")
     0.9076
     """
-    if labels is ... or extra or foreign:
+    if logits is ... or labels is ... or extra or foreign:
         raise words.refused(cross_entropy.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
@@ -270,7 +270,7 @@ def cross_entropy_with_grad(
     >>> print(gradient)
     [[ 0.25  0.25 -0.75  0.25]]
     """
-    if labels is ... or extra or foreign:
+    if logits is ... or labels is ... or extra or foreign:
         raise words.refused(cross_entropy_with_grad.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)

@@ -114,6 +114,8 @@ def _unknown(value: Any) -> str:
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )
+    if hasattr(type(value), "to_numpy"):
+        return text + "\n  hint: logits.to_numpy()"
     if isinstance(value, list | tuple | int | float):
         return text + "\n  hint: np.asarray(logits)"
     if _is_recorded(value):

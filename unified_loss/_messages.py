@@ -7,6 +7,8 @@ from typing import Any
 from unified_loss._shapes import without
 from unified_loss._types import Problem, Shape, Size, Spec
 
+CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
+
 
 def shown(shape: Shape | None) -> str:
     """A shape as people write it; unknown sizes are question marks."""
@@ -143,10 +145,14 @@ def no_classes(axis: int) -> str:
 
 def labels_not_numbers(problem: Problem) -> str:
     """R4."""
-    return (
+    dtype = problem.labels.dtype
+    text = (
         "labels must be integers (class ids), booleans (one-hot) or floating (probabilities), "
-        f"but are {problem.labels.dtype}."
+        f"but are {dtype}"
     )
+    if dtype.startswith(("str", "bytes", "object")):
+        return f"{text}; of class names make ids: labels = {CLASS_IDS}"
+    return f"{text}."
 
 
 def scores_of_whom(problem: Problem) -> str:
@@ -245,6 +251,27 @@ def single_class(problem: Problem) -> str:
     return (
         f"the class axis of logits {shown(problem.logits.shape)} has size 1, so the loss is always "
         "0. For one score per example use a binary (sigmoid) cross-entropy, or give two classes."
+    )
+
+
+def unreadable(name: str, kind: str, reason: str, fix: str) -> str:
+    """R2."""
+    told = f"{name} cannot be read from a {kind}: {reason}."
+    return told + (hint(f"{name} = {fix}") if fix else "")
+
+
+def weights_by_class() -> str:
+    """R7."""
+    return "class_weight must be an array of shape (C,), but is a dict." + hint(
+        "class_weight = [class_weight.get(c, 1.0) for c in range(logits.shape[-1])]"
+    )
+
+
+def balanced(value: str) -> str:
+    """R7."""
+    return f"class_weight must be an array of shape (C,), but is {shown_value(value)}." + hint(
+        "class_weight = np.size(labels) / (logits.shape[-1] * np.bincount(np.ravel(labels), "
+        "minlength=logits.shape[-1]))"
     )
 
 

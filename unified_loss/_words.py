@@ -62,7 +62,7 @@ def refused(
     arrays: Mapping[str, str] = ARRAYS,
 ) -> ArgumentError:
     """The error of arguments that are not known, too many, or missing."""
-    for name in foreign:
+    for name in foreign if arrays or not extra else ():
         return ArgumentError(_unknown(caller, name, (*arrays, *options)))
     if not extra:
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())

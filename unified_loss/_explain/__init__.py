@@ -70,7 +70,7 @@ def explain(
     >>> explain((640, 20), "int64[640, 1, 1]", framework="torch").error.cause
     'labels_trailing_singleton'
     """
-    if labels is ... or extra or foreign:
+    if logits is ... or labels is ... or extra or foreign:
         raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
     from unified_loss._explain._examination import examine
     from unified_loss._types import Operands, Options

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
@@ -19,6 +20,12 @@ ARRAYS = Operands._fields
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
 TEXT = re.compile(r"\s*(?:([a-z]\w*)\s+)?(\w+)?\s*[\[(]([^\[\]()]*)[\])]\s*")
+# What libraries print: Tensor(shape=(32, 10), dtype=float32), torch.Size([32, 10]) and their like.
+PRINTED = re.compile(r"(?s)(?P<kind>.*?)shape=[\[(](?P<sizes>[^\[\]()]*)[\])](?P<rest>.*)")
+DTYPE = re.compile(r"dtype=[\"'<]*(?:(?:dtype|class)\W+)?(?:\w+\.)*(\w+)")
+ENCLOSED = re.compile(r"\s*(torch\.Size|TensorShape|ShapedArray)\((.*)\)\s*")
+PRINTS = {"torch.Size": "torch", "TensorShape": "tensorflow", "TensorSpec": "tensorflow",
+          "tf.": "tensorflow", "ShapedArray": "jax", "ShapeDtypeStruct": "jax"}  # fmt: skip
 UNKNOWN = ("?", "None")
 LARGEST, DIGITS = 2**63 - 1, 20  # no array has more entries, and no such number more digits
 SHORT = {"bf": "bfloat", "f": "float", "i": "int", "u": "uint"}
@@ -129,21 +136,34 @@ def _read_abstract(value: Any) -> Shaped:
 
 
 def _spec_of_array(value: Any) -> Spec:
+    value = columns.as_host(value, "an argument")
     if host.is_host_data(value):
         return host.spec(value, host.as_numpy(value, "an argument"))
     return backend_of(value).spec(value)
 
 
 def _read_text(name: str, text: str) -> Shaped:
-    match = TEXT.fullmatch(text)
-    if match is None:
-        raise OptionError(_unreadable(name, text))
-    library, dtype, sizes = match.groups()
+    library, dtype, sizes = _parts(name, text)
     dtype = None if dtype is None else _full_name(dtype)
     if sizes.strip() == "...":
         return Shaped(library, None, dtype)
-    parts = [part.strip() for part in sizes.strip().removesuffix(",").split(",")]
-    return Shaped(library, () if parts == [""] else _sizes(name, text, parts), dtype)
+    sizes = sizes.strip().removesuffix(",")
+    parts = [part.strip() for part in sizes.split("," if "," in sizes else None)]
+    return Shaped(library, () if parts in ([], [""]) else _sizes(name, text, parts), dtype)
+
+
+def _parts(name: str, text: str) -> tuple[str | None, str | None, str]:
+    """The library, the dtype and the sizes that a text tells."""
+    printed = PRINTED.fullmatch(text)
+    library = next((PRINTS[word] for word in PRINTS if word in text), None)
+    if printed is not None:
+        dtype = DTYPE.search(printed["rest"])
+        return library, None if dtype is None else dtype[1], printed["sizes"]
+    enclosed = ENCLOSED.fullmatch(text)
+    match = TEXT.fullmatch(text if enclosed is None else enclosed[2])
+    if match is None:
+        raise OptionError(_unreadable(name, text))
+    return match[1] or library, match[2], match[3]
 
 
 def _full_name(dtype: str) -> str:

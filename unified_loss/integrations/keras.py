@@ -7,6 +7,7 @@ import keras
 from keras import ops
 from keras.src import backend as keras_backend  # has no public name for the two uses below
 
+from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
@@ -303,7 +304,7 @@ def _on_host(class_weight: Any) -> host.HostArray:
     """Class weights as configurations can have them."""
     if ops.is_tensor(class_weight):
         class_weight = ops.convert_to_numpy(class_weight)
-    return host.as_numpy(class_weight, "class_weight")
+    return host.as_numpy(columns.as_host(class_weight, "class_weight"), "class_weight")
 
 
 def _masked(sample_weight: Any, mask: Any) -> Any:

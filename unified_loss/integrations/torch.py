@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _words as words
 from unified_loss._backends.torch import BACKEND
@@ -95,7 +96,9 @@ class CrossEntropyLoss(nn.Module):
             raise words.refused(type(self).__name__, OPTIONS, extra, foreign, {})
         super().__init__()
         if class_weight is not None and not isinstance(class_weight, Tensor):
-            class_weight = host.as_numpy(class_weight, "class_weight")
+            class_weight = host.as_numpy(
+                columns.as_host(class_weight, "class_weight"), "class_weight"
+            )
         plan = plan_of_options(
             axis=axis,
             class_weight=_spec(class_weight),
@@ -148,7 +151,7 @@ class CrossEntropyLoss(nn.Module):
         LossInputError
             As in `unified_loss.cross_entropy`.
         """
-        if labels is ... or extra or foreign:
+        if logits is ... or labels is ... or extra or foreign:
             options = CrossEntropyLoss.forward.__kwdefaults__ or {}
             raise words.refused(type(self).__name__, options, extra, foreign)
         return cross_entropy(

@@ -1,0 +1,136 @@
+"""Words of other libraries: each is answered with ours."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unified_loss
+from unified_loss import ArgumentError, OptionError, cross_entropy, cross_entropy_with_grad, explain
+from unified_loss._words import WORDS
+
+LOGITS = np.array([[1, 2, 4], [0, 3, 1]], np.float32)
+LABELS = np.array([2, 0])
+FUNCTIONS = [cross_entropy, cross_entropy_with_grad, explain]
+OURS = {
+    "weight": "class_weight=",
+    "dim": "axis=",
+    "input": "logits",
+    "target": "labels",
+    "where": "sample_weight=",
+    "from_logits": "takes logits",
+    "ignore_class": "ignore_index=",
+    "y_true": "labels",
+    "y_pred": "logits",
+    "size_average": "reduction=",
+    "normalize": "reduction=",
+    "axes": "'axis'",
+    "anything": "reduction",
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("word", OURS)
+def test_a_foreign_word_is_answered(function: Any, word: str) -> None:
+    """R8: an `OptionError` and a `TypeError`, which names our word."""
+    with pytest.raises(ArgumentError, match=f"{word}.*{OURS[word]}") as caught:
+        function(LOGITS, LABELS, **{word: 1})
+    assert isinstance(caught.value, OptionError)
+    assert isinstance(caught.value, TypeError)
+    assert function.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_words_for_the_arrays_are_answered(function: Any) -> None:
+    """R8: where no array has our name."""
+    with pytest.raises(ArgumentError, match=r"input.*logits"):
+        function(input=LOGITS, target=LABELS)
+    with pytest.raises(ArgumentError, match=r"labels.*missing"):
+        function(LOGITS)
+    with pytest.raises(ArgumentError, match=r"logits.*missing"):
+        function(labels=LABELS)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_options_have_names(function: Any) -> None:
+    """R8: the third argument of torch is the class weights."""
+    with pytest.raises(ArgumentError, match="class_weight="):
+        function(LOGITS, LABELS, np.ones(3))
+    with pytest.raises(ArgumentError, match="reduction="):
+        function(LOGITS, LABELS, "sum")
+
+
+def test_words_are_not_ours() -> None:
+    """R8: no foreign word shadows an argument."""
+    for function in FUNCTIONS:
+        assert not WORDS.keys() & inspect.signature(function).parameters.keys()
+
+
+def test_signatures_show_no_more_than_there_is() -> None:
+    """The signature in `help`: no parameter that takes just anything."""
+    for function in FUNCTIONS:
+        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+        assert kinds == {
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        }
+        required = [
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is inspect.Parameter.empty
+        ]
+        assert required == ["logits", "labels"]
+
+
+def test_losses_of_the_integrations_are_found_in_their_package() -> None:
+    """Each name, in the package as in its module."""
+    torch = pytest.importorskip("torch")
+    from unified_loss import integrations
+    from unified_loss.integrations import CausalLMLoss, CrossEntropyLoss
+
+    assert issubclass(CrossEntropyLoss, torch.nn.Module)
+    assert CausalLMLoss.__module__ == "unified_loss.integrations.transformers"
+    with pytest.raises(AttributeError):
+        integrations.cross_entropy  # noqa: B018
+
+
+def test_modules_answer_foreign_words() -> None:
+    """R8: torch's class weights by position, its words, and a class in place of an instance."""
+    torch = pytest.importorskip("torch")
+    from unified_loss.integrations.torch import CrossEntropyLoss
+    from unified_loss.integrations.transformers import CausalLMLoss
+
+    with pytest.raises(ArgumentError, match="class_weight="):
+        CrossEntropyLoss(torch.ones(3))
+    with pytest.raises(ArgumentError, match="class_weight="):
+        CrossEntropyLoss(weight=torch.ones(3))
+    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
+    with pytest.raises(ArgumentError, match=r"CrossEntropyLoss\(\)\(logits, labels\)"):
+        CrossEntropyLoss(logits, labels)
+    with pytest.raises(ArgumentError, match="labels"):
+        CrossEntropyLoss()(logits, target=labels)
+    with pytest.raises(ArgumentError, match=r"CausalLMLoss\(\)"):
+        CausalLMLoss({"logits": logits}, labels, num_items_in_batch=2)
+
+
+def test_checkpoints_of_torch_load() -> None:
+    """PyTorch calls the class weights `weight`."""
+    torch = pytest.importorskip("torch")
+    from unified_loss.integrations.torch import CrossEntropyLoss
+
+    theirs = torch.nn.Sequential(torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])))
+    ours = torch.nn.Sequential(CrossEntropyLoss(class_weight=[1, 1, 1]))
+    saved = theirs.state_dict()
+    ours.load_state_dict(saved)
+    assert ours[0].class_weight.tolist() == [1, 2, 3]
+    assert list(saved) == ["0.weight"]
+    fixed = torch.nn.Sequential(CrossEntropyLoss(class_weight=[1, 1, 1], persistent=False))
+    fixed.load_state_dict(saved)
+    assert fixed[0].class_weight.tolist() == [1, 1, 1]
+    assert not fixed.state_dict()
+
+
+def test_the_error_is_public() -> None:
+    """R25: who catches `TypeError` for a wrong name goes on doing so."""
+    assert issubclass(unified_loss.ArgumentError, OptionError | TypeError)

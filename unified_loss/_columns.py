@@ -1,0 +1,124 @@
+"""Columns of tables, and whatever else NumPy can read: host data of other packages (R2)."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from unified_loss import _messages as messages
+from unified_loss import _rules as rules
+from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS
+from unified_loss.exceptions import BackendError
+
+ARRAYS = frozenset({*LOADERS, *ARRAY_API_LIBRARIES, "jaxlib"})  # whose arrays have a place
+TEXT = (str, bytes, bytearray)
+IGNORED = rules.DEFAULT_IGNORE_INDEX
+
+
+def as_host(value: Any, name: str) -> Any:
+    """A column, a table or a buffer as a NumPy array; anything else as it is.
+
+    `BackendError`, with code that runs, for one that would lose something.
+    """
+    kind = type(value)
+    if isinstance(value, dict | str) and name == "class_weight":
+        raise BackendError(_by_name(value))
+    sparse = getattr(kind, "toarray", None) or getattr(kind, "todense", None)
+    if sparse is not None:
+        method = "toarray" if hasattr(kind, "toarray") else "todense"
+        raise BackendError(
+            messages.unreadable(name, messages.name_of(kind), "it is sparse", f"{name}.{method}()")
+        )
+    if isinstance(value, TEXT) or not _is_readable(value):
+        return value
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # noqa: BLE001 - what another package raises
+        reason = f"NumPy cannot read it ({type(error).__name__})"
+        raise BackendError(messages.unreadable(name, messages.name_of(kind), reason, "")) from None
+    package = rules.package_of(kind)
+    missing = _number_missing(value)
+    if missing:
+        entries = "entry is" if missing == 1 else "entries are"
+        fill = {"polars": "fill_null", "pyarrow": "fill_null"}.get(package, "fillna")
+        is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
+        what = IGNORED if name == "labels" else False if is_mask else 0
+        fix = f"{name}.{fill}({what})" + ('.astype("int64")' if package == "pandas" else "")
+        raise BackendError(
+            messages.unreadable(name, messages.name_of(kind), f"{missing} {entries} missing", fix)
+        )
+    if array.dtype.kind not in "biufV":
+        fix = _codes(package) if name == "labels" else f"np.asarray({name}, dtype=float)"
+        reason = "it holds text or objects" if name == "labels" else "it holds no numbers"
+        raise BackendError(messages.unreadable(name, messages.name_of(kind), reason, fix))
+    return array
+
+
+def text(value: Any, name: str) -> str | None:
+    """The message of class names in a NumPy array or a list, which are no class ids."""
+    array = value if isinstance(value, np.ndarray) else None
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str):
+        array = np.asarray(value)
+    is_text = array is not None and array.size and isinstance(array.flat[0], str)
+    if name != "labels" or not is_text:
+        return None
+    return messages.unreadable(
+        name,
+        messages.name_of(type(value)).removeprefix("builtins."),
+        "it holds text",
+        messages.CLASS_IDS,
+    )
+
+
+def _is_readable(value: Any) -> bool:
+    """Whether it reads as a NumPy array, and is of no library that has a backend."""
+    kind = type(value)
+    packages = {rules.package_of(base) for base in kind.__mro__}
+    if packages & ARRAYS or hasattr(kind, "__array_namespace__"):
+        return False
+    if hasattr(kind, "__array__"):
+        return True
+    if isinstance(value, list | tuple | range | int | float | complex):
+        return False
+    try:
+        memoryview(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _number_missing(value: Any) -> int:
+    """How many entries have no value; NaN among floating numbers is a value."""
+    kind = type(value)
+    package = rules.package_of(kind)
+    if package in {"polars", "pyarrow"}:
+        found = getattr(value, "null_count", 0)
+        found = found() if callable(found) else found
+        return int(found) if isinstance(found, int) else int(np.sum(np.asarray(found)))
+    pandas = sys.modules.get("pandas") if package == "pandas" else None
+    if pandas is None:
+        return 0
+    dtype = getattr(value, "dtype", None)
+    if isinstance(dtype, np.dtype) or (dtype is None and _is_plain(value)):
+        return 0
+    return int(np.sum(np.asarray(pandas.isna(value))))
+
+
+def _is_plain(table: Any) -> bool:
+    """Whether all columns of a table are NumPy's."""
+    return all(isinstance(dtype, np.dtype) for dtype in getattr(table, "dtypes", ()))
+
+
+def _codes(package: str) -> str:
+    """Code that makes class ids of class names."""
+    if package == "pandas":
+        return 'labels.astype("category").cat.codes'
+    if package == "polars":
+        return 'labels.rank("dense") - 1'
+    return messages.CLASS_IDS
+
+
+def _by_name(weights: Any) -> str:
+    if isinstance(weights, dict):
+        return messages.weights_by_class()
+    return messages.balanced(weights)

@@ -16,6 +16,7 @@ from unittest import mock
 import keras
 import numpy as np
 
+from tests.keras_traps import TRAPS
 from tests.problems import Array, Problem
 from tests.reference import evaluate
 from unified_loss import (
@@ -345,6 +346,7 @@ def assert_raises(
 CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
+        *TRAPS,
         steps_of_every_kind_of_labels,
         weights_of_fit,
         compiled_steps,

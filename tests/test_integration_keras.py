@@ -31,6 +31,12 @@ CHECKS = (
     "configurations_are_json",
     "bad_options_are_refused_at_once",
     "mistakes_in_batches",
+    "a_softmax_is_noticed",
+    "the_function_alone_is_refused",
+    "a_check_that_sees_nothing_is_refused",
+    "words_of_keras_are_answered",
+    "weights_may_keep_the_class_axis",
+    "warnings_name_the_line_of_fit",
     ON_TENSORFLOW,
 )
 

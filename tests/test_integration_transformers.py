@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from tests.backends import BACKENDS, Backend
-from unified_loss import LossInputError, OptionError, cross_entropy
+from unified_loss import (
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+    ShapeError,
+    cross_entropy,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -224,6 +230,29 @@ def test_tokens_are_classified_where_they_stand() -> None:
     outputs, labels = outputs_of(3, 3, 3), torch.tensor([[0, 1, 2], [2, -100, 1], [0, 0, -100]])
     expected = torch.nn.functional.cross_entropy(outputs.logits.transpose(1, 2), labels)
     torch.testing.assert_close(ClassificationLoss()(outputs, labels), expected)
+
+
+def test_labels_are_never_those_of_a_neighbour() -> None:
+    """Logits of two axes have no next token: a classifier would train on shifted examples."""
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 0])
+    for outputs in (
+        {"logits": logits},
+        logits,
+        transformers.modeling_outputs.CausalLMOutput(logits=logits),
+    ):
+        with pytest.raises(ShapeError, match="no positions") as info:
+            CausalLMLoss()(outputs, labels, 4)
+        assert "ClassificationLoss()" in info.value.fixes[0].text
+
+
+def test_labels_that_are_not_shifted_are_noticed() -> None:
+    """The loss for classifiers on a model that predicts the next token."""
+    logits, labels = torch.randn(2, 4, 5), torch.tensor([[0, 2, 1, 0]] * 2)
+    outputs = transformers.modeling_outputs.CausalLMOutputWithPast(logits=logits)
+    with pytest.warns(LossInputWarning, match=r"CausalLMLoss\(\)"):
+        ClassificationLoss()(outputs, labels, 8)
+    for kind in ("TokenClassifierOutput", "MaskedLMOutput"):
+        ClassificationLoss()(getattr(transformers.modeling_outputs, kind)(logits=logits), labels, 8)
 
 
 def test_half_precision_is_summed_in_float32() -> None:

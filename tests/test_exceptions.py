@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import unified_loss
 from unified_loss import (
     AmbiguousAxisError,
+    ArgumentError,
     BackendError,
     DTypeError,
     LabelError,
@@ -28,6 +31,7 @@ BASES = {
     DTypeError: (LossInputError, TypeError),
     BackendError: (LossInputError, TypeError),
     OptionError: (LossInputError,),
+    ArgumentError: (OptionError, TypeError),
     LabelError: (LossInputError,),
     LossInputWarning: (UserWarning,),
     SingleClassWarning: (LossInputWarning,),
@@ -40,6 +44,7 @@ MISTAKES: dict[type[LossInputError], dict[str, Any]] = {
     DTypeError: {"labels": [0.0, 1.0]},
     BackendError: {"labels": None},
     OptionError: {"labels": [0, 1], "z_loss": -1},
+    ArgumentError: {"labels": [0, 1], "weight": None},
     LabelError: {"labels": [0, 3]},
 }
 
@@ -53,7 +58,19 @@ def test_base_classes(kind: type) -> None:
 def test_family_is_public_and_complete() -> None:
     """R25: every member is a public name, and there is no other."""
     public = {getattr(unified_loss, name) for name in unified_loss.__all__}
-    assert {value for value in public if isinstance(value, type)} == set(BASES)
+    kinds = {value for value in public if isinstance(value, type)}
+    assert {kind for kind in kinds if issubclass(kind, Exception)} == set(BASES)
+
+
+def test_few_frames_of_the_package_show() -> None:
+    """R25: what people see is their own line, and at most two of ours."""
+    folder = str(Path(unified_loss.__file__).parent)
+    for arguments in ((LOGITS, [0, 3]), (LOGITS, [0, 1, 2]), ([[1.0]], [0]), (LOGITS, None)):
+        for function in (cross_entropy, unified_loss.cross_entropy_with_grad):
+            with pytest.raises(LossInputError) as caught:
+                function(*arguments)
+            frames = traceback.extract_tb(caught.value.__traceback__)
+            assert 1 <= sum(frame.filename.startswith(folder) for frame in frames) <= 2
 
 
 @pytest.mark.parametrize("kind", ERRORS)

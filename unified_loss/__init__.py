@@ -1,5 +1,7 @@
 """The cross-entropy loss: one call, the same meaning for every array library."""
 
+from typing import TYPE_CHECKING, Any
+
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
 from unified_loss._explain import explain
 from unified_loss._version import __version__
@@ -16,15 +18,22 @@ from unified_loss.exceptions import (
     SingleClassWarning,
 )
 
+if TYPE_CHECKING:
+    from unified_loss._diagnosis import Fix, Reading
+    from unified_loss._explain._report import Report
+
 __all__ = [
     "AmbiguousAxisError",
     "ArgumentError",
     "BackendError",
     "DTypeError",
+    "Fix",
     "LabelError",
     "LossInputError",
     "LossInputWarning",
     "OptionError",
+    "Reading",
+    "Report",
     "ShapeError",
     "SingleClassWarning",
     "__version__",
@@ -32,3 +41,15 @@ __all__ = [
     "cross_entropy_with_grad",
     "explain",
 ]
+
+# The types of what errors and `explain` hold, which no call needs until there are such.
+_HOMES = {"Fix": "_diagnosis", "Reading": "_diagnosis", "Report": "_explain._report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from unified_loss import _demo, _doctor
 from unified_loss._explain import _command as _explain
+from unified_loss._version import __version__
 
 COMMANDS = (_demo, _doctor, _explain)
 
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "libraries.",
         epilog="'python -m unified_loss COMMAND --help' explains a command.",
     )
+    parser.add_argument("--version", action="version", version=f"unified_loss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_command(commands)

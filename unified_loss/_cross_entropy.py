@@ -1,11 +1,22 @@
 """The public functions: signatures, docstrings, and the way of a call."""
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Never,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from unified_loss import _words as words
 from unified_loss._dispatch import backend_of
 from unified_loss._types import Operands, Options
+from unified_loss.exceptions import LossInputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +72,7 @@ def cross_entropy(
 def cross_entropy(
     logits: Any = ...,
     labels: Any = ...,
-    *extra: Any,
+    *extra: Never,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
@@ -71,7 +82,7 @@ def cross_entropy(
     reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
-    **foreign: Any,
+    **foreign: Never,
 ) -> Any:
     r"""Softmax cross-entropy between logits and labels, in nats.
 
@@ -214,7 +225,7 @@ def cross_entropy_with_grad(
 def cross_entropy_with_grad(
     logits: Any = ...,
     labels: Any = ...,
-    *extra: Any,
+    *extra: Never,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
@@ -224,7 +235,7 @@ def cross_entropy_with_grad(
     reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
-    **foreign: Any,
+    **foreign: Never,
 ) -> Any:
     r"""Softmax cross-entropy, in nats, and its gradient with respect to the logits.
 
@@ -287,12 +298,23 @@ def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
 
 
 def _run(entry: str, arrays: Operands, options: Options) -> Any:
-    backend = backend_of(arrays.logits)
+    try:
+        backend = backend_of(arrays.logits)
+    except LossInputError as error:
+        raise _folded(error) from error.__cause__
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(entry, arrays, options)
-    _, plan, operands, _ = _prepare()(backend, arrays, options)
+    try:
+        _, plan, operands, _ = _prepare()(backend, arrays, options)
+    except LossInputError as error:
+        raise _folded(error) from error.__cause__
     return getattr(backend, entry)(plan, operands)
+
+
+def _folded(error: LossInputError) -> LossInputError:
+    """The error without the way to it, which tells nothing of the caller's mistake."""
+    return error.with_traceback(None)
 
 
 @cache

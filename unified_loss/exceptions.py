@@ -6,6 +6,9 @@ AutoGraph keeps an exception's type only if its ``__init__`` is that of `Excepti
 
 from typing import TYPE_CHECKING, Any, Self
 
+if TYPE_CHECKING:
+    from unified_loss._diagnosis import Fix, Reading
+
 
 class LossInputError(ValueError):
     """The arguments of a loss do not fit together; every error of the library derives from it.
@@ -21,8 +24,8 @@ class LossInputError(ValueError):
     """
 
     cause: str | None = None
-    fixes: tuple[Any, ...] = ()
-    readings: tuple[Any, ...] = ()
+    fixes: "tuple[Fix, ...]" = ()
+    readings: "tuple[Reading, ...]" = ()
     if not TYPE_CHECKING:  # pragma: no branch (a type checker would take the class for `Any`)
         __init__ = Exception.__init__
 
@@ -100,7 +103,7 @@ class LossInputWarning(UserWarning):
     """
 
     cause: str | None = None
-    fixes: tuple[Any, ...] = ()
+    fixes: "tuple[Fix, ...]" = ()
 
 
 class SingleClassWarning(LossInputWarning):

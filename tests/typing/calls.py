@@ -26,11 +26,17 @@ Ids = npt.NDArray[np.int64]
 class Tensor:
     """An array of some library."""
 
+    shape: tuple[int, ...]
+    dtype: str
+
 
 def array_in_array_out(logits: Scores, labels: Ids, tensor: Tensor) -> None:
-    """The result is of the type of the logits."""
-    assert_type(cross_entropy(logits, labels), Scores)
-    assert_type(cross_entropy_with_grad(logits, labels), tuple[Scores, Scores])
+    """The result is of the type of the logits; NumPy's are scalars where they are one number."""
+    assert_type(cross_entropy(logits, labels), np.floating[Any])
+    assert_type(cross_entropy(logits, labels, reduction="sum"), np.floating[Any])
+    assert_type(cross_entropy(logits, labels, reduction="none"), Scores)
+    pair = cross_entropy_with_grad(logits, labels)
+    assert_type(pair, tuple[np.floating[Any], npt.NDArray[Any]])
     assert_type(cross_entropy(tensor, [0, 1]), Tensor)
     assert_type(cross_entropy_with_grad(tensor, labels), tuple[Tensor, Tensor])
 
@@ -55,16 +61,17 @@ def every_option(logits: Scores, labels: Ids) -> None:
 
 def mistakes(logits: Scores, labels: Ids) -> None:
     """What is refused at run time is refused before; a comment that hides nothing is an error."""
-    cross_entropy(logits, labels, reduction="avg")  # type: ignore[arg-type]
-    cross_entropy(logits, labels, axis=1.5)  # type: ignore[arg-type]
-    cross_entropy(logits, labels, axis=(0, 1))  # type: ignore[arg-type]
-    cross_entropy(logits, labels, label_smoothing="0.1")  # type: ignore[arg-type]
-    cross_entropy(logits, labels, z_loss=None)  # type: ignore[arg-type]
-    cross_entropy(logits, labels, ignore_index=0.5)  # type: ignore[arg-type]
-    cross_entropy(logits, labels, check="always")  # type: ignore[arg-type]
-    cross_entropy(logits, labels, -1)  # type: ignore[call-arg]
-    cross_entropy(logits, labels, weight=None)  # type: ignore[call-arg]
-    cross_entropy(logits)  # type: ignore[call-arg]
+    cross_entropy(logits, labels, reduction="avg")  # type: ignore[call-overload]
+    cross_entropy(logits, labels, axis=1.5)  # type: ignore[call-overload]
+    cross_entropy(logits, labels, axis=(0, 1))  # type: ignore[call-overload]
+    cross_entropy(logits, labels, label_smoothing="0.1")  # type: ignore[call-overload]
+    cross_entropy(logits, labels, z_loss=None)  # type: ignore[call-overload]
+    cross_entropy(logits, labels, ignore_index=0.5)  # type: ignore[call-overload]
+    cross_entropy(logits, labels, check="always")  # type: ignore[call-overload]
+    cross_entropy(logits, labels, -1)  # type: ignore[call-overload]
+    cross_entropy(logits, labels, weight=None)  # type: ignore[call-overload]
+    cross_entropy("hello", 3)  # type: ignore[call-overload]
+    cross_entropy(logits)  # type: ignore[call-overload]
 
 
 def errors(error: LossInputError) -> None:

@@ -15,9 +15,9 @@ Scores = npt.NDArray[np.float64]
 
 
 def numpy_calls(logits: Scores, labels: list[int]) -> None:
-    """Arrays keep their dtype."""
-    assert_type(cross_entropy(logits, labels), Scores)
-    assert_type(cross_entropy_with_grad(logits, labels), tuple[Scores, Scores])
+    """Arrays keep their dtype; one number is a scalar."""
+    assert_type(cross_entropy(logits, labels, reduction="none"), Scores)
+    assert_type(cross_entropy(logits, labels), np.floating[Any])
 
 
 def torch_calls(logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -46,7 +46,7 @@ def integrations(logits: torch.Tensor, labels: torch.Tensor) -> None:
 
 def mistakes(logits: torch.Tensor, labels: jax.Array) -> None:
     """Each comment hides an error; a checker reports one that does not."""
-    cross_entropy(logits, labels, reduction="average")  # type: ignore[arg-type]
+    cross_entropy(logits, labels, reduction="average")  # type: ignore[call-overload]
     cross_entropy_with_grad(logits, labels, check="never")  # type: ignore[arg-type]
     CrossEntropyLoss(reduction="batchmean")  # type: ignore[arg-type]
     CrossEntropyLoss(-1)  # type: ignore[call-arg]

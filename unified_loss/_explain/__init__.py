@@ -1,6 +1,6 @@
 """`explain`: how a call of `cross_entropy` is understood, or what is wrong with it."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 from unified_loss import _words as words
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def explain(
     logits: Any = ...,
     labels: Any = ...,
-    *extra: Any,
+    *extra: Never,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
@@ -22,7 +22,7 @@ def explain(
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
     framework: str | None = None,
-    **foreign: Any,
+    **foreign: Never,
 ) -> "Report":
     """Tell how a call of `cross_entropy` is understood, or what is wrong with it.
 

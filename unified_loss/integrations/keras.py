@@ -1,7 +1,7 @@
 """The loss as Keras knows it, on each of Keras's backends."""
 
 import operator
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import keras
 from keras import ops
@@ -107,7 +107,7 @@ class CrossEntropy(keras.losses.Loss):
 
     def __init__(
         self,
-        *extra: Any,
+        *extra: Never,
         axis: int | None = -1,
         class_weight: Any = None,
         ignore_index: int | None = -100,
@@ -118,7 +118,7 @@ class CrossEntropy(keras.losses.Loss):
         check: Literal["auto"] | bool = "auto",
         name: str = "cross_entropy",
         dtype: Any = None,
-        **foreign: Any,
+        **foreign: Never,
     ) -> None:
         if extra or foreign:
             options = CrossEntropy.__init__.__kwdefaults__ or {}

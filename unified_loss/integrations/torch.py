@@ -1,7 +1,7 @@
 """`CrossEntropyLoss`: the loss as a `torch.nn.Module`, for PyTorch, Lightning and skorch."""
 
 import operator
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(
         self,
-        *extra: Any,
+        *extra: Never,
         axis: int | None = None,
         class_weight: Any = None,
         ignore_index: int | None = -100,
@@ -90,7 +90,7 @@ class CrossEntropyLoss(nn.Module):
         reduction: Literal["none", "mean", "sum"] = "mean",
         check: Literal["auto"] | bool = "auto",
         persistent: bool = True,
-        **foreign: Any,
+        **foreign: Never,
     ) -> None:
         if extra or foreign:
             raise words.refused(type(self).__name__, OPTIONS, extra, foreign, {})
@@ -122,10 +122,10 @@ class CrossEntropyLoss(nn.Module):
         self,
         logits: Any = ...,
         labels: Any = ...,
-        *extra: Any,
+        *extra: Never,
         sample_weight: Any = None,
         normalizer: Any = None,
-        **foreign: Any,
+        **foreign: Never,
     ) -> Tensor:
         """Return the loss of one batch.
 

@@ -8,7 +8,7 @@ import copy
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import torch
 from torch import Tensor, nn
@@ -90,14 +90,14 @@ class ClassificationLoss(nn.Module):
 
     def __init__(
         self,
-        *extra: Any,
+        *extra: Never,
         class_weight: Any = None,
         label_smoothing: float = 0,
         z_loss: float = 0,
         check: Literal["auto"] | bool = "auto",
         model_losses: Mapping[str, float] | None = None,
         virtual_tokens: int = 0,
-        **foreign: Any,
+        **foreign: Never,
     ) -> None:
         if extra or foreign:
             options = ClassificationLoss.__init__.__kwdefaults__ or {}

@@ -6,6 +6,7 @@ WORKERS ?= 2
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 FUZZ_FLAGS ?=
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -21,7 +22,7 @@ ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-lint .v
 INSTALLED := $(ENVIRONMENTS:=/.installed)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest fuzz lint typing bench docs dist clean
+.PHONY: help demo test test-oldest fuzz lint typing bench docs dist release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -62,6 +63,15 @@ dist: .venv-dist/.installed  ## Build sdist and wheel, and try each in an empty 
 		$(FIRST_EXAMPLE) README.md > .venv-empty/first_example.py; \
 		.venv-empty/bin/python -I .venv-empty/first_example.py; \
 		.venv-empty/bin/python -I -m unified_loss doctor; \
+	done
+
+release-check: lint typing docs dist test-oldest  ## All that a release needs, with every Python at hand
+	set -e; for python in $(PYTHONS); do \
+		command -v $$python > /dev/null || continue; \
+		$$python -c '' 2> /dev/null || continue; \
+		echo "== $$($$python --version)"; \
+		rm -f .venv/.installed; \
+		$(MAKE) test PYTHON=$$python; \
 	done
 
 clean:  ## Remove the environments and all that was built or cached

@@ -45,6 +45,15 @@ def test_newest_pins_are_allowed(bound: Requirement) -> None:
     assert pins("constraints.txt")[bound.name] in bound.specifier
 
 
+def test_the_citation_is_of_a_release() -> None:
+    """R27: the newest one that the changelog knows."""
+    text = (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d\S+) \((\d{4}-\d\d-\d\d)\)$", text, re.MULTILINE)
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert newest
+    assert f"\nversion: {newest[1]}\ndate-released: {newest[2]}\n" in cited
+
+
 def test_changelog_tells_this_version() -> None:
     """R27: its newest section is of this version, with a date once it is released."""
     text = (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """What pyright says of TensorFlow's tensors; for mypy, TensorFlow has no types."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import tensorflow as tf
 

@@ -15,6 +15,11 @@ FRAMEWORKS = ("jax", "keras", "tensorflow", "torch")
 # As for people, who do not have this project's configuration, where all frameworks are `Any`.
 MYPY = ("mypy", "--strict", "--config-file=", "--follow-imports=silent")
 PYRIGHT = ("pyright", "--pythonpath", sys.executable)
+WRONG = """
+import numpy as np
+from unified_loss import cross_entropy
+cross_entropy(np.zeros(2), 0, reduction="none").no_such_method()
+"""
 
 
 def report(*command: str) -> tuple[str, int]:
@@ -57,7 +62,7 @@ def test_pyright_agrees() -> None:
 def test_a_wrong_type_is_seen(checker: tuple[str, ...], tmp_path: Path) -> None:
     """R27: the checkers read the package's annotations; nothing is `Any` that should not be."""
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import unified_loss\nunified_loss.cross_entropy([0.0], 0).no_such_method()\n")
+    wrong.write_text(WRONG)
     text, status = report(*checker, str(wrong))
     assert status == 1
     assert "no_such_method" in text

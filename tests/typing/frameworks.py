@@ -47,9 +47,9 @@ def integrations(logits: torch.Tensor, labels: torch.Tensor) -> None:
 def mistakes(logits: torch.Tensor, labels: jax.Array) -> None:
     """Each comment hides an error; a checker reports one that does not."""
     cross_entropy(logits, labels, reduction="average")  # type: ignore[call-overload]
-    cross_entropy_with_grad(logits, labels, check="never")  # type: ignore[arg-type]
+    cross_entropy_with_grad(logits, labels, check="never")  # type: ignore[call-overload]
     CrossEntropyLoss(reduction="batchmean")  # type: ignore[arg-type]
-    CrossEntropyLoss(-1)  # type: ignore[call-arg]
+    CrossEntropyLoss(-1)  # type: ignore[arg-type]
     CrossEntropy(reduction="avg")  # type: ignore[arg-type]
     CrossEntropy(label_smoothing="0.1")  # type: ignore[arg-type]
-    CrossEntropy(from_logits=True)  # type: ignore[call-arg]
+    CrossEntropy(from_logits=True)  # type: ignore[arg-type]

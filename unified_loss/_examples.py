@@ -45,7 +45,8 @@ def examples_and_divisor(
         constant = ops.stop_gradient(examples.mass)
         if constant is not examples.mass:
             # R16: no gradient where lse is not finite.
-            dead = examples.dropped & ~ops.isfinite(m)
+            has_nan = ops.any(operands.logits != operands.logits, plan.axis)
+            dead = examples.dropped & (has_nan | ~ops.isfinite(m))  # maxima may lose a NaN
             examples = examples._replace(mass=ops.where(dead, constant, examples.mass))
     return with_divisor(ops, plan, operands, examples)
 
@@ -183,10 +184,11 @@ def _without_garbage(
 ) -> tuple[Array, Array]:
     """Labels and weights, constants where a weight of 0 drops labels whose loss does not exist."""
     t_now = ops.stop_gradient(t)
-    if w is not None:  # products with class weights may overflow as well
+    size = ops.sum(t_now * t_now, axis)
+    if w is not None:  # products with class weights, and with their sum, may overflow as well
         w = ops.stop_gradient(w)
-        t_now = t_now * (1 + w * w)
-    exists = ops.isfinite(ops.sum(t_now, axis))
+        size = size * (1 + ops.sum(w * w, axis))
+    exists = ops.isfinite(size)
     garbage = (s == 0) & ~exists
     return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
 

@@ -1,6 +1,6 @@
 """The few array functions that the arithmetic of `_statistics` needs; one object per library."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from unified_loss._types import Array
 
@@ -74,11 +74,16 @@ class Factors(NamedTuple):
     x: Array
     m: Array  # a constant to autodiff
     dead: Array | None  # rows that do not count and are not finite: they have no slope
+    dropped: Array | None  # rows that do not count
     f: Array | None  # x - m, with 0 in dead rows; None where the exponentials alone need it
 
 
 class KernelOps(Ops, Protocol):
     """What the common kernel needs beside them."""
+
+    maxima_lose_nan: ClassVar[bool] = (
+        False  # as XLA's on a processor, of rows that are shared out to threads
+    )
 
     def cast_like(self, x: Array, like: Array) -> Array:
         """`x` as an array of the dtype of `like`."""
@@ -91,7 +96,7 @@ class KernelOps(Ops, Protocol):
 
     def differences(self, factors: Factors) -> Array:
         """The factors as an array, with 0 in dead rows."""
-        x, m, dead, f = factors
+        x, m, dead, _, f = factors
         if f is not None:
             return f
         return x - m if dead is None else self.where(dead, 0.0, x - m)

@@ -105,7 +105,7 @@ def row_statistics(
                 ops, q, either(examples.dropped, None if k is None else examples.label_total == 0)
             )
         f = f if dead is None else ops.where(dead, 0.0, f)
-    factors = Factors(x, m, dead, f)
+    factors = Factors(x, m, dead, examples.dropped, f)
     if k is not None and plan.label_smoothing != 1:
         p = ops.weighted_sum(k, factors, examples.dropped, axis)
     if plan.label_smoothing and w is not None:
@@ -113,7 +113,19 @@ def row_statistics(
         silent = either(examples.dropped, None if isinstance(total, float) else total == 0)
         q = ops.weighted_sum(w, factors, silent, axis)
     l = ops.log_sum_exp(factors, axis)
+    if ops.maxima_lose_nan:
+        return without_lost(ops, examples, Statistics(m, l, p, q))
     return Statistics(m, l if dead is None else ops.where(dead, 0.0, l), p, q)
+
+
+def without_lost(ops: Ops, examples: Examples, statistics: Statistics) -> Statistics:
+    """Statistics, 0 in dropped rows that are not finite, which a maximum does not always tell."""
+    if examples.dropped is None:
+        return statistics
+    lost = examples.dropped & ~ops.isfinite(statistics.l)
+    return Statistics._make(
+        None if part is None else ops.where(lost, 0.0, part) for part in statistics
+    )
 
 
 def merge(ops: KernelOps, one: Part, other: Part) -> Part:
@@ -153,7 +165,7 @@ def plain_statistics(ops: KernelOps, plan: Plan, x: Array, examples: Examples) -
             p = ops.sum(k * f, axis)
         if plan.label_smoothing:
             q = ops.sum(f if w is None else w * f, axis)
-    return Statistics(m, ops.log_sum_exp(Factors(x, m, None, f), axis), p, q)
+    return Statistics(m, ops.log_sum_exp(Factors(x, m, None, None, f), axis), p, q)
 
 
 def is_plain(ops: Any, examples: Examples, statistics: Statistics) -> bool:
@@ -190,8 +202,8 @@ def combine(
         unit = unit - c * q
     if z is not None:
         square = (m + l) * (m + l)
-        if examples.dropped is not None:
-            square = ops.where(examples.dropped & ~ops.isfinite(square), 0.0, square)
+        if examples.mass is not None:  # beside a mass of 0, whatever the row holds
+            square = ops.where((z == 0) & ~ops.isfinite(square), 0.0, square)
         unit = unit + z * square
     loss = ops.squeeze(unit, plan.axis) if plan.reduction == "none" else ops.total(unit)
     if divisor is not None:

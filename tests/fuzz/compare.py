@@ -50,8 +50,8 @@ def _expected(name: str, form: Form, truth: Truth) -> tuple[Array, Array, tuple[
     order, _, array = name.partition(" ")
     field, dtypes = FIELDS[array], (compute, _dtype(form, array))
     first = getattr(truth.first, field)
-    if array != "logits" and form.reduction == "mean" and np.isnan(truth.first.losses):
-        first = np.full_like(first, np.nan)  # nor has a mean of NaN, but in the logits (R16)
+    if array != "logits" and form.reduction == "mean" and not np.isfinite(truth.first.losses):
+        first = np.full_like(first, np.nan)  # nor has such a mean, but in the logits (R16)
     if order == "d":
         return first, getattr(truth.scale, field), dtypes
     dtypes += tuple(_dtype(form, other) for other in form.wrt)

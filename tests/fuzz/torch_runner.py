@@ -44,7 +44,7 @@ class Torch(Runner):
         """A tensor with the strides of the values."""
         torch = self.library
         if values.dtype.name == "bfloat16":
-            return torch.from_numpy(values.view(np.uint16).copy()).view(torch.bfloat16)
+            return torch.from_numpy(np.array(values.view(np.uint16))).view(torch.bfloat16)
         if 0 in values.strides and values.size:
             lead = torch.from_numpy(np.array(values[:1]))
             return lead.expand(values.shape)

@@ -25,10 +25,11 @@ def log_sum_exp(
     is_apart: bool,  # noqa: FBT001 (custom_jvp knows no keywords)
     x: Array,
     m: Array,
-    dead: Array | None,
+    dropped: Array | None,
 ) -> Array:
-    """Log sum exp(x - m), with m a constant, and without a slope in rows that are `dead`.
+    """Log sum exp(x - m), with m a constant, and without a slope where dropped and not finite.
 
+    That is seen in the sum, as a maximum may have lost a NaN (`KernelOps.maxima_lose_nan`).
     `is_apart`: another sum needs x - m as well, which XLA on a processor would write out.
     """
     if is_apart:
@@ -38,10 +39,11 @@ def log_sum_exp(
 
 @log_sum_exp.defjvp
 def _log_sum_exp_jvp(axis: int, is_apart: bool, primals: Any, tangents: Any) -> Any:  # noqa: FBT001
+    x, m, dropped = primals
     l = log_sum_exp(axis, is_apart, *primals)
-    _, _, dead = primals
+    dead = None if dropped is None else dropped & ~jnp.isfinite(l)
     scale = jnp.exp(-l if dead is None else jnp.where(dead, 0.0, -l))
-    return l, scale * _remade(_exp_times)(axis, *primals, tangents[0])
+    return l, scale * _remade(_exp_times)(axis, x, m, dead, tangents[0])
 
 
 def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
@@ -119,8 +121,10 @@ def _slope_in_x(axis: int, *operands: Any) -> Array:
 def _is_muted(
     weights: Array, x: Array, m: Array, dead: Array | None, silent: Array | None
 ) -> Array:
-    nought = weights == 0 if silent is None else silent | (weights == 0)
-    muted = nought & (x - m == -INFINITY)
+    f = x - m
+    muted = (weights == 0) & (f == -INFINITY)
+    if silent is not None:
+        muted = muted | (silent & ~jnp.isfinite(f))
     return muted if dead is None else muted | dead
 
 

@@ -147,7 +147,7 @@ class GraphOps(TorchOps):
         return x if is_constant else x.detach()
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, _ = factors
+        x, m, dead, *_ = factors
         return _LogSumExp.apply(x, m, dead, axis)
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:

@@ -1,7 +1,7 @@
 """JAX."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from unified_loss._types import Array, Operands, Plan, Spec
 class JaxOps(ArrayOps):
     """`Ops` on JAX."""
 
+    maxima_lose_nan: ClassVar[bool] = True
+
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype)
 
@@ -36,13 +38,13 @@ class JaxOps(ArrayOps):
         return labels == np.asarray(value, labels.dtype)  # a Python integer would be an int32
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
-        x, m, dead, f = factors
-        return kernels.log_sum_exp(axis, f is not None, x, m, dead)
+        x, m, _, dropped, f = factors
+        return kernels.log_sum_exp(axis, f is not None, x, m, dropped)
 
     def weighted_sum(
         self, weights: Array, factors: Factors, silent: Array | None, axis: int
     ) -> Array:
-        x, m, dead, _ = factors
+        x, m, dead, *_ = factors
         return kernels.weighted_sum(axis, weights, x, m, dead, silent)
 
     def count(self, x: Array, dtype: str) -> Array:

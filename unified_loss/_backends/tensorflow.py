@@ -10,7 +10,7 @@ from unified_loss._backend import Backend, Route
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
 from unified_loss._ops import INFINITY
-from unified_loss._statistics import combine, row_maximum
+from unified_loss._statistics import combine, row_maximum, without_lost
 from unified_loss._types import Array, Operands, Plan, Spec
 
 # Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
@@ -300,6 +300,8 @@ class TensorflowBackend(Backend):
         m = row_maximum(OPS, plan, x)
         examples, divisor = examples_and_divisor(OPS, plan, operands, m)
         statistics = row_statistics(OPS, plan, x, m, examples)
+        if tf.inside_function():  # perhaps compiled by XLA, whose maxima lose NaN
+            statistics = without_lost(OPS, examples, statistics)
         value = combine(OPS, plan, examples, statistics, divisor)
         if not tf.inside_function():
             return value

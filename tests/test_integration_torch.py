@@ -64,7 +64,7 @@ def test_options_are_those_of_the_function() -> None:
     forward = {"sample_weight", "normalizer"}
     defaults = cross_entropy.__kwdefaults__
     constructed = {name: value for name, value in defaults.items() if name not in forward}
-    assert CrossEntropyLoss.__init__.__kwdefaults__ == constructed
+    assert CrossEntropyLoss.__init__.__kwdefaults__ == constructed | {"persistent": True}
     assert CrossEntropyLoss.forward.__kwdefaults__ == dict.fromkeys(forward)
 
 

@@ -22,7 +22,7 @@ ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-lint .v
 INSTALLED := $(ENVIRONMENTS:=/.installed)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest fuzz lint typing bench docs dist release-check clean
+.PHONY: help demo test test-oldest fuzz reports lint typing bench docs dist release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -39,6 +39,9 @@ test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest rele
 
 fuzz: .venv/.installed  ## Compare random calls, garbage where it must not matter, with formulas
 	.venv/bin/python -m tests.fuzz $(FUZZ_FLAGS)
+
+reports: .venv/.installed  ## Score the diagnosis of public reports, by framework and by cause
+	.venv/bin/python -m tests.reports
 
 lint: .venv-lint/.installed  ## Check style and format
 	.venv-lint/bin/ruff check .

@@ -20,8 +20,13 @@ it, and runs every example.
 An error has a first line that stands alone, the facts as they were passed, and the readings of the
 mistake, the best first: `cause` where the sizes leave no other, `perhaps` where they do. The same
 is on the exception: `.cause` is the tag below, `.readings` has all that are shown, and `.fixes`
-what would mend the call, each with its `text`, `code` in your own library, and whether that is
-`sufficient`; `fix.apply(logits, labels, ...)` runs it and returns the arguments.
+what would mend the call, each with its `text`, `code` in your own library, and its `kind`;
+`fix.apply(logits, labels, ...)` runs the code and returns the arguments.
+
+There are three kinds. `fix:` is of the *same meaning*: the call is valid, and every label stays
+with its logits. What begins with `if` is *conditional*: the call is valid then, and right if that
+is what was meant; it drops, shifts or reinterprets something. `elsewhere:` is a change of the
+model or of the data.
 
 Some mistakes are legal calls. Under `check=True` they are a `LossInputWarning`, which has `.cause`
 and `.fixes` too, and is shown once for each place in your program; here it is made an error:

@@ -86,11 +86,12 @@ def _labels(
 
 
 def _readings(shape: tuple[int, ...], labels: Array, axis: int) -> list[int | None]:
-    """The ways to pass the class axis; None where R3 infers it."""
+    """The ways to pass the class axis; None where R3 infers it, and R4 takes that."""
     ndim = len(shape)
     readings: list[int | None] = [axis, axis - ndim]
     if ndim <= 2:
-        inferred = [ndim - 1]
+        is_row_of_ids = labels.shape == shape and ndim == 1 and labels.dtype.kind != "f"
+        inferred = [] if is_row_of_ids else [ndim - 1]
     elif labels.shape == shape:
         inferred = []
     else:

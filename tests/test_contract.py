@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "_types": set(),
     "_shapes": {"_types"},
     "_messages": {"_shapes", "_types"},
+    "_words": {"_messages", "exceptions"},
     "_rules": {"_messages", "_shapes", "_types", "exceptions"},
     "_backend": {"_shapes", "_types"},
     "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
@@ -46,25 +47,27 @@ LAYERS: dict[str, set[str]] = {
     "_backends": {"_backend", "_blocks", "_examples", "_host", "_messages", "_ops", "_rules",
                   "_shapes", "_statistics", "_threads", "_types", "exceptions", *HOST, *FRAMEWORKS},
     "_dispatch": {"_backend", "_backends", "_messages", "_types", "exceptions"},
+    "_columns": {"_dispatch", "_messages", "_rules", "exceptions", "numpy"},
     "_libraries": {"_dispatch", "_types", "numpy"},
     "_diagnosis": {"_libraries", "_messages", "_plan", "_rules", "_shapes", "_types", "exceptions",
                    *HOST},
-    "_call": {"_backend", "_diagnosis", "_host", "_labels", "_messages", "_plan", "_rules",
-              "_types", "exceptions"},
-    "_cross_entropy": {"_call", "_dispatch", "_types"},
-    "integrations": {"_backends", "_cross_entropy", "_diagnosis", "_dispatch", "_host",
-                     "_messages", "_plan", "_rules", "_shapes", "_types", "exceptions", *HOST,
-                     *FRAMEWORKS},
-    "_explain": {"_backend", "_backends", "_blocks", "_call", "_diagnosis", "_dispatch", "_host",
-                 "_libraries", "_messages", "_plan", "_rules", "_shapes", "_types", "exceptions",
-                 "numpy"},
+    "_call": {"_backend", "_columns", "_diagnosis", "_dispatch", "_host", "_labels", "_messages",
+              "_plan", "_rules", "_types", "exceptions"},
+    "_cross_entropy": {"_call", "_dispatch", "_types", "_words", "exceptions"},
+    "integrations": {"_backends", "_call", "_columns", "_cross_entropy", "_diagnosis",
+                     "_dispatch", "_host", "_messages", "_plan", "_rules", "_shapes", "_types",
+                     "_words", "exceptions", *HOST, *FRAMEWORKS},
+    "_explain": {"_backend", "_backends", "_blocks", "_call", "_columns", "_diagnosis",
+                 "_dispatch", "_host", "_libraries", "_messages", "_plan", "_rules", "_shapes",
+                 "_types", "_words", "exceptions", "numpy"},
     "_doctor": {"_cross_entropy", "_libraries", "_types", "numpy"},
     "_demo": {"_cross_entropy", "_libraries", "_types", "numpy", *FRAMEWORKS},
     "__init__": {"_cross_entropy", "_explain", "_version", "exceptions"},
-    "__main__": {"_demo", "_doctor", "_explain"},
+    "__main__": {"_demo", "_doctor", "_explain", "_version"},
 }  # fmt: skip
-# To Dynamo, a whole call is one operation: the one place where a backend makes a call.
-LOOKS_BACK = {("_dynamo", "_call")}
+# To Dynamo, a whole call is one operation: the one place where a backend makes a call. Logits of
+# no library are diagnosed once the call has failed.
+LOOKS_BACK = {("_dynamo", "_call"), ("_dispatch", "_diagnosis")}
 
 
 def functions(protocol: type) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What holds of every diagnosis, whatever the mistake."""
 
+import contextlib
 import subprocess
 import sys
 import warnings
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from tests.backends import Backend
 from tests.plans import FLOATING, INTEGER, M, N, problem
 from tests.support import calls_of
-from unified_loss import LossInputError, cross_entropy
-from unified_loss._diagnosis import CAUSES, SHOWN_FIXES, SHOWN_READINGS, Values, diagnose
+from unified_loss import LossInputError, LossInputWarning, cross_entropy
+from unified_loss._diagnosis import CAUSES, SHOWN_FIXES, SHOWN_READINGS, Fix, Values, diagnose
 from unified_loss._plan import make_plan
 from unified_loss._types import Problem
 
@@ -113,9 +114,9 @@ def test_no_call_crashes_the_diagnosis(call: Problem, seen: Values | None) -> No
         assert reading.tag in CAUSES
         assert 1 <= len(reading.fixes) <= SHOWN_FIXES
     for fix in found.fixes:
-        assert bool(fix.code) >= fix.sufficient
-        if fix.code:
-            make_plan(fix.applied_to(call))
+        assert fix.text.startswith("if ") is (fix.kind == "conditional")
+        assert bool(fix.steps) is (fix.kind != "elsewhere")
+        make_plan(fix.applied_to(call)) if fix.steps else None
 
 
 def error_of(call: Problem) -> LossInputError | None:
@@ -138,6 +139,9 @@ def arrays_of(
     scores = rng.standard_normal(logits).astype(np.float32)
     if kind == "probabilities":
         return scores, rng.random(labels).astype(np.float32)
+    if kind == "one-hot":
+        width = labels[-1] if labels else 1
+        return scores, np.eye(width, dtype=np.float32)[rng.integers(0, width, labels[:-1])]
     high = {"ids": min(logits, default=2), "float ids": min(logits, default=2), "far ids": 300}
     ids = rng.integers(-1 if kind == "far ids" else 0, high.get(kind, 2), labels)
     dtype = {"float ids": np.float32, "zeros and ones": np.uint8, "booleans": bool}
@@ -159,25 +163,85 @@ KINDS = st.sampled_from(
 def test_code_does_what_the_fix_claims(
     backend: Backend, logits: tuple[int, ...], data: st.DataObject, kind: str, seed: int
 ) -> None:
-    """R25: on arrays of every library, each fix that claims to suffice does."""
-    labels = list(logits)
-    for _ in range(data.draw(st.integers(0, 2))):
-        place = data.draw(st.integers(0, len(labels)))
-        labels[place : place + data.draw(st.integers(0, 1))] = data.draw(
-            st.lists(SMALL, max_size=1)
-        )
+    """R25: on arrays of every library, the code of each fix makes the call valid."""
+    labels = data.draw(labels_beside(logits))
     axis = data.draw(st.none() | st.integers(0, len(logits) - 1))
-    arrays = tuple(map(backend.asarray, arrays_of(logits, tuple(labels), kind, seed)))
+    arrays = tuple(map(backend.asarray, arrays_of(logits, labels, kind, seed)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            cross_entropy(*arrays, axis=axis)
-        except LossInputError as error:
-            for fix in error.fixes:
-                if fix.code:
-                    mended = fix.apply(*arrays, axis=axis)
-                    if fix.sufficient:
-                        cross_entropy(**mended)
+        for fix in fixes_of(arrays, axis):
+            if fix.code:
+                cross_entropy(**fix.apply(*arrays, axis=axis))
+
+
+@st.composite
+def labels_beside(draw: st.DrawFn, logits: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape that is that of logits with up to two axes inserted, dropped or changed."""
+    labels = list(logits)
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, len(labels)))
+        labels[place : place + draw(st.integers(0, 1))] = draw(st.lists(SMALL, max_size=1))
+    return tuple(labels)
+
+
+def fixes_of(arrays: tuple[Any, Any], axis: int | None) -> tuple[Fix, ...]:
+    """The fixes of a call."""
+    try:
+        cross_entropy(*arrays, axis=axis)
+    except LossInputError as error:
+        return error.fixes
+    return ()
+
+
+@given(
+    logits=st.lists(SMALL, min_size=1, max_size=4).map(tuple),
+    data=st.data(),
+    kind=KINDS | st.just("one-hot"),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=600)
+@pytest.mark.filterwarnings("ignore::unified_loss.LossInputWarning")
+def test_the_same_meaning_keeps_every_label(
+    logits: tuple[int, ...], data: st.DataObject, kind: str, seed: int
+) -> None:
+    """R25: nothing is dropped, repeated, changed or moved to other logits: entries have tags."""
+    labels = data.draw(labels_beside(logits))
+    axis = data.draw(st.none() | st.integers(0, len(logits) - 1))
+    arrays = arrays_of(logits, labels, kind, seed)
+    for fix in fixes_of(arrays, axis):
+        if fix.kind == "same meaning":
+            assert_keeps(fix, arrays)
+
+
+def assert_keeps(fix: Fix, arrays: tuple[Any, Any]) -> None:
+    """The entries of logits and labels are all there, in their order."""
+    for place, name in enumerate(("logits", "labels")):
+        steps = {step.operation: step.value for step in fix.steps if step.argument == name}
+        tagged: list[Any] = [*arrays]
+        if steps.keys() & {"argmax", "one_hot"}:
+            after = fix.apply(*tagged)[name]
+            rows, ids = (tagged[1], after) if "argmax" in steps else (after, tagged[1])
+            axis = steps.get("argmax", rows.ndim - 1)
+            expected = np.eye(rows.shape[axis])[np.asarray(ids, int).reshape(
+                np.delete(rows.shape, axis))]  # fmt: skip
+            np.testing.assert_array_equal(np.moveaxis(rows, axis, -1), expected)
+            continue
+        tags = np.arange(tagged[place].size, dtype=np.float64).reshape(tagged[place].shape)
+        tagged[place] = tags
+        applied = fix.apply(*tagged)
+        after = applied[("labels", "logits")[place] if "swap" in steps else name]
+        order = steps.get("permute")
+        before = tags if order is None else tags.transpose(order)
+        np.testing.assert_array_equal(np.asarray(after).ravel(), before.ravel())
+        if order is not None:
+            sizes = [size for size in tags.shape if size > 1]
+            assert len(set(sizes)) == len(sizes) or _keeps_neighbors(tags.shape, order)
+
+
+def _keeps_neighbors(shape: tuple[int, ...], order: tuple[int, ...]) -> bool:
+    """Whether axes of one size follow each other, before and after, but for the first."""
+    pairs = [(i, j) for i in range(len(shape)) for j in range(i) if shape[i] == shape[j]]
+    return all(j > 0 and order.index(j) > 0 and order.index(i) > order.index(j) for i, j in pairs)
 
 
 @given(related())
@@ -246,15 +310,21 @@ def valid_calls(rng: np.random.Generator) -> Any:
         yield rng.standard_normal(shape), labels, axis
 
 
+DONE = contextlib.nullcontext()
+
+
 @pytest.mark.slow
 def test_no_false_alarm() -> None:
-    """R17, R26: 100,000 valid calls, and not one error or warning."""
+    """R17, R26: 100,000 valid calls, and not one error or warning but of rows with several ones."""
     calls = valid_calls(np.random.default_rng(5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(100_000):
             logits, labels, axis = next(calls)
-            cross_entropy(logits, labels, axis=axis, reduction="sum")
+            is_multi_hot = labels.shape == logits.shape and labels.dtype.kind == "i"
+            expected = is_multi_hot and bool((labels.sum(axis) > 1).any())
+            with pytest.warns(LossInputWarning, match="several ones") if expected else DONE:
+                cross_entropy(logits, labels, axis=axis, reduction="sum")
 
 
 def test_plans_are_not_diagnosed() -> None:

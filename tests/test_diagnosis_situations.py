@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_reports import one_hot
+from tests.reports import one_hot
 from unified_loss import DTypeError, LossInputError, cross_entropy
 
 TEXT = (Path(__file__).parent / "data" / "situations.txt").read_text(encoding="utf-8")

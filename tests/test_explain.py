@@ -87,8 +87,9 @@ valid: logits numpy float32[2, 1], labels python int64[2]
   kernel      log-sum-exp in one pass
   memory      at most about 64 bytes of arrays beside the arguments: 2 float32 arrays of the logits'
               size, and a few numbers an example. A gradient, if asked for, is another 8 bytes.
-  warning     the class axis of logits (2, 1) has size 1, so the loss is always 0. For one score per
-              example use a binary (sigmoid) cross-entropy, or give two classes.""",
+  warning     the class axis of logits (2, 1) has size 1, so the loss of class id 0 is always 0, and
+              any other id is out of range. For one score per example use a binary (sigmoid) cross-
+              entropy, or give two classes.""",
     ),
     "no_problem": (
         explain(np.zeros((2, 3)), None),

@@ -116,7 +116,11 @@ def test_legal_calls_are_valid(problem: Problem) -> None:
     assert report.valid
     assert len(str(report).splitlines()) <= 24
     by_name = {name: f"{array.dtype}{list(array.shape)}" for name, array in problem.arrays.items()}
-    assert explain(**by_name, **problem.options).facts == report.facts
+    # Labels whose values are known may have another kernel.
+    found = explain(**by_name, **problem.options).facts
+    assert [fact for fact in found if fact[0] != "kernel"] == [
+        fact for fact in report.facts if fact[0] != "kernel"
+    ]
 
 
 def test_computes_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:

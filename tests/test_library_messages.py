@@ -26,13 +26,13 @@ CASES = {
         "dense labels must be finite and non-negative, but 1 of 6 entries are not, the first "
         "at (1, 0); log-probabilities and logits are not.",
         "  logits: numpy float32[2, 3]   labels: numpy float64[2, 3]   axis: 1 (inferred)",
-        "  perhaps arguments_swapped: dense labels run from -1 to 2, negative ones among "
-        "them: scores, not probabilities, as if swapped (inverted); the order is (logits, "
-        "labels).",
-        "    fix: swap the arguments, logits first: logits, labels = labels, logits",
-        "  perhaps dense_labels_no_probabilities: dense labels run from -1 to 2; "
-        "probabilities are finite, not negative.",
-        "    fix: give probabilities, one for each class",
+        "  perhaps: labels first and logits second (arguments_swapped): dense labels run from -1 "
+        "to 2, negative ones among them: scores, not probabilities, as if swapped (inverted); the "
+        "order is (logits, labels).",
+        "    elsewhere: swap them, and give probabilities",
+        "  perhaps: numbers that are no probabilities (dense_labels_no_probabilities): dense "
+        "labels run from -1 to 2; probabilities are finite, not negative.",
+        "    elsewhere: give probabilities, one for each class",
         "  not: do not shift or scale scores into probabilities.",
         call=(scores(2, 3), np.array([[0.5, 0.5, 0], [-1, 2, 0]])),
         check=True,
@@ -58,9 +58,15 @@ CASES = {
     ),
     "list_of_texts": case(
         BackendError,
-        "labels must be of the logits' library (numpy), or host data (numbers, lists, NumPy "
-        "arrays), but are of type list, which holds something else.",
-        "  hint: convert it first: np.asarray(labels)",
+        "labels cannot be read from a list: it holds text.",
+        "  cause: class names instead of class ids (string_labels): labels are class names (text): "
+        "each name needs a class id, a number from 0.",
+        "    elsewhere: encode them once, over the whole data set (names, ids = "
+        "np.unique(all_names, return_inverse=True)), and map the names of each batch to these ids: "
+        "ids = {name: i for i, name in enumerate(names)}",
+        "    if these are the names of the whole data set, number them: labels = np.unique(labels, "
+        "return_inverse=True)[1]",
+        "  not: do not number the names of each batch by itself: ids would change.",
         call=(scores(2, 3), ["cat", "dog"]),
     ),
     "set_as_weight": case(

@@ -48,8 +48,8 @@ SHAPES = {
         "logits must be floating, but are int64: the arguments look swapped, the order is "
         "(logits, labels).",
         "  logits: numpy int64[2]   labels: numpy float32[2, 3]   axis: not given",
-        "  cause arguments_swapped: the first argument is int64, as class ids are, the second"
-        " float32, as scores are.",
+        "  cause: labels first and logits second (arguments_swapped): the first argument is "
+        "int64, as class ids are, the second float32, as scores are.",
         "    fix: swap the arguments, logits first: logits, labels = labels, logits",
         call=(ids(2), scores(2, 3)),
     ),
@@ -57,19 +57,21 @@ SHAPES = {
         DTypeError,
         "logits must be floating, but are bool.",
         "  logits: numpy bool[2, 3]   labels: python int64[2]   axis: not given",
-        "  perhaps argmax_passed_as_logits: logits (2, 3) are bool, as after an argmax: "
-        "predicted class ids (argmax) lack the class axis that class scores have.",
-        "    fix: pass the class scores (logits with a class axis); argmax is for metrics only",
+        "  perhaps: predicted classes instead of scores (argmax_passed_as_logits): logits (2, "
+        "3) are bool, as after an argmax: predicted class ids (argmax) lack the class axis that "
+        "class scores have.",
+        "    elsewhere: pass the class scores (logits with a class axis); argmax is for metrics "
+        "only",
         call=(scores(2, 3) > 0, [0, 1]),
     ),
     "axis_out_of_range": case(
         ShapeError,
         "axis must be in [-2, 1] for logits of shape (2, 3), but is 2.",
         "  logits: numpy float32[2, 3]   labels: numpy int64[2]   axis: 2 (given)",
-        "  cause class_axis_argument_invalid: the class axis is one integer, from -2 to 1 for"
-        " logits (2, 3).",
+        "  cause: no axis of the logits (class_axis_argument_invalid): the class axis is one "
+        "integer, from -2 to 1 for logits (2, 3).",
         "    fix: leave axis= out: axis=None",
-        "    fix: give one integer axis",
+        "    elsewhere: pass one integer as axis=",
         call=(scores(2, 3), ids(2)),
         axis=2,
     ),
@@ -77,9 +79,9 @@ SHAPES = {
         ShapeError,
         "logits must have a class axis, but have shape ().",
         "  logits: numpy float32[]   labels: python int64[]   axis: not given",
-        "  cause logits_missing_class_axis: logits are one number (), as after a squeeze or a"
-        " mean: there is no axis of classes.",
-        "    fix: give the scores of all classes: (C,) for one example, (N, C) for a batch",
+        "  cause: one number instead of scores (logits_missing_class_axis): logits are one "
+        "number (), as after a squeeze or a mean: there is no axis of classes.",
+        "    elsewhere: give the scores of all classes: (C,) for one example, (N, C) for a batch",
         call=(scores(), 0),
     ),
     "no_classes": case(
@@ -90,72 +92,68 @@ SHAPES = {
     ),
     "ambiguous_index": case(
         AmbiguousAxisError,
-        "the class axis is ambiguous: labels of shape (2, 5) fit logits of shape (2, 5, 5) "
-        "with the classes on axis 1 (size 5) and on axis 2 (size 5): pass axis=1 (channels "
-        "first) or axis=-1 (channels last).",
+        "the class axis is ambiguous: labels of shape (2, 5) fit logits of shape (2, 5, 5) with "
+        "the classes on axis 1 (size 5) and on axis 2 (size 5): pass axis=1 (channels first) or "
+        "axis=-1 (channels last).",
         "  logits: numpy float32[2, 5, 5]   labels: numpy int64[2, 5]   axis: not given",
-        "  perhaps class_axis_not_where_expected: labels (2, 5) fit if the classes are on "
-        "axis 1 (size 5) and axis 2 (size 5) of the logits.",
-        "    fix: say that the classes are on axis 1, or transpose: axis=1",
-        "    fix: say that the classes are on axis 2, or transpose: axis=2",
+        "  perhaps: classes on another axis (class_axis_not_where_expected): labels (2, 5) fit "
+        "if the classes are on axis 1 (size 5) and axis 2 (size 5) of the logits.",
+        "    if the classes are on axis 1, say so, or transpose: axis=1",
+        "    if the classes are on axis 2, say so, or transpose: axis=2",
         call=(scores(2, 5, 5), ids(2, 5)),
     ),
     "ambiguous_dense": case(
         AmbiguousAxisError,
-        "the class axis is ambiguous: labels of shape (2, 3, 4) fit logits of shape (2, 3, 4)"
-        " with the classes on axis 1 (size 3) and on axis 2 (size 4): pass axis=1 (channels "
+        "the class axis is ambiguous: labels of shape (2, 3, 4) fit logits of shape (2, 3, 4) "
+        "with the classes on axis 1 (size 3) and on axis 2 (size 4): pass axis=1 (channels "
         "first) or axis=-1 (channels last).",
         "  logits: numpy float32[2, 3, 4]   labels: numpy float32[2, 3, 4]   axis: not given",
-        "  perhaps class_axis_not_where_expected: labels shaped like the logits (2, 3, 4) "
-        "leave open which axis the classes are on.",
-        "    fix: channels first: axis=1",
-        "    fix: channels last, the last axis: axis=2",
-        "  perhaps one_hot_given_to_sparse_loss: labels (2, 3, 4) have one value per class, "
-        "as one-hot rows do: class ids (class indices) have one per example, (2, 4).",
-        "    fix: take the class ids of the one-hot rows: labels = np.argmax(labels, axis=1)",
-        "  perhaps multi_hot_given_to_single_label_loss: 0/1 labels shaped like the logits "
-        "are multi-hot if several classes can hold at once; softmax takes one.",
-        "    fix: for multi-label data use a sigmoid (BCE, binary) loss for each class; for "
-        "one class index each, one-hot rows or argmax",
-        "  not: do not reshape one-hot rows.",
+        "  perhaps: classes on another axis (class_axis_not_where_expected): labels shaped like "
+        "the logits (2, 3, 4) leave open which axis the classes are on.",
+        "    if the classes are on axis 1, say so (channels first): axis=1",
+        "    if the classes are on axis 2, say so (channels last): axis=2",
+        "  perhaps: several classes in one example (multi_hot_given_to_single_label_loss): 0/1 "
+        "labels shaped like the logits are multi-hot if several classes can hold at once; "
+        "softmax takes one.",
+        "    elsewhere: for multi-label data use a sigmoid (BCE, binary) loss for each class; "
+        "for one class index each, one-hot rows or argmax",
         call=(scores(2, 3, 4), scores(2, 3, 4)),
     ),
     "no_axis_fits": case(
         ShapeError,
-        "labels must have shape (2, 4, 5) with the classes on axis 1 (size 3), (2, 3, 4) with"
-        " the classes on axis 3 (size 5), or the whole shape (2, 3, 4, 5) of the logits, but "
+        "labels must have shape (2, 4, 5) with the classes on axis 1 (size 3), (2, 3, 4) with "
+        "the classes on axis 3 (size 5), or the whole shape (2, 3, 4, 5) of the logits, but "
         "have shape (2, 3, 6).",
         "  logits: numpy float32[2, 3, 4, 5]   labels: numpy int64[2, 3, 6]   axis: not given",
-        "  perhaps spatial_size_mismatch: logits are 3x4, labels 3x6 (height x width).",
-        "    fix: resize (interpolate) the logits to the labels' size, or fix stride, padding"
-        " or downsampling",
-        "  perhaps sequence_length_differs: logits have 4 steps, labels 6: padding, "
-        "truncation, or two lengths.",
-        "    fix: cut (truncate) both to one length: labels = labels[:, :, :4]",
-        "    fix: or pad both to one length, and mask the padding with ignore_index",
+        "  perhaps: images of two sizes (spatial_size_mismatch): logits are 4x5, labels 3x6 "
+        "(height x width).",
+        "    elsewhere: resize (interpolate) the logits to the labels' size, or fix stride, "
+        "padding or downsampling",
+        "  perhaps: sequences of two lengths (sequence_length_differs): logits have 4 steps, "
+        "labels 6: padding, truncation, or two lengths.",
+        "    elsewhere: pad both to one length, and mask the padding with ignore_index, or cut "
+        "both before the model",
+        "    if the end is padding, cut it off the labels: labels = labels[:, :, :4]",
         call=(scores(2, 3, 4, 5), ids(2, 3, 6)),
     ),
     "middle_axis_fits": case(
         ShapeError,
-        "labels must have shape (2, 4, 5) with the classes on axis 1 (size 3), (2, 3, 4) with"
-        " the classes on axis 3 (size 5), or the whole shape (2, 3, 4, 5) of the logits, but "
+        "labels must have shape (2, 4, 5) with the classes on axis 1 (size 3), (2, 3, 4) with "
+        "the classes on axis 3 (size 5), or the whole shape (2, 3, 4, 5) of the logits, but "
         "have shape (2, 3, 5).",
         "  logits: numpy float32[2, 3, 4, 5]   labels: numpy int64[2, 3, 5]   axis: not given",
-        "  cause class_axis_not_where_expected: labels (2, 3, 5) fit if the classes are on "
-        "axis 2 (size 4) of the logits.",
+        "  cause: classes on another axis (class_axis_not_where_expected): labels (2, 3, 5) fit "
+        "if the classes are on axis 2 (size 4) of the logits.",
         "    fix: say that the classes are on axis 2, or transpose: axis=2",
-        "  perhaps causal_shift_mismatch: labels are one step shorter than logits (3 against "
-        "4): next-token prediction (shift) compares logits[t] with labels[t + 1].",
-        "    fix: slice off the step: logits = logits[:, :, :-1]",
         call=(scores(2, 3, 4, 5), ids(2, 3, 5)),
     ),
     "another_axis_fits": case(
         ShapeError,
-        "labels must have shape (8, 32), the shape of logits (8, 32, 10) without the class "
-        "axis 2 (size 10), or the logits' whole shape, but have shape (8, 10).",
+        "labels must have shape (8, 32), the shape of logits (8, 32, 10) without the class axis "
+        "2 (size 10), or the logits' whole shape, but have shape (8, 10).",
         "  logits: numpy float32[8, 32, 10]   labels: numpy int64[8, 10]   axis: -1 (given)",
-        "  cause class_axis_not_where_expected: labels (8, 10) fit if the classes are on axis"
-        " 1 (size 32) of the logits.",
+        "  cause: classes on another axis (class_axis_not_where_expected): labels (8, 10) fit "
+        "if the classes are on axis 1 (size 32) of the logits.",
         "    fix: say that the classes are on axis 1, or transpose: axis=1",
         call=(scores(8, 32, 10), ids(8, 10)),
         axis=-1,
@@ -165,84 +163,92 @@ SHAPES = {
         "labels must have shape (32,), the shape of logits (32, 10) without the class axis 1 "
         "(size 10), or the logits' whole shape, but have shape (10, 10).",
         "  logits: numpy float32[32, 10]   labels: numpy float32[10, 10]   axis: 1 (inferred)",
-        "  perhaps labels_missing_batch_axis: labels (10, 10) have one row per class, as "
-        "np.eye(10) has, not one per example: logits have 32 on axis 0.",
-        "    fix: index the rows with the class ids: np.eye(10)[ids]",
-        "  perhaps last_batch_smaller: logits have 32 examples on axis 0, labels 10: in the "
-        "last batch, something has a fixed batch size.",
-        "    fix: give inputs and labels of the same length (10 or 32; drop_remainder, generator)",
+        "  perhaps: labels without a batch axis (labels_missing_batch_axis): labels (10, 10) "
+        "have one row per class, as np.eye(10) has, not one per example: logits have 32 on axis "
+        "0.",
+        "    elsewhere: index the rows with the class ids: np.eye(10)[ids]",
+        "  perhaps: batches of two sizes (last_batch_smaller): logits have 32 examples on axis "
+        "0, labels 10: in the last batch, something has a fixed batch size.",
+        "    elsewhere: give inputs and labels of the same length (10 or 32; drop the "
+        "remainder: drop_remainder, drop_last; a generator)",
         call=(scores(32, 10), scores(10, 10)),
     ),
     "wrong_number_of_classes": case(
         ShapeError,
-        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 "
-        "(size 3), or the logits' whole shape, but have shape (4, 5).",
+        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 (size "
+        "3), or the logits' whole shape, but have shape (4, 5).",
         "  logits: numpy float32[4, 3]   labels: numpy bool[4, 5]   axis: 1 (inferred)",
-        "  perhaps output_units_differ_from_label_width: logits have 3 classes on axis 1, "
-        "label rows have 5 columns there.",
-        "    fix: give the last layer 5 output units (channels, num_classes=5)",
-        "    fix: or build the labels with num_classes=3",
+        "  perhaps: another number of classes in the labels "
+        "(output_units_differ_from_label_width): logits have 3 classes on axis 1, label rows "
+        "have 5 columns there.",
+        "    elsewhere: give the last layer 5 output units (num_classes=5), if the labels have "
+        "all classes",
+        "    elsewhere: build the labels with num_classes=3",
         call=(scores(4, 3), ids(4, 5) > 0),
     ),
     "wrong_batch": case(
         ShapeError,
-        "labels must have shape (4, 5), the shape of logits (4, 5, 3) without the class axis "
-        "2 (size 3), or the logits' whole shape, but have shape (6, 7).",
+        "labels must have shape (4, 5), the shape of logits (4, 5, 3) without the class axis 2 "
+        "(size 3), or the logits' whole shape, but have shape (6, 7).",
         "  logits: numpy float32[4, 5, 3]   labels: numpy int64[6, 7]   axis: 2 (given)",
-        "  perhaps labels_unrelated: labels (6, 7) and the wanted (4, 5) disagree on axis 0 "
-        "(4 in logits, 6 in labels), axis 1 (5 in logits, 7 in labels).",
-        "    fix: give one class id for each example of the batch (4, 5), or rows (4, 5, 3)",
+        "  perhaps: labels of another shape (labels_unrelated): labels (6, 7) and the wanted "
+        "(4, 5) disagree on axis 0 (4 in logits, 6 in labels), axis 1 (5 in logits, 7 in "
+        "labels).",
+        "    elsewhere: give one class id for each example of the batch (4, 5), or rows (4, 5, 3)",
         call=(scores(4, 5, 3), ids(6, 7)),
         axis=2,
     ),
     "axes_of_size_one": case(
         ShapeError,
-        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 "
-        "(size 3), or the logits' whole shape, but have shape (1, 4).",
+        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 (size "
+        "3), or the logits' whole shape, but have shape (1, 4).",
         "  logits: numpy float32[4, 3]   labels: numpy int64[1, 4]   axis: 1 (inferred)",
-        "  perhaps labels_trailing_singleton: labels (1, 4) have an axis of size 1 that is "
-        "not the class axis; wanted is (4,).",
+        "  perhaps: labels with an axis of size 1 too many (labels_trailing_singleton): labels "
+        "(1, 4) have an axis of size 1 that is not the class axis; wanted is (4,).",
         "    fix: squeeze it (view, reshape): labels = np.squeeze(labels, axis=0)",
-        "  perhaps logits_missing_batch_axis: logits (4, 3) have no batch axis, labels have one.",
+        "  perhaps: logits without a batch axis (logits_missing_batch_axis): logits (4, 3) have "
+        "no batch axis, labels have one.",
         "    fix: unsqueeze the batch axis of one example: logits = np.expand_dims(logits, axis=0)",
         call=(scores(4, 3), ids(1, 4)),
     ),
     "dense_axes_of_size_one": case(
         ShapeError,
-        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 "
-        "(size 3), or the logits' whole shape, but have shape (4, 3, 1).",
+        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 (size "
+        "3), or the logits' whole shape, but have shape (4, 3, 1).",
         "  logits: numpy float32[4, 3]   labels: numpy float32[4, 3, 1]   axis: 1 (inferred)",
-        "  perhaps labels_trailing_singleton: labels (4, 3, 1) have a trailing axis of size 1"
-        " that is not the class axis; wanted is (4, 3).",
+        "  perhaps: labels with an axis of size 1 too many (labels_trailing_singleton): labels "
+        "(4, 3, 1) have a trailing axis of size 1 that is not the class axis; wanted is (4, 3).",
         "    fix: squeeze it (view, reshape): labels = np.squeeze(labels, axis=2)",
         call=(scores(4, 3), scores(4, 3, 1)),
     ),
     "one_row_of_probabilities": case(
         ShapeError,
-        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 "
-        "(size 3), or the logits' whole shape, but have shape (3,).",
+        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 (size "
+        "3), or the logits' whole shape, but have shape (3,).",
         "  logits: numpy float32[4, 3]   labels: numpy float32[3]   axis: 1 (inferred)",
-        "  perhaps labels_missing_batch_axis: labels (3,) have no batch axis: one label for "
-        "all 4 examples?",
-        "    fix: if they all share it, repeat it: labels = np.broadcast_to(labels, (4, 3))",
-        "    fix: or give one for each example, with a batch axis: (4, 3)",
-        "  perhaps last_batch_smaller: logits have 4 examples on axis 0, labels 3: in the "
-        "last batch, something has a fixed batch size.",
-        "    fix: give inputs and labels of the same length (3 or 4; drop_remainder, generator)",
-        "  perhaps reshape_changed_batch: logits have 4 rows for 3 labels: as after a reshape"
-        " (view) with -1 and a wrong number of features.",
-        "    fix: keep the batch first in the model: x.reshape(x.shape[0], -1)",
+        "  perhaps: labels without a batch axis (labels_missing_batch_axis): labels (3,) have "
+        "no batch axis: one label for all 4 examples?",
+        "    elsewhere: give one for each example, with a batch axis: (4, 3)",
+        "    if all examples share it, repeat it: labels = np.broadcast_to(labels, (4, 3))",
+        "  perhaps: batches of two sizes (last_batch_smaller): logits have 4 examples on axis "
+        "0, labels 3: in the last batch, something has a fixed batch size.",
+        "    elsewhere: give inputs and labels of the same length (3 or 4; drop the remainder: "
+        "drop_remainder, drop_last; a generator)",
+        "  perhaps: classes on another axis (class_axis_not_where_expected): labels (3,) fit if "
+        "the classes are on axis 0 (size 4) of the logits.",
+        "    if the classes are on axis 0, say so, or transpose: axis=0; labels = "
+        "np.asarray(labels, np.int64)",
         call=(scores(4, 3), scores(3)),
     ),
     "one_class_id": case(
         ShapeError,
-        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 "
-        "(size 3), or the logits' whole shape, but have shape ().",
+        "labels must have shape (4,), the shape of logits (4, 3) without the class axis 1 (size "
+        "3), or the logits' whole shape, but have shape ().",
         "  logits: numpy float32[4, 3]   labels: python int64[]   axis: 1 (inferred)",
-        "  perhaps labels_scalar_python_list: labels are one scalar () for a batch of (4,) "
-        "predictions.",
-        "    fix: give an array of shape (4,); a Python list may be taken apart: pass a NumPy"
-        " array",
+        "  perhaps: one label for a whole batch (labels_scalar_python_list): labels are one "
+        "scalar () for a batch of (4,) predictions.",
+        "    elsewhere: give an array of shape (4,); a Python list may be taken apart: pass a "
+        "NumPy array",
         call=(scores(4, 3), 1),
     ),
     "floating_class_ids": case(
@@ -250,15 +256,14 @@ SHAPES = {
         "labels of shape (4,), without the class axis 1 (size 3), must be integer class ids, "
         "but are float32.",
         "  logits: numpy float32[4, 3]   labels: numpy float32[4]   axis: 1 (inferred)",
-        "  perhaps float_labels: labels (4,) have one float32 number per example: class ids "
-        "need an integer dtype.",
-        "    fix: cast class ids to integers: labels = np.asarray(labels, np.int64)",
-        "  perhaps integer_labels_given_to_dense_loss: labels (4,) hold one number for each "
-        "example, not a row of 3 probabilities: class ids are integers, and need no one-hot "
-        "here.",
-        "    fix: make integer class ids of them (a sparse loss): labels = np.asarray(labels,"
-        " np.int64)",
-        "    fix: or one-hot rows (categorical): labels = np.eye(3, "
+        "  perhaps: class ids of a floating type (float_labels): labels (4,) have one float32 "
+        "number per example: class ids need an integer dtype.",
+        "    fix: cast them to integers: labels = np.asarray(labels, np.int64)",
+        "  perhaps: class ids where rows were expected (integer_labels_given_to_dense_loss): "
+        "labels (4,) hold one number for each example, not a row of 3 probabilities: class ids "
+        "are integers, and need no one-hot here.",
+        "    fix: make integer class ids of them: labels = np.asarray(labels, np.int64)",
+        "    fix: make one-hot rows of them: labels = np.eye(3, "
         "dtype=np.float32)[np.asarray(labels, np.int64)]",
         "  not: do not cast probabilities or real-valued targets to integers.",
         call=(scores(4, 3), scores(4)),
@@ -275,8 +280,9 @@ SHAPES = {
         "class_weight must have shape (3,), one weight per class of axis 1 (size 3), but has "
         "shape (4,).",
         "  logits: numpy float32[2, 3]   labels: numpy int64[2]   axis: 1 (inferred)",
-        "  cause weight_shape_wrong: class_weight has shape (4,), for 3 classes.",
-        "    fix: give one weight per class: shape (3,) (no NaN or spurious entries)",
+        "  cause: weights of another shape (weight_shape_wrong): class_weight has shape (4,), "
+        "for 3 classes.",
+        "    elsewhere: give one weight per class: shape (3,)",
         call=(scores(2, 3), ids(2)),
         class_weight=np.ones(4),
     ),
@@ -284,8 +290,9 @@ SHAPES = {
         ShapeError,
         "sample_weight must have shape (2, 4) or (2,), one weight per example, but has shape (4,).",
         "  logits: numpy float32[2, 3, 4]   labels: numpy int64[2, 4]   axis: 1 (inferred)",
-        "  cause weight_shape_wrong: sample_weight has shape (4,), for the batch (2, 4).",
-        "    fix: give one weight per example: shape (2, 4) (no NaN or spurious entries)",
+        "  cause: weights of another shape (weight_shape_wrong): sample_weight has shape (4,), "
+        "for the batch (2, 4).",
+        "    elsewhere: give one weight per example: shape (2, 4)",
         call=(scores(2, 3, 4), ids(2, 4)),
         sample_weight=np.ones(4),
     ),
@@ -293,8 +300,9 @@ SHAPES = {
         ShapeError,
         "sample_weight must have shape (2,), one weight per example, but has shape ().",
         "  logits: numpy float32[2, 3]   labels: numpy int64[2]   axis: 1 (inferred)",
-        "  cause weight_shape_wrong: sample_weight has shape (), for the batch (2,).",
-        "    fix: give one weight per example: shape (2,) (no NaN or spurious entries)",
+        "  cause: weights of another shape (weight_shape_wrong): sample_weight has shape (), "
+        "for the batch (2,).",
+        "    elsewhere: give one weight per example: shape (2,)",
         call=(scores(2, 3), ids(2)),
         sample_weight=2.0,
     ),
@@ -339,28 +347,42 @@ def test_message_of_a_mistake(name: str) -> None:
 UNKNOWN = {
     "rank": (
         (None, (4,)),
-        """the class axis cannot be inferred from logits of unknown rank: pass axis=.
-  logits: numpy float32[...]   labels: numpy int64[4]   axis: not given
-  perhaps unknown_shape: sizes that are unknown here leave more than one reading.
-    fix: say that the classes are on axis -1: axis=-1""",
+        (
+            "the class axis cannot be inferred from logits of unknown rank: pass axis=.\n"
+            "  logits: numpy float32[...]   labels: numpy int64[4]   axis: not given\n"
+            "  perhaps: sizes that are not known here (unknown_shape): sizes that are unknown here "
+            "leave more than one reading.\n"
+            "    if the classes are on axis -1, say so: axis=-1"
+        ),
     ),
     "axis": (
         ((None, 3, None), None),
-        """the class axis is ambiguous: labels of shape (unknown rank) fit logits of shape \
-(?, 3, ?) with the classes on axis 1 (size 3) and on axis 2 (size ?): pass axis=1 (channels \
-first) or axis=-1 (channels last).
-  logits: numpy float32[?, 3, ?]   labels: numpy int64[...]   axis: not given
-  perhaps unknown_shape: sizes that are unknown here leave more than one reading.
-    fix: say that the classes are on axis 1: axis=1
-    fix: say that the classes are on axis -1: axis=-1""",
+        (
+            "the class axis is ambiguous: labels of shape (unknown rank) fit logits of shape "
+            "(?, 3, "
+            "?) with the classes on axis 1 (size 3) and on axis 2 (size ?): pass axis=1 (channels "
+            "first) or axis=-1 (channels last).\n"
+            "  logits: numpy float32[?, 3, ?]   labels: numpy int64[...]   axis: not given\n"
+            "  perhaps: sizes that are not known here (unknown_shape): sizes that are unknown here "
+            "leave more than one reading.\n"
+            "    if the classes are on axis 1, say so: axis=1\n"
+            "    if the classes are on axis -1, say so: axis=-1"
+        ),
     ),
     "kind": (
         ((None, 3), (None, None)),
-        """integer labels of shape (?, ?) can be class ids or one-hot rows, since their size along \
-the class axis 1 is unknown.
-  logits: numpy float32[?, 3]   labels: numpy int64[?, ?]   axis: 1 (inferred)
-  perhaps unknown_shape: sizes that are unknown here leave more than one reading.
-    fix: cast one-hot rows to floating: labels = np.asarray(labels, np.float32)""",
+        (
+            "integer labels of shape (?, ?) can be class ids or one-hot rows, since their size "
+            "along the class axis 1 is unknown.\n"
+            "  logits: numpy float32[?, 3]   labels: numpy int64[?, ?]   axis: 1 (inferred)\n"
+            "  perhaps: sizes that are not known here (unknown_shape): sizes that are unknown here "
+            "leave more than one reading.\n"
+            "    if labels are one-hot rows, cast them to floating: labels = np.asarray(labels, "
+            "np.float32)\n"
+            "  perhaps: labels of another shape (labels_unrelated): labels (?, ?) are neither one "
+            "per example nor rows of the logits.\n"
+            "    elsewhere: give one class id for each example of the batch (?,), or rows (?, 3)"
+        ),
     ),
 }
 

@@ -44,127 +44,207 @@ OPTIONS = {
 LABELS = {
     "one_too_few_classes": (
         [0, 3],
-        """1 of 2 are not, the first at position 1; they range from 0 to 3.
-  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)
-  perhaps too_few_output_units: label 3 needs at least 4 classes, but logits have 3 on axis 1: the\
- last layer is one unit short.
-    fix: give the last layer 4 output units (num_classes=4)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 2 are not, the first at position 1; they range from 0 to 3.\n"
+            "  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 3 needs at "
+            "least 4 classes, but logits have 3 on axis 1: the last layer is one unit short.\n"
+            "    elsewhere: give the last layer 4 output units (num_classes=4)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 3 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 4 output units (num_classes=4), if it is a class\n"
+            "    if 3 marks padding or pixels without a label, ignore it: ignore_index=3"
+        ),
     ),
     "padding": (
         [-1, 0, 2, -1],
-        """2 of 4 are not, the first at position 0; they range from -1 to 2.
-  logits: numpy float32[4, 3]   labels: python int64[4]   axis: -1 (given)
-  perhaps label_out_of_range_negative_sentinel: labels contain -1, which is no class id (as \
-padding often has): ignore_index is -100.
-    fix: ignore (mask) it: ignore_index=-1
-    fix: or map the labels to start at 0, if it is a class (a name missing from the class list?)""",
+        (
+            "2 of 4 are not, the first at position 0; they range from -1 to 2.\n"
+            "  logits: numpy float32[4, 3]   labels: python int64[4]   axis: -1 (given)\n"
+            "  perhaps: a negative label (label_out_of_range_negative_sentinel): labels contain "
+            "-1, "
+            "which is no class id (as padding often has): ignore_index is -100.\n"
+            "    if -1 marks padding, ignore (mask) it: ignore_index=-1\n"
+            "    elsewhere: map the labels to start at 0, if it is a class (a name missing from "
+            "the "
+            "class list?)"
+        ),
     ),
     "one_based": (
         [1, 2, 3],
-        """1 of 3 are not, the first at position 2; they range from 1 to 3.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps label_out_of_range_one_based: labels run from 1 to 3; 3 classes allow 0 to 2. As 0 never\
- occurs, they look one-based, not zero-based.
-    fix: subtract 1, so that they start at 0: labels = np.asarray(labels) - 1
-    fix: or give the last layer 4 output units (num_classes=4)
-  perhaps too_few_output_units: label 3 needs at least 4 classes, but logits have 3 on axis 1: the\
- last layer is one unit short.
-    fix: give the last layer 4 output units (num_classes=4)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 3 are not, the first at position 2; they range from 1 to 3.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: labels that start at 1 (label_out_of_range_one_based): labels run from "
+            "1 to "
+            "3; 3 classes allow 0 to 2. As 0 never occurs, they look one-based, not zero-based.\n"
+            "    if the first class is 1, subtract 1, so that they start at 0: labels = "
+            "np.asarray(labels) - 1\n"
+            "    elsewhere: give the last layer 4 output units (num_classes=4)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 3 needs at "
+            "least 4 classes, but logits have 3 on axis 1: the last layer is one unit short.\n"
+            "    elsewhere: give the last layer 4 output units (num_classes=4)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 3 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 4 output units (num_classes=4), if it is a class\n"
+            "    if 3 marks padding or pixels without a label, ignore it: ignore_index=3"
+        ),
     ),
     "one_based_and_one_short": (
         [1, 4, 2],
-        """1 of 3 are not, the first at position 1; they range from 1 to 4.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps label_out_of_range_one_based: labels run from 1 to 4; 3 classes allow 0 to 2. As 0 never\
- occurs, they look one-based, not zero-based.
-    fix: subtract 1, so that they start at 0: labels = np.asarray(labels) - 1
-    fix: and give the last layer 4 output units (num_classes=4)
-  perhaps too_few_output_units: label 4 needs at least 5 classes, but logits have 3 on axis 1.
-    fix: give the last layer 5 output units (num_classes=5)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 3 are not, the first at position 1; they range from 1 to 4.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: labels that start at 1 (label_out_of_range_one_based): labels run from "
+            "1 to "
+            "4; 3 classes allow 0 to 2. As 0 never occurs, they look one-based, not zero-based.\n"
+            "    elsewhere: subtract 1, so that they start at 0, and give the last layer 4 output "
+            "units\n"
+            "    elsewhere: and give the last layer 4 output units (num_classes=4)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 4 needs at "
+            "least 5 classes, but logits have 3 on axis 1.\n"
+            "    elsewhere: give the last layer 5 output units (num_classes=5)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 4 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 5 output units (num_classes=5), if it is a class\n"
+            "    if 4 marks padding or pixels without a label, ignore it: ignore_index=4"
+        ),
     ),
     "negative": (
         [0, -5],
-        """1 of 2 are not, the first at position 1; they range from -5 to 0.
-  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)
-  perhaps label_out_of_range_negative_sentinel: labels contain -5, which is no class id (as \
-padding often has): ignore_index is -100.
-    fix: ignore (mask) it: ignore_index=-5
-    fix: or map the labels to start at 0, if it is a class (a name missing from the class list?)""",
+        (
+            "1 of 2 are not, the first at position 1; they range from -5 to 0.\n"
+            "  logits: numpy float32[2, 3]   labels: python int64[2]   axis: -1 (given)\n"
+            "  perhaps: a negative label (label_out_of_range_negative_sentinel): labels contain "
+            "-5, "
+            "which is no class id (as padding often has): ignore_index is -100.\n"
+            "    if -5 marks padding, ignore (mask) it: ignore_index=-5\n"
+            "    elsewhere: map the labels to start at 0, if it is a class (a name missing from "
+            "the "
+            "class list?)"
+        ),
     ),
     "several_negative": (
         [0, -5, -7],
-        """2 of 3 are not, the first at position 1; they range from -7 to 0.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps label_out_of_range_negative_sentinel: labels contain -7, which is no class id (as \
-padding often has): ignore_index is -100.
-    fix: several negative ids are no classes: mask them by sample_weight=""",
+        (
+            "2 of 3 are not, the first at position 1; they range from -7 to 0.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: a negative label (label_out_of_range_negative_sentinel): labels contain "
+            "-7, "
+            "which is no class id (as padding often has): ignore_index is -100.\n"
+            "    elsewhere: several negative ids are no classes: mask them by sample_weight="
+        ),
     ),
     "void": (
         [0, 1, 255],
-        """1 of 3 are not, the first at position 2; they range from 0 to 255.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps label_out_of_range_void: 255 alone is out of range: it usually marks void (unlabeled) \
-pixels.
-    fix: ignore it: ignore_index=255
-  perhaps label_out_of_range_raw_pixels: labels go up to 255 for 3 classes: raw pixel (grey) \
-values 0-255 of a mask image?
-    fix: map grey values to class ids (class indices) 0..2
-  perhaps too_few_output_units: label 255 needs at least 256 classes, but logits have 3 on axis 1.
-    fix: give the last layer 256 output units (num_classes=256)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 3 are not, the first at position 2; they range from 0 to 255.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: 255 for pixels without a label (label_out_of_range_void): 255 alone is out "
+            "of range: it usually marks pixels without a label (void).\n"
+            "    if 255 marks pixels without a label, ignore it: ignore_index=255\n"
+            "    elsewhere: map it to a class, if it is one (a foreground that is stored as 255)\n"
+            "  perhaps: grey values instead of class ids (label_out_of_range_raw_pixels): "
+            "labels go "
+            "up to 255 for 3 classes: raw pixel (grey) values 0-255 of a mask image?\n"
+            "    elsewhere: map grey values to class ids (class indices) 0..2\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 255 needs "
+            "at least 256 classes, but logits have 3 on axis 1.\n"
+            "    elsewhere: give the last layer 256 output units (num_classes=256)\n"
+            "    elsewhere: map the labels to 0..2"
+        ),
     ),
     "grey": (
         [0, 128, 255],
-        """2 of 3 are not, the first at position 1; they range from 0 to 255.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps label_out_of_range_raw_pixels: labels go up to 255 for 3 classes: raw pixel (grey) \
-values 0-255 of a mask image?
-    fix: map grey values to class ids (class indices) 0..2
-  perhaps too_few_output_units: label 255 needs at least 256 classes, but logits have 3 on axis 1.
-    fix: give the last layer 256 output units (num_classes=256)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "2 of 3 are not, the first at position 1; they range from 0 to 255.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: grey values instead of class ids (label_out_of_range_raw_pixels): "
+            "labels go "
+            "up to 255 for 3 classes: raw pixel (grey) values 0-255 of a mask image?\n"
+            "    elsewhere: map grey values to class ids (class indices) 0..2\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 255 needs "
+            "at least 256 classes, but logits have 3 on axis 1.\n"
+            "    elsewhere: give the last layer 256 output units (num_classes=256)\n"
+            "    elsewhere: map the labels to 0..2"
+        ),
     ),
     "large": (
         [0, 7, 2],
-        """1 of 3 are not, the first at position 1; they range from 0 to 7.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps too_few_output_units: label 7 needs at least 8 classes, but logits have 3 on axis 1.
-    fix: give the last layer 8 output units (num_classes=8)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 3 are not, the first at position 1; they range from 0 to 7.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 7 needs at "
+            "least 8 classes, but logits have 3 on axis 1.\n"
+            "    elsewhere: give the last layer 8 output units (num_classes=8)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 7 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 8 output units (num_classes=8), if it is a class\n"
+            "    if 7 marks padding or pixels without a label, ignore it: ignore_index=7"
+        ),
     ),
     "huge": (
         [0, 10**5000],
-        """1 of 2 are not, the first at position 1; they range from 0 to an integer of 16610 bits.
-  logits: numpy float32[2, 3]   labels: python int[2]   axis: -1 (given)
-  perhaps too_few_output_units: label an integer of 16610 bits can be no class id.
-    fix: map (remap) the labels to 0..2""",
+        (
+            "1 of 2 are not, the first at position 1; they range from 0 to an integer of 16610 "
+            "bits.\n"
+            "  logits: numpy float32[2, 3]   labels: python int[2]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label an integer "
+            "of 16610 bits can be no class id.\n"
+            "    elsewhere: map the labels to 0..2"
+        ),
     ),
     "grid": (
         [[0, 1], [9, 9]],
-        """2 of 4 are not, the first at position (1, 0); they range from 0 to 9.
-  logits: numpy float32[2, 2, 3]   labels: python int64[2, 2]   axis: -1 (given)
-  perhaps too_few_output_units: label 9 needs at least 10 classes, but logits have 3 on axis 2.
-    fix: give the last layer 10 output units (num_classes=10)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "2 of 4 are not, the first at position (1, 0); they range from 0 to 9.\n"
+            "  logits: numpy float32[2, 2, 3]   labels: python int64[2, 2]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 9 needs at "
+            "least 10 classes, but logits have 3 on axis 2.\n"
+            "    elsewhere: give the last layer 10 output units (num_classes=10)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 9 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 10 output units (num_classes=10), if it is a "
+            "class\n"
+            "    if 9 marks padding or pixels without a label, ignore it: ignore_index=9"
+        ),
     ),
     "scalar": (
         7,
-        """1 of 1 are not; they range from 7 to 7.
-  logits: numpy float32[3]   labels: python int64[]   axis: -1 (given)
-  perhaps too_few_output_units: label 7 needs at least 8 classes, but logits have 3 on axis 0.
-    fix: give the last layer 8 output units (num_classes=8)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 1 are not; they range from 7 to 7.\n"
+            "  logits: numpy float32[3]   labels: python int64[]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 7 needs at "
+            "least 8 classes, but logits have 3 on axis 0.\n"
+            "    elsewhere: give the last layer 8 output units (num_classes=8)\n"
+            "    elsewhere: map the labels to 0..2"
+        ),
     ),
     "ignored_apart": (
         [-100, 0, 4],
-        """1 of 3 are not, the first at position 2; they range from 0 to 4.
-  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)
-  perhaps too_few_output_units: label 4 needs at least 5 classes, but logits have 3 on axis 1.
-    fix: give the last layer 5 output units (num_classes=5)
-    fix: or map (remap) the labels to 0..2""",
+        (
+            "1 of 3 are not, the first at position 2; they range from 0 to 4.\n"
+            "  logits: numpy float32[3, 3]   labels: python int64[3]   axis: -1 (given)\n"
+            "  perhaps: too few classes in the last layer (too_few_output_units): label 4 needs at "
+            "least 5 classes, but logits have 3 on axis 1.\n"
+            "    elsewhere: give the last layer 5 output units (num_classes=5)\n"
+            "    elsewhere: map the labels to 0..2\n"
+            "  perhaps: one special id (label_out_of_range_special_id): 4 alone is out of range "
+            "for "
+            "3 classes, all other labels are within.\n"
+            "    elsewhere: give the last layer 5 output units (num_classes=5), if it is a class\n"
+            "    if 4 marks padding or pixels without a label, ignore it: ignore_index=4"
+        ),
     ),
 }
 
@@ -184,10 +264,10 @@ def test_message_of_an_axis(shown: str) -> None:
     assert str(caught.value) == (
         f"axis must be one integer or None, but is {shown}.\n"
         f"  logits: numpy float32[2, 3]   labels: numpy int64[2]   axis: {shown} (given)\n"
-        "  cause class_axis_argument_invalid: the class axis is one integer, from -2 to 1 for "
-        "logits (2, 3).\n"
+        "  cause: no axis of the logits (class_axis_argument_invalid): the class axis is one "
+        "integer, from -2 to 1 for logits (2, 3).\n"
         "    fix: leave axis= out: axis=None\n"
-        "    fix: give one integer axis"
+        "    elsewhere: pass one integer as axis="
     )
 
 
@@ -253,8 +333,9 @@ def test_warning_of_a_single_class() -> None:
     found = warning_of(scores(2, 1), ids(2))
     assert found.category is SingleClassWarning
     assert str(found.message) == (
-        "the class axis of logits (2, 1) has size 1, so the loss is always 0. For one score per "
-        "example use a binary (sigmoid) cross-entropy, or give two classes."
+        "the class axis of logits (2, 1) has size 1, so the loss of class id 0 is always 0, and "
+        "any other id is out of range. For one score per example use a binary (sigmoid) "
+        "cross-entropy, or give two classes."
     )
 
 
@@ -269,7 +350,7 @@ SUSPICIONS = {
     ),
     "multi_hot_given_to_single_label_loss": (
         scores(2, 3),
-        np.array([[1, 1, 0], [1, 0, 0]]),
+        np.array([[1.0, 1, 0], [1, 0, 0]]),
         (
             "0/1 labels shaped like the logits are multi-hot if several classes can hold at once; "
             "softmax takes one. Fix: for multi-label data use a sigmoid (BCE, binary) loss for "
@@ -279,7 +360,7 @@ SUSPICIONS = {
     "class_axis_not_where_expected": (
         scores(2, 4),
         np.full((2, 4), 0.5),
-        "label rows do sum to 1 over axis 0. Fix: if the classes are there: axis=0.",
+        "label rows do sum to 1 over axis 0. Fix: if the classes are there, say so: axis=0.",
     ),
     "argmax_passed_as_logits": (
         scores(4),
@@ -297,7 +378,7 @@ SUSPICIONS = {
 def test_warning_of_rows_that_do_not_sum_to_one(cause: str) -> None:
     """R17: the exact text, at the line of the call, with the pattern if there is one."""
     logits, labels, text = SUSPICIONS[cause]
-    found = warning_of(logits, labels, check=True)
+    found = warning_of(logits, labels, check=True, axis=-1)
     assert found.category is LossInputWarning
     assert found.message.cause == cause
     assert found.message.fixes
@@ -305,6 +386,37 @@ def test_warning_of_rows_that_do_not_sum_to_one(cause: str) -> None:
         f"dense label rows do not sum to 1 over the class axis {logits.ndim - 1}, and the loss is "
         f"-sum(t log p) of the rows as they are. Perhaps: {text}"
     )
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "uint8"])
+@pytest.mark.parametrize("check", ["auto", True])
+def test_warning_of_rows_with_several_ones(dtype: str, check: Any) -> None:
+    """R17: of integers and booleans on the host without being asked, on every call anew."""
+    rows = np.array([[1, 1, 0], [1, 0, 0]]).astype(dtype)
+    assert not told_of_rows(rows[1:].repeat(2, 0), check=check)
+    found = warning_of(scores(2, 3), rows, check=check)
+    assert found.message.cause == "multi_hot_given_to_single_label_loss"
+    assert str(found.message) == (
+        "rows of labels (2, 3) have several ones over the class axis 1: several classes in one "
+        "example. 0/1 labels shaped like the logits are multi-hot if several classes can hold at "
+        "once; softmax takes one. Fix: for multi-label data use a sigmoid (BCE, binary) loss for "
+        "each class; for one class index each, one-hot rows or argmax."
+    )
+
+
+@pytest.mark.parametrize("options", [{"check": False}, {"sample_weight": [0, 1]}])
+def test_no_warning_of_rows_that_do_not_count(options: dict[str, Any]) -> None:
+    """R16, R17: nor of rows that are not to be looked at; counts are no multi-hot rows."""
+    assert not told_of_rows(np.array([[1, 1, 0], [1, 0, 0]]), **options)
+    assert not told_of_rows(np.array([[1, 2, 0], [1, 0, 0]]))
+
+
+def told_of_rows(rows: Any, **options: Any) -> list[Any]:
+    """The warnings of a call."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cross_entropy(scores(*rows.shape), rows, **options)
+    return caught
 
 
 def test_warning_of_softmax_output() -> None:

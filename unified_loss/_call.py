@@ -12,6 +12,7 @@ from unified_loss import _messages as messages
 from unified_loss import _plan as plans
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
+from unified_loss._dispatch import explain_object
 from unified_loss._labels import Argument
 from unified_loss._types import Array, Operands, Options, Plan, Problem
 from unified_loss.exceptions import (
@@ -75,6 +76,10 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         plan, backend.read(arrays.logits, wait=False)
     ):
         warn(swapped())
+    elif plan.label_kind == "dense" and label_values.has_several_ones(
+        plan, taken.labels, taken.sample_weight
+    ):
+        _warn_of("several", problem, plan, taken.labels)
     plan, operands = _brought(plan, arrays.logits, taken)
     is_ordinary = key is not None or backend.outline(*operands) is not None
     return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
@@ -97,7 +102,8 @@ def swapped(kind: Any = LossInputWarning, text: str = messages.rows_of_scores())
 
     told = kind(text)
     told.cause = "arguments_swapped"
-    told.fixes = (Fix("swap the arguments, logits first", "logits, labels = labels, logits"),)
+    swap = "if the labels came first, swap the arguments"
+    told.fixes = (Fix(swap, "logits, labels = labels, logits", "conditional"),)
     return told
 
 
@@ -131,16 +137,30 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any)
             raise BackendError(messages.cannot_combine(name, reason, backend.move(name)))
         if backend.name != "numpy":
             return Argument(backend, value, backend.spec(value), on_host=False, look=look)
-    value = columns.as_host(value, name)
-    if not host.is_host_data(value):
-        told = columns.text(value, name)
-        if told is not None:
-            raise BackendError(told)
-        fix = f"convert it first: {backend.convert(name)}"
-        raise BackendError(messages.foreign(name, backend.spec(logits).library, _kind(value), fix))
+    try:
+        value = _host_data(backend, logits, value, name)
+    except BackendError as error:
+        explain_object(error, name, value, backend.spec(logits).library)
+        raise
     array = host.as_numpy(value, name)
     spec = host.spec(value, array)
     return Argument(backend, host.in_bytes(array), spec, on_host=True, look=look)
+
+
+def _host_data(backend: Backend, logits: Array, value: Any, name: str) -> Any:
+    """Host data as they are, columns as a NumPy array; `BackendError` for anything else."""
+    value = columns.as_host(value, name)
+    if host.is_host_data(value):
+        return value
+    told = columns.text(value, name)
+    if told is None:
+        # NumPy refuses what has a gradient or a device.
+        on_host = (
+            f"{name}.detach().cpu().numpy()" if hasattr(type(value), "requires_grad_") else name
+        )
+        fix = f"convert it first: {backend.convert(on_host)}"
+        told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix)
+    raise BackendError(told)
 
 
 def number(normalizer: Any) -> Any:
@@ -180,14 +200,20 @@ def _brought(plan: Plan, logits: Array, taken: Taken) -> tuple[Plan, Operands]:
 
 
 def _diagnose(error: LossInputError, problem: Problem, logits: Array, labels: Argument) -> None:
-    """Add to an error what the call, and labels that may be read (R17), tell of its cause."""
-    from unified_loss._diagnosis import extend, values_of
+    """Add to an error what the call, and labels that may be read (R17), tell of its cause.
 
-    values = labels.values
-    if values is not None:
-        within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
-        values = values_of(values, problem.options.ignore_index, within)
-    extend(error, problem, values, (logits, labels.value))
+    Whatever goes wrong here, the error itself is what people have to see.
+    """
+    try:
+        from unified_loss._diagnosis import extend, values_of
+
+        values = labels.values
+        if values is not None:
+            within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
+            values = values_of(values, problem.options.ignore_index, within)
+        extend(error, problem, values, (logits, labels.value))
+    except Exception:  # noqa: BLE001, S110
+        pass
 
 
 def _warn_of_suspicions(
@@ -196,13 +222,17 @@ def _warn_of_suspicions(
     """R17: what is legal under ``check=True``, and probably not meant."""
     scores = backend.read(logits, wait=True)
     stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
-    if stages:
-        from unified_loss._diagnosis import suspicion, values_of
+    for stage in stages:
+        _warn_of(stage, problem, plan, taken.labels)
 
-        values = taken.labels.values
-        seen = None if values is None else values_of(values)
-        for stage in stages:
-            warn(suspicion(stage, problem, plan.axis, seen))
+
+def _warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
+    """Warn of inputs that are legal, and probably not meant."""
+    from unified_loss._diagnosis import suspicion, values_of
+
+    values = labels.values
+    seen = None if values is None else values_of(values)
+    warn(suspicion(stage, problem, plan.axis, seen))
 
 
 # The modules that a call goes through until here.

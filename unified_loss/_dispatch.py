@@ -77,7 +77,20 @@ def backend_of(logits: Any) -> Backend:
         backend = _array_api()
         if backend.owns(logits):
             return backend
-    raise BackendError(_unknown(logits))
+    unknown = BackendError(_unknown(logits))
+    if not _is_recorded(logits):
+        explain_object(unknown, "logits", logits, "numpy")
+    raise unknown
+
+
+def explain_object(error: BackendError, name: str, value: Any, library: str) -> None:
+    """Add to an error what an object that is no array holds; it may raise whatever it is asked."""
+    try:
+        from unified_loss._diagnosis._objects import extend_foreign
+
+        extend_foreign(error, name, value, library)
+    except Exception:  # noqa: BLE001, S110 (the first line is there)
+        pass
 
 
 def loaded(library: str) -> Backend:

@@ -166,6 +166,27 @@ def _check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> None:
         )
 
 
+def several_ones(labels: HostArray, axis: int) -> HostArray | None:
+    """Which rows of 0 and 1 have several ones; None: there is none."""
+    if not labels.size or labels.dtype == object:
+        return None
+    ones = np.add.reduce(labels, axis, dtype=np.intp)
+    several = np.asarray(ones > 1)
+    is_binary = several.any() and labels.min() >= 0 and labels.max() <= 1
+    return several if is_binary else None
+
+
+def has_several_ones(plan: Plan, labels: Argument, sample_weight: Argument | None) -> bool:
+    """R17: whether rows of 0 and 1 that count have several ones; of integers and booleans alone."""
+    if labels.spec.dtype not in rules.INTEGER | {"bool"} or plan.check is False:
+        return False
+    several = None if labels.values is None else several_ones(labels.values, plan.axis)
+    if several is None:
+        return False
+    drops = weight_drops(plan, labels, sample_weight)
+    return drops is not None and bool(np.any(several & np.logical_not(drops)))
+
+
 def suspicions(
     plan: Plan, logits: HostArray | None, labels: Argument, sample_weight: Argument | None
 ) -> list[Any]:
@@ -175,6 +196,8 @@ def suspicions(
         "ignored": _all_ignored(plan, labels.values),
         "rows": _sum_to_other_than_one(plan, labels, sample_weight),
     }
+    if plan.label_kind == "dense" and has_several_ones(plan, labels, sample_weight):
+        holds.update(several=True, rows=False)  # which says it better
     return [stage for stage, does_hold in holds.items() if does_hold]
 
 

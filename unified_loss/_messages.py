@@ -22,7 +22,10 @@ def shown_size(size: Size) -> str:
     """A size as people write it; `str` breaks the graph of torch.compile where it is symbolic."""
     if isinstance(size, int):
         return shown_integer(size)
-    return "?" if size is None else f"{size}"
+    if size is None:
+        return "?"
+    seen = getattr(getattr(size, "node", None), "hint", None)  # of a symbol of torch the number
+    return f"{size}" if seen is None else f"{seen}"
 
 
 def shown_value(value: Any) -> str:
@@ -52,7 +55,13 @@ def shown_integer(value: int) -> str:
 def described(spec: Spec) -> str:
     """Library, dtype and shape, as in ``torch float32[8, 10]``."""
     inner = "..." if spec.shape is None else shown(spec.shape).strip("(),")
-    return f"{spec.library} {spec.dtype}[{inner}]"
+    return f"{spec.library} {shown_dtype(spec.dtype)}[{inner}]"
+
+
+def shown_dtype(dtype: str) -> str:
+    """A dtype as people name it; NumPy counts the bits of text."""
+    kind = dtype.rstrip("0123456789")
+    return kind if kind in {"str", "bytes"} else dtype
 
 
 def hint(text: str) -> str:
@@ -145,14 +154,10 @@ def no_classes(axis: int) -> str:
 
 def labels_not_numbers(problem: Problem) -> str:
     """R4."""
-    dtype = problem.labels.dtype
-    text = (
+    return (
         "labels must be integers (class ids), booleans (one-hot) or floating (probabilities), "
-        f"but are {dtype}"
+        f"but are {shown_dtype(problem.labels.dtype)}."
     )
-    if dtype.startswith(("str", "bytes", "object")):
-        return f"{text}; of class names make ids: labels = {CLASS_IDS}"
-    return f"{text}."
 
 
 def scores_of_whom(problem: Problem) -> str:
@@ -162,6 +167,14 @@ def scores_of_whom(problem: Problem) -> str:
         f"logits {shown(logits.shape)} without a batch axis are the scores of one example, whose "
         f"label has shape (), but labels have shape {shown(labels.shape)} and are {labels.dtype}: "
         "axis=0 takes them for its one-hot row."
+    )
+
+
+def several_ones(problem: Problem, axis: int) -> str:
+    """R17."""
+    return (
+        f"rows of labels {shown(problem.labels.shape)} have several ones over the class axis "
+        f"{axis}: several classes in one example. "
     )
 
 
@@ -249,8 +262,9 @@ def ignore_index_with_dense_labels(problem: Problem, value: int) -> str:
 def single_class(problem: Problem) -> str:
     """R9."""
     return (
-        f"the class axis of logits {shown(problem.logits.shape)} has size 1, so the loss is always "
-        "0. For one score per example use a binary (sigmoid) cross-entropy, or give two classes."
+        f"the class axis of logits {shown(problem.logits.shape)} has size 1, so the loss of class "
+        "id 0 is always 0, and any other id is out of range. For one score per example use a "
+        "binary (sigmoid) cross-entropy, or give two classes."
     )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
-from unified_loss._labels import are_class_ids, are_known_ids
+from unified_loss._labels import are_class_ids, are_known_ids, several_ones
 from unified_loss._types import Operands, Options, Plan, Problem
 
 _SEEN: dict[Hashable, "Seen"] = {}
@@ -38,16 +38,19 @@ def seen(key: Hashable, backend: Backend, arrays: Operands) -> tuple[Plan, Probl
     if found is None:
         return None
     plan, of_class_ids, of_known_ids, problem = found
-    if plan.label_kind == "dense" or plan.check is False:
+    if plan.check is False or problem.labels.dtype in rules.FRACTIONAL:
         return plan, problem
     values = backend.values(arrays.labels)
     if values is None:
         return plan, problem
-    if are_class_ids(values, plan.num_classes):
-        return of_class_ids, problem
-    if are_known_ids(values, plan.num_classes, plan.ignore_index):
-        return of_known_ids, problem
-    return None
+    told: Plan | None = None
+    if plan.label_kind == "dense":
+        told = plan if several_ones(values, plan.axis) is None else None
+    elif are_class_ids(values, plan.num_classes):
+        told = of_class_ids
+    elif are_known_ids(values, plan.num_classes, plan.ignore_index):
+        told = of_known_ids
+    return None if told is None else (told, problem)
 
 
 def remember(key: Hashable, plan: Plan, problem: Problem) -> None:

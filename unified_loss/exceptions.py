@@ -18,7 +18,8 @@ class LossInputError(ValueError):
     cause : str or None
         A short tag of what most likely went wrong; ``docs/errors.md`` lists them.
     fixes : tuple of Fix
-        What would mend the call, each with `text`, `code` and whether that is `sufficient`.
+        What would mend the call, each with `text`, `code` and its `kind`: "same meaning",
+        "conditional" or "elsewhere".
     readings : tuple of Reading
         All readings of the mistake that are shown, the best first: tag, sentence and fixes.
     """
@@ -107,6 +108,6 @@ class LossInputWarning(UserWarning):
 
 
 class SingleClassWarning(LossInputWarning):
-    """The class axis has size 1, so the loss is always 0: a binary loss is meant."""
+    """The class axis has size 1, so the loss of its class is always 0: a binary loss is meant."""
 
     cause = "single_output_unit_with_categorical_loss"

@@ -49,10 +49,12 @@ class ArrayApiBackend(Backend):
             return False  # host data beside the logits
         if isinstance(value, type):
             return False
-        # Of the class: an object may answer to any name.
-        return hasattr(type(value), "__array_namespace__") or array_api_compat.is_array_api_obj(
-            value
-        )
+        # Of the class: an object may answer to any name, or raise whatever it is asked.
+        try:
+            is_array = array_api_compat.is_array_api_obj(value)
+        except Exception:  # noqa: BLE001 - what an object's own methods raise
+            is_array = False
+        return is_array or hasattr(type(value), "__array_namespace__")
 
     def refusal(self, array: Array) -> str | None:
         chunk = rules.attribute(array, "_meta")  # what Dask's chunks are like

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _ranges
+from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _ranges, _targets
 from unified_loss._diagnosis._facts import Facts, Values, values_of
 from unified_loss._diagnosis._fixes import Fix
-from unified_loss._diagnosis._table import CAUSES, CERTAIN, Reading, Stage
+from unified_loss._diagnosis._table import CAUSES, Reading, Score, Stage
 from unified_loss._messages import described, shown_value
 from unified_loss._types import Problem
 from unified_loss.exceptions import LabelError, LossInputError, LossInputWarning, OptionError
@@ -20,6 +21,7 @@ __all__ = [
     "Facts",
     "Fix",
     "Reading",
+    "Score",
     "Values",
     "diagnose",
     "extend",
@@ -27,10 +29,14 @@ __all__ = [
     "values_of",
 ]
 
-TABLES = _kinds, _axes, _counts, _lengths, _ranges  # they enter their causes
+TABLES = _ranges, _targets, _kinds, _axes, _lengths, _counts  # they enter their causes
 SHOWN_READINGS, SHOWN_FIXES = 3, 2
-IMPLAUSIBLE = 25  # what a reading loses for an axis that the values of the labels speak against
-RIVAL, RIVAL_OF_CERTAIN = 40, 6  # a reading that is so much worse than the best is not shown
+# Of two readings that are equally likely, the one of the earlier table comes first.
+ORDER = [tag for table in TABLES for tag, cause in CAUSES.items()
+         if cause.readings.__module__ == table.__name__]  # fmt: skip
+SEQUENCE = 3  # the rank of logits (batch, time, class)
+# A conditional fix begins with its condition.
+LEADS = {"same meaning": "fix: ", "conditional": "", "elsewhere": "elsewhere: "}
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,9 @@ class Diagnosis:
     def _lines(self) -> Iterator[str]:
         yield from self.facts
         for reading in self.readings:
-            verb = "cause" if reading.score == CERTAIN else "perhaps"
-            yield f"{verb} {reading.tag}: {reading.sentence}"
-            yield from (f"  fix: {fix}" for fix in reading.fixes)
+            verb = "cause" if reading.score == Score.CERTAIN else "perhaps"
+            yield f"{verb}: {reading.title} ({reading.tag}): {reading.sentence}"
+            yield from (f"  {LEADS[fix.kind]}{fix}" for fix in reading.fixes)
         if self.avoid:
             yield f"not: {self.avoid}"
 
@@ -105,6 +111,8 @@ def suspicion(stage: Stage, problem: Problem, axis: int, values: Values | None) 
             f"dense label rows do not sum to 1 over the class axis {axis}, and the loss is "
             "-sum(t log p) of the rows as they are. Perhaps: "
         )
+    if stage == "several":
+        lead = messages.several_ones(problem, axis)
     warning = LossInputWarning(f"{lead}{best.sentence} Fix: {'; '.join(map(str, best.fixes))}.")
     warning.cause, warning.fixes = best.tag, best.fixes
     return warning
@@ -138,13 +146,17 @@ def _stage(problem: Problem, error: LossInputError) -> tuple[Stage, tuple[int, .
 def _candidates(
     problem: Problem, stage: Stage, axes: tuple[int, ...], values: Values | None
 ) -> tuple[int, ...]:
-    """The axes that the classes may be on: rows (N, C) may look like class ids of another axis."""
+    """The axes that the classes may be on, the usual one first.
+
+    Rows (N, C) may look like class ids of another axis. Sequences have the classes last, and
+    images on axis 1.
+    """
     ndim = len(problem.logits.shape or ())
-    if stage != "labels" or problem.options.axis is not None or ndim < 3:
-        return axes
-    rows = values is not None and len(problem.labels.shape) - 1 in values.unit_axes
-    is_open = rows or problem.same(problem.logits.shape[-1], 1) is True
-    return (*axes, *(axis for axis in (1, ndim - 1) if is_open and axis not in axes))
+    if stage == "labels" and problem.options.axis is None and ndim > 2:
+        rows = values is not None and len(problem.labels.shape) - 1 in values.unit_axes
+        if rows or problem.same(problem.logits.shape[-1], 1) is True:
+            axes = (*axes, *(axis for axis in (1, ndim - 1) if axis not in axes))
+    return tuple(sorted(axes, reverse=ndim == SEQUENCE))
 
 
 def _ranked(
@@ -152,23 +164,55 @@ def _ranked(
 ) -> tuple[Reading, ...]:
     """The best readings, one for each cause, their best fixes with them."""
     best: dict[str, Reading] = {}
-    for axis in _candidates(problem, stage, axes, values):
+    candidates = _candidates(problem, stage, axes, values)
+    for axis in candidates:
         facts = Facts(problem, axis, values)
-        doubt = 0 if _is_plausible(facts) else IMPLAUSIBLE
+        is_plausible = len(candidates) == 1 or _is_plausible(facts)
         for tag, cause in CAUSES.items():
             if stage not in cause.stages:
                 continue
             for reading in cause.readings(facts):
-                score, fixes = reading.score - doubt, reading.fixes[:SHOWN_FIXES]
-                if fixes and (tag not in best or score > best[tag].score):
-                    best[tag] = reading._replace(tag=tag, score=score, fixes=fixes)
-    ranked = sorted(best.values(), key=lambda reading: -reading.score)[:SHOWN_READINGS]
-    return tuple(reading for reading in ranked if _is_rival(reading.score, ranked[0].score))
+                score = reading.score if is_plausible else Score(max(reading.score - 2, 1))
+                found = reading._replace(tag=tag, title=cause.title, score=score,
+                                         fixes=_ordered(reading.fixes, score))  # fmt: skip
+                if found.fixes:
+                    best[tag] = _better(best[tag], found) if tag in best else found
+    ranked = sorted(best.values(), key=lambda one: (-one.score, ORDER.index(one.tag)))
+    shown = [one for one in ranked[:SHOWN_READINGS] if _is_rival(one.score, ranked[0].score)]
+    return tuple(one._replace(fixes=_different(one.fixes)) for one in shown)
 
 
-def _is_rival(score: int, best: int) -> bool:
+def _ordered(fixes: tuple[Fix, ...], score: Score) -> tuple[Fix, ...]:
+    """What keeps the meaning first; one coincidence of sizes is no reason to change data."""
+    kinds = ["same meaning"]
+    if score < Score.STRONG:
+        kinds.append("elsewhere")
+    return tuple(sorted(fixes, key=lambda fix: (kinds.index(fix.kind) if fix.kind in kinds
+                                                else len(kinds))))  # fmt: skip
+
+
+def _different(fixes: tuple[Fix, ...]) -> tuple[Fix, ...]:
+    """The fixes that are shown: one to change the arguments and one to change what made them."""
+    if len(fixes) <= SHOWN_FIXES or fixes[0].kind != "elsewhere":
+        return fixes[:SHOWN_FIXES]
+    inside = [fix for fix in fixes if fix.kind != "elsewhere"]
+    return (fixes[0], *(inside or fixes[1:]))[:SHOWN_FIXES]
+
+
+def _better(one: Reading, other: Reading) -> Reading:
+    """Of two readings of one cause the better; if none is, both axes are offered."""
+    if one.score != other.score:
+        return max(one, other, key=lambda reading: reading.score)
+    fixes = (*one.fixes[:1], *other.fixes[:1], *one.fixes[1:], *other.fixes[1:])
+    different = {str(fix): fix for fix in fixes}
+    return one._replace(fixes=_ordered(tuple(different.values()), one.score))
+
+
+def _is_rival(score: Score, best: Score) -> bool:
     """Whether a reading is worth showing beside the best one."""
-    return score > best - (RIVAL_OF_CERTAIN if best == CERTAIN else RIVAL)
+    if best == Score.CERTAIN:
+        return score == best
+    return score > Score.LAST or best <= Score.GUESS
 
 
 def _is_plausible(facts: Facts) -> bool:
@@ -178,7 +222,8 @@ def _is_plausible(facts: Facts) -> bool:
         return True
     if len(facts.labels) == len(facts.logits):
         return not values.unit_axes or facts.axis in values.unit_axes
-    return not isinstance(facts.classes, int) or facts.classes > values.high
+    is_one_unit = facts.equal(facts.classes, 1) and facts.binary  # of a binary model
+    return is_one_unit or not isinstance(facts.classes, int) or facts.classes > values.high
 
 
 def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]) -> str:

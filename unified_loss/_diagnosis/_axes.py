@@ -8,7 +8,7 @@ from unified_loss._diagnosis._facts import (
     without_ones,
 )
 from unified_loss._diagnosis._fixes import Step, fix, outside
-from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
+from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._messages import shown, shown_size
 from unified_loss._shapes import fits_as_index, without
 
@@ -19,6 +19,7 @@ def _size(facts: Facts, axis: int) -> str:
 
 @cause(
     "class_axis_argument_invalid",
+    "no axis of the logits",
     "axis",
     example="np.zeros((2, 3, 4)), np.zeros(2, int), axis=(-2, -1)",
 )
@@ -35,17 +36,23 @@ def class_axis_argument_invalid(facts: Facts) -> Readings:
         if classes is not None and axes == list(range(axes[0], axes[-1] + 1)):
             merged = (*logits[: axes[0]], classes, *logits[axes[-1] + 1 :])
             steps = Step("logits", "reshape", merged), Step("axis", "set", axes[0])
-            fixes += fix(facts, f"flatten the class axes to one of {classes}", *steps)
+            fixes += fix(
+                facts,
+                f"flatten them to one of {classes}",
+                *steps,
+                given="labels number the pairs, row by row",
+            )
     n = len(logits)
     yield Reading(
-        CERTAIN,
+        Score.CERTAIN,
         f"the class axis is one integer, from {-n} to {n - 1} for logits {shown(logits)}.",
-        (*fixes, outside("give one integer axis")),
+        (*fixes, outside("pass one integer as axis=")),
     )
 
 
 @cause(
     "class_axis_not_where_expected",
+    "classes on another axis",
     "labels",
     "rows",
     example="np.zeros((8, 32, 10)), np.zeros((8, 10), int), axis=-1",
@@ -60,10 +67,16 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
         if len(logits) > 2 and facts.problem.options.axis is None:
             yield _dense_axis(facts, (1, len(logits) - 1), sums)
         elif sums and facts.axis not in sums:
-            fixes = tuple(fix(facts, "if the classes are there", Step("axis", "set", sums[0])))
-            yield Reading(90, f"label rows do sum to 1 over axis {sums[0]}.", fixes)
+            fixes = tuple(
+                fix(facts, "say so", Step("axis", "set", sums[0]), given="the classes are there")
+            )
+            yield Reading(Score.STRONG, f"label rows do sum to 1 over axis {sums[0]}.", fixes)
         return
-    fitting = [axis for axis in range(len(logits)) if fits_as_index(logits, labels, axis, same)]
+    fitting = [
+        axis
+        for axis in range(len(logits))
+        if fits_as_index(logits, labels, axis, same) and same(logits[axis], 1) is not True
+    ]
     inferable = [axis for axis in fitting if axis in {1, len(logits) - 1}]
     if facts.problem.options.axis is not None or len(logits) < 3:
         other = [] if facts.axis in fitting else fitting
@@ -72,10 +85,10 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
     order = facts.same_multiset(logits, labels)
     if other:
         named = " and ".join(_size(facts, axis) for axis in other[:2])
-        sure = len(other) == 1 and facts.integer and other[0] > 0
-        score = CERTAIN if sure else 96
+        sure = len(other) == 1 and facts.integer and other[0] > 0 and len(logits) > 2
+        score = Score.CERTAIN if sure else Score.STRONG
         if len(logits) == 2:
-            score = 84 if facts.integer and len(labels) == 1 else 60
+            score = Score.LIKELY if facts.integer and len(labels) == 1 else Score.GUESS
         yield Reading(
             score,
             f"labels {shown(labels)} fit if the classes are on {named} of the logits.",
@@ -84,14 +97,17 @@ def class_axis_not_where_expected(facts: Facts) -> Readings:
                 for axis in other[:2]
                 for found in fix(
                     facts,
-                    f"say that the classes are on axis {axis}, or transpose",
+                    f"say that the classes are on axis {axis}, or transpose"
+                    if sure
+                    else "say so, or transpose",
                     Step("axis", "set", axis),
+                    given="" if sure else f"the classes are on axis {axis}",
                 )
             ),
         )
     elif order is not None and len(logits) > 2:
         yield Reading(
-            85,
+            Score.LIKELY,
             f"labels {shown(labels)} have the sizes of logits {shown(logits)} in another order.",
             tuple(fix(facts, "permute the labels' axes", Step("labels", "permute", order))),
             "do not reshape: it would mix the examples.",
@@ -103,7 +119,7 @@ def _dense_axis(facts: Facts, axes: tuple[int, ...], sums: tuple[int, ...]) -> R
     chosen = fitting if len(fitting) == 1 else sorted(set(axes), reverse=bool(fitting))
     known = f"; label rows sum to 1 over axis {chosen[0]} alone" if len(fitting) == 1 else ""
     return Reading(
-        95 if known else 90,
+        Score.STRONG,
         f"labels shaped like the logits {shown(facts.logits)} leave open which axis the classes "
         f"are on{known}.",
         tuple(
@@ -111,20 +127,26 @@ def _dense_axis(facts: Facts, axes: tuple[int, ...], sums: tuple[int, ...]) -> R
             for axis in chosen
             for found in fix(
                 facts,
-                "channels first" if axis == 1 else "channels last, the last axis",
+                "say so (channels first)" if axis == 1 else "say so (channels last)",
                 Step("axis", "set", axis),
+                given="" if known else f"the classes are on axis {axis}",
             )
         ),
     )
 
 
-@cause("labels_axes_permuted", "labels", example="np.zeros((8, 32, 10)), np.zeros((32, 8), int)")
+@cause(
+    "labels_axes_permuted",
+    "axes of the labels in another order",
+    "labels",
+    example="np.zeros((8, 32, 10)), np.zeros((32, 8), int)",
+)
 def labels_axes_permuted(facts: Facts) -> Readings:
     """Labels with the axes of the batch in another order: (time, batch) against (batch, time)."""
     order = facts.same_multiset(facts.batch, facts.labels)
     if order is not None:
         yield Reading(
-            92,
+            Score.STRONG,
             f"labels {shown(facts.labels)} have the sizes of {shown(facts.batch)} in another "
             "order: (time, batch) against (batch, time)?",
             tuple(fix(facts, "transpose the labels", Step("labels", "permute", order))),
@@ -133,7 +155,10 @@ def labels_axes_permuted(facts: Facts) -> Readings:
 
 
 @cause(
-    "labels_missing_batch_axis", "labels", example="np.zeros((1, 5, 4, 4)), np.zeros((4, 4), int)"
+    "labels_missing_batch_axis",
+    "labels without a batch axis",
+    "labels",
+    example="np.zeros((1, 5, 4, 4)), np.zeros((4, 4), int)",
 )
 def labels_missing_batch_axis(facts: Facts) -> Readings:
     """A squeeze of a batch of 1, a scalar, or one label for the whole batch."""
@@ -144,7 +169,7 @@ def labels_missing_batch_axis(facts: Facts) -> Readings:
     square = (facts.classes, facts.classes)
     if len(logits) == 2 and not facts.integer and facts.equal(labels, square):
         yield Reading(
-            85,
+            Score.LIKELY,
             f"labels {shown(labels)} have one row per class, as np.eye({shown_size(square[0])}) "
             f"has, not one per example: logits have {shown_size(logits[0])} on axis 0.",
             (outside(f"index the rows with the class ids: np.eye({shown_size(square[0])})[ids]"),),
@@ -155,38 +180,48 @@ def labels_missing_batch_axis(facts: Facts) -> Readings:
             continue
         if one:
             yield Reading(
-                98,
+                Score.STRONG,
                 f"labels {shown(labels)} have no batch axis, as after a bare squeeze() of a batch "
                 "of 1 (drop_last avoids it).",
                 tuple(fix(facts, "unsqueeze the batch axis (view(1) for a 0-d scalar)",
                           Step("labels", "insert", 0))),
             )  # fmt: skip
-        elif labels:
+        elif labels and not facts.fits(labels, batch):
             steps = (Step("labels", "broadcast", whole),)
             yield Reading(
-                80,
+                Score.LIKELY,
                 f"labels {shown(labels)} have no batch axis: one label for all {first} examples?",
                 (
-                    *fix(facts, "if they all share it, repeat it", *steps),
-                    outside(f"or give one for each example, with a batch axis: {shown(whole)}"),
+                    outside(f"give one for each example, with a batch axis: {shown(whole)}"),
+                    *fix(facts, "repeat it", *steps),
                 ),
             )
 
 
-@cause("labels_scalar_python_list", "labels", example="np.zeros((16, 3)), 1")
+@cause(
+    "labels_scalar_python_list",
+    "one label for a whole batch",
+    "labels",
+    example="np.zeros((16, 3)), 1",
+)
 def labels_scalar_python_list(facts: Facts) -> Readings:
     """One scalar for a whole batch, often a list that a loader took apart."""
     if facts.labels == () and facts.batch and not facts.equal(facts.batch, (1,)):
         wanted = shown(facts.batch)
         yield Reading(
-            95,
+            Score.STRONG,
             f"labels are one scalar () for a batch of {wanted} predictions.",
             (outside(f"give an array of shape {wanted}; a Python list may be taken apart: pass a "
                      "NumPy array"),),
         )  # fmt: skip
 
 
-@cause("logits_missing_batch_axis", "labels", example="np.zeros(5), np.array([2, 0, 1])")
+@cause(
+    "logits_missing_batch_axis",
+    "logits without a batch axis",
+    "labels",
+    example="np.zeros(5), np.array([2, 0, 1])",
+)
 def logits_missing_batch_axis(facts: Facts) -> Readings:
     """Logits of one example against a batch of labels."""
     logits, labels = facts.logits, facts.labels
@@ -194,22 +229,29 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
         fix(facts, "unsqueeze the batch axis of one example", Step("logits", "insert", 0))
     )
     if added and len(logits) == 1:
-        yield Reading(96, f"logits {shown(logits)} have no batch axis.", added)
+        yield Reading(Score.STRONG, f"logits {shown(logits)} have no batch axis.", added)
     elif added and facts.equal(labels[:1], (1,)):
-        score = 72 if len(logits) == 2 else 90
+        score = Score.LIKELY if len(logits) == 2 else Score.STRONG
         yield Reading(score, f"logits {shown(logits)} have no batch axis, labels have one.", added)
     elif len(logits) > 2 and facts.equal(labels, logits[1:]):
         steps = Step("logits", "insert", 0), Step("labels", "insert", 0)
         yield Reading(
-            90,
+            Score.STRONG,
             f"logits {shown(logits)} and labels {shown(labels)} have no batch axis, if the classes "
             "are first.",
-            tuple(fix(facts, "unsqueeze the batch axis of both", *steps)),
+            tuple(
+                fix(
+                    facts,
+                    "unsqueeze the batch axis of both",
+                    *steps,
+                    given="these are the scores of one example, with the classes first",
+                )
+            ),
         )
     elif len(logits) == 1 and len(labels) == 1 and not facts.fits(labels, logits):
         n = shown_size(labels[0])
         yield Reading(
-            92,
+            Score.STRONG,
             f"logits {shown(logits)} are the scores of one example, labels {shown(labels)} are for "
             f"{n}: a batch has logits (N, C).",
             (outside(f"give logits of shape ({n}, C), with a batch axis and a class axis"),),
@@ -218,6 +260,7 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
 
 @cause(
     "extra_leading_axis_on_logits",
+    "one axis too many in front of the logits",
     "labels",
     example="np.zeros((1, 1, 3, 4, 4)), np.zeros((1, 4, 4), int)",
 )
@@ -227,14 +270,19 @@ def extra_leading_axis_on_logits(facts: Facts) -> Readings:
         fixes = tuple(fix(facts, "drop the extra axis", Step("logits", "squeeze", 0)))
         if fixes:
             yield Reading(
-                94,
+                Score.STRONG,
                 f"logits {shown(facts.logits)} have an extra leading axis of size 1 (one unsqueeze "
                 "too many): without it the labels fit.",
                 fixes,
             )
 
 
-@cause("labels_trailing_singleton", "labels", example="np.zeros((4, 3)), np.zeros((4, 1, 1), int)")
+@cause(
+    "labels_trailing_singleton",
+    "labels with an axis of size 1 too many",
+    "labels",
+    example="np.zeros((4, 3)), np.zeros((4, 1, 1), int)",
+)
 def labels_trailing_singleton(facts: Facts) -> Readings:
     """Labels with an axis of size 1 too many, at the end or elsewhere."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
@@ -256,7 +304,9 @@ def labels_trailing_singleton(facts: Facts) -> Readings:
         step = Step("labels", "squeeze", ones[0]) if single else Step("labels", "reshape", wanted)
         where = "a trailing axis" if ones[-1] == len(labels) - 1 else "an axis"
         yield Reading(
-            93 if facts.integer or wanted is logits or facts.whole else 68,
+            Score.GUESS
+            if facts.binary_target or not (facts.integer or wanted is logits or facts.whole)
+            else Score.STRONG,
             f"labels {shown(labels)} have {where} of size 1 that is not the class axis; wanted is "
             f"{shown(wanted)}.",
             tuple(fix(facts, "squeeze it (view, reshape)", step)),
@@ -265,6 +315,7 @@ def labels_trailing_singleton(facts: Facts) -> Readings:
 
 @cause(
     "mask_channel_axis",
+    "a mask with a channel axis",
     "labels",
     example="np.zeros((2, 3, 4, 4)), np.zeros((2, 4, 4, 1), int)",
 )
@@ -277,7 +328,7 @@ def mask_channel_axis(facts: Facts) -> Readings:
         if facts.equal(labels[axis], 1) and facts.equal(without(labels, axis), batch):
             kept = fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
             yield Reading(
-                80 if kept else 96,
+                Score.LIKELY if kept else Score.STRONG,
                 f"labels {shown(labels)} are a mask with a channel axis of size 1; class ids have "
                 "none.",
                 tuple(fix(facts, "squeeze the channel axis", Step("labels", "squeeze", axis))),
@@ -287,6 +338,7 @@ def mask_channel_axis(facts: Facts) -> Readings:
 
 @cause(
     "mask_rgb_not_class_ids",
+    "a color image as a mask",
     "labels",
     example="np.zeros((2, 9, 4, 4)), np.zeros((2, 4, 4, 3), int)",
 )
@@ -301,7 +353,7 @@ def mask_rgb_not_class_ids(facts: Facts) -> Readings:
         is_image = channels in IMAGE_CHANNELS and (wide or not facts.equal(channels, facts.classes))
         if is_image and facts.equal(without(labels, axis), batch):
             yield Reading(
-                97,
+                Score.STRONG,
                 f"labels {shown(labels)} have {channels} channels on axis {axis}: a color (RGB) "
                 "image, not class ids.",
                 (outside(f"load the label image (mask) with a single channel, class ids "
@@ -310,18 +362,20 @@ def mask_rgb_not_class_ids(facts: Facts) -> Readings:
             return
 
 
-@cause("logits_missing_class_axis", "axis", example="np.zeros(()), 1")
+@cause(
+    "logits_missing_class_axis", "one number instead of scores", "axis", example="np.zeros(()), 1"
+)
 def logits_missing_class_axis(facts: Facts) -> Readings:
     """One number where scores are wanted."""
     if facts.logits == ():
         yield Reading(
-            CERTAIN,
+            Score.CERTAIN,
             "logits are one number (), as after a squeeze or a mean: there is no axis of classes.",
             (outside("give the scores of all classes: (C,) for one example, (N, C) for a batch"),),
         )
 
 
-@cause("unknown_shape", "axis", "labels", example="")
+@cause("unknown_shape", "sizes that are not known here", "axis", "labels", example="")
 def unknown_shape(facts: Facts) -> Readings:
     """Sizes or ranks that tracing does not know leave more than one reading."""
     rank = facts.problem.logits.shape is None
@@ -330,8 +384,12 @@ def unknown_shape(facts: Facts) -> Readings:
         return
     axes = (-1,) if rank or len(facts.logits) < 3 else (1, -1)
     fixes = [found for axis in axes for found in fix(
-        facts, f"say that the classes are on axis {axis}", Step("axis", "set", axis))]  # fmt: skip
+        facts, "say so", Step("axis", "set", axis),
+        given=f"the classes are on axis {axis}")]  # fmt: skip
     cast = Step("labels", "cast", "float32")
-    fixes += fix(facts, "cast one-hot rows to floating", cast) if not rank else ()
+    if not rank and facts.problem.labels.dtype in rules.INTEGER | {"bool"}:
+        fixes += fix(facts, "cast them to floating", cast, given="labels are one-hot rows")
     if fixes:
-        yield Reading(60, "sizes that are unknown here leave more than one reading.", tuple(fixes))
+        yield Reading(
+            Score.GUESS, "sizes that are unknown here leave more than one reading.", tuple(fixes)
+        )

@@ -4,9 +4,12 @@ import math
 
 from unified_loss._diagnosis._facts import Facts, count, ratio
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
-from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
+from unified_loss._diagnosis._table import Reading, Readings, Score, cause
+from unified_loss._diagnosis._targets import score_map
 from unified_loss._messages import shown, shown_size
+from unified_loss._types import Shape
 
+SEQUENCE = 3  # the rank of logits (batch, time, class)
 MANY_ROWS = 256  # beyond that a number of rows is hardly a batch size
 
 
@@ -30,6 +33,7 @@ def times(facts: Facts) -> int | None:
 
 @cause(
     "per_step_labels_single_prediction",
+    "a label for each step, one prediction for all",
     "labels",
     example="np.zeros((64, 2)), np.zeros((64, 128), int)",
 )
@@ -43,7 +47,7 @@ def per_step_labels_single_prediction(facts: Facts) -> Readings:
     if len(facts.logits) == 2 and len(labels) == 3 and facts.equal(labels[:2], facts.logits):
         if facts.equal(labels[2], 1):
             return
-        extra, wanted, score, width = (labels[1],), labels, 96, shown_size(labels[2])
+        extra, wanted, score, width = (labels[1],), labels, Score.STRONG, shown_size(labels[2])
     elif facts.equal(labels, facts.logits) or facts.same_multiset(facts.logits, labels):
         return
     elif (
@@ -53,29 +57,31 @@ def per_step_labels_single_prediction(facts: Facts) -> Readings:
         and facts.equal((*labels[: len(batch)], labels[-1]), facts.logits)
         and facts.rows
     ):
-        extra, wanted, score = labels[len(batch) : -1], labels, 93
+        extra, wanted, score = labels[len(batch) : -1], labels, Score.STRONG
     elif batch and extra and facts.equal(labels[: len(batch)], batch) and not facts.fractional:
         is_bool = facts.problem.labels.dtype == "bool"
         if facts.equal(extra, (1,)) or is_bool or facts.rows_of_ones:
             return
-        wanted, score = (*labels, classes), 90 if facts.integer else 60
+        wanted, score = (*labels, classes), Score.STRONG if facts.integer else Score.GUESS
     elif flat is not None:
         is_one_hot = flat == classes
         extra, wanted = (flat,), (*batch, flat, classes)
-        score = 60 if is_one_hot else 86
+        score = Score.GUESS if is_one_hot else Score.LIKELY
     else:
         return
     pixels = len(extra) > 1
     per, head = ("pixel", "a segmentation head (a mask model)") if pixels else (
-        "time step (token)", "return_sequences=True, TimeDistributed, a token head")  # fmt: skip
+        "time step (token)", "return_sequences=True, TimeDistributed"
+        if facts.tensorflow else "a head for tokens")  # fmt: skip
+    entries = f"{extra[0]} entries" if len(extra) == 1 else f"{shown(extra)} entries"
     yield Reading(
         score,
-        f"labels {shown(labels)} have {shown(extra)} entries per example, logits "
+        f"labels {shown(labels)} have {entries} per example, logits "
         f"{shown(facts.logits)} give one prediction per example.",
         (
-            outside(f"predict per {per} with {head}: "
-                    f"logits {shown(wanted)}, Dense({width}) classes"),
-            outside(f"or give one label per example (per sequence, no token-label collator): "
+            outside(f"predict per {per} with {head}: logits {shown(wanted)}"
+                    + (f", Dense({width}), {width} classes" if facts.tensorflow else "")),
+            outside(f"give one label per example (per sequence, no token-label collator): "
                     f"{shown(batch)}"),
         ),
     )  # fmt: skip
@@ -95,13 +101,21 @@ def _pooled(facts: Facts, text: str) -> list[Fix]:
     sizes = tuple(facts.logits[i] for i in axes)
     if not axes:
         return []
+    given = "one prediction per example is meant"
+    if facts.problem.options.axis is None and len(facts.logits) == SEQUENCE:
+        given = f"the classes are on axis {facts.axis}"
     if all(facts.equal(size, 1) for size in sizes):
         rest = (facts.logits[0], facts.classes)
         return list(fix(facts, "flatten the axes of size 1", Step("logits", "reshape", rest)))
-    return list(fix(facts, text, Step("logits", "mean", axes)))
+    return list(fix(facts, text, Step("logits", "mean", axes), given=given))
 
 
-@cause("missing_flatten_or_pooling", "labels", example="np.zeros((32, 7, 7, 5)), np.zeros(32, int)")
+@cause(
+    "missing_flatten_or_pooling",
+    "a feature map that was not pooled",
+    "labels",
+    example="np.zeros((32, 7, 7, 5)), np.zeros(32, int)",
+)
 def missing_flatten_or_pooling(facts: Facts) -> Readings:
     """A feature map that still has its spatial axes, or has them folded into the batch."""
     logits, labels, k = facts.logits, facts.labels, times(facts)
@@ -112,23 +126,37 @@ def missing_flatten_or_pooling(facts: Facts) -> Readings:
         if fixes:
             per_pixel = (logits[0], *sizes)
             yield Reading(
-                97 if square else 92 if len(logits) > 3 or facts.equal(sizes, (1,)) else 72,
+                Score.STRONG
+                if square or len(logits) > SEQUENCE or facts.equal(sizes, (1,))
+                else Score.LIKELY,
                 f"logits {shown(logits)} keep spatial axes {shown(sizes)}, labels {shown(labels)} "
                 "are one per example.",
-                (*fixes, outside(f"or give a mask, one label per pixel: {shown(per_pixel)}")),
+                (*fixes, outside(f"give a mask, one label per pixel: {shown(per_pixel)}")),
             )
+    elif facts.binary_target and (side := score_map(facts)):
+        yield Reading(
+            Score.STRONG,
+            f"labels {shown(labels)} are only 0 and 1 beside {facts.classes} = {side} x {side} "
+            "outputs: a binary target, and a score map (patches) that was not pooled.",
+            (outside(f"pool the {side} x {side} scores, or adapt the network to the size of the "
+                     "images; then a binary (sigmoid) loss"),),
+            "do not cast them to class ids, unless they are ids of which only 0 and 1 occur.",
+        )  # fmt: skip
     elif k is not None and k > 3 and math.isqrt(k) ** 2 == k:
         side = math.isqrt(k)
         yield Reading(
-            84 if side > 2 else 62,
-            f"logits have {k} = {side} x {side} rows per label: a {side}x{side} feature map folded "
-            "into the batch, without pooling or flatten.",
+            Score.LIKELY if side > 2 else Score.GUESS,
+            f"logits have {k} = {side} x {side} rows per label: a {side}x{side} feature map that "
+            "became part of the batch, without pooling or flatten.",
             (outside(f"pool or flatten the {side}x{side} map before the last layer"),),
         )
 
 
 @cause(
-    "per_step_logits_single_label", "labels", example="np.zeros((32, 100, 5)), np.zeros(32, int)"
+    "per_step_logits_single_label",
+    "a prediction for each step, one label for all",
+    "labels",
+    example="np.zeros((32, 100, 5)), np.zeros(32, int)",
 )
 def per_step_logits_single_label(facts: Facts) -> Readings:
     """One prediction per step, one label per example."""
@@ -138,33 +166,40 @@ def per_step_logits_single_label(facts: Facts) -> Readings:
         time_first = facts.axis == 2 and not facts.fits(labels[:1], logits[:1])
         axis = 0 if time_first else axis
         first = "; time is first" if time_first else ""
-        fixes = list(fix(facts, f"take the last step (return_sequences=False{first})",
-                         Step("logits", "pick", (axis, -1))))  # fmt: skip
+        layer = "return_sequences=False" if facts.tensorflow else "as after the last state"
+        fixes = list(fix(facts, f"take the last step ({layer}{first})",
+                         Step("logits", "pick", (axis, -1)),
+                         given="the last step alone counts"))  # fmt: skip
         is_column = len(labels) == 2 and facts.equal(labels[1], 1)
         if fixes:
             yield Reading(
-                94 - 6 * (facts.axis != 2 or time_first),
+                Score.LIKELY if facts.axis != SEQUENCE - 1 or time_first else Score.STRONG,
                 f"logits {shown(logits)} have {shown_size(logits[axis])} predictions per example, "
                 f"labels {shown(labels)} one label"
-                f"{' (a sparse one, not one-hot)' if is_column else ''}.",
-                (*fixes, outside(f"or give one label per step (per token): {shown(facts.batch)}")),
+                f"{' (an id, not a one-hot row)' if is_column else ''}.",
+                (*fixes, outside(f"give one label per step (per token): {shown(facts.batch)}")),
             )
     elif k is not None:
         batch = labels[0]
         split = Step("logits", "reshape", (batch, k, facts.classes))
         yield Reading(
-            91 if batch == 1 else 74 if k > 8 else 64,
+            Score.STRONG if batch == 1 else Score.LIKELY if k > 8 else Score.GUESS,
             f"logits have {facts.batch[0]} = {batch} x {k} rows: {k} predictions (steps, tokens) "
             "for each label.",
             (
                 *fix(facts, "take the last step of each example", split,
                      Step("logits", "pick", (1, -1))),
-                outside(f"or give one label per step (per token): {shown(facts.batch)}"),
+                outside(f"give one label per step (per token): {shown(facts.batch)}"),
             ),
         )  # fmt: skip
 
 
-@cause("reshape_changed_batch", "labels", example="np.zeros((40, 6)), np.zeros(10, int)")
+@cause(
+    "reshape_changed_batch",
+    "a reshape that changed the batch",
+    "labels",
+    example="np.zeros((40, 6)), np.zeros(10, int)",
+)
 def reshape_changed_batch(facts: Facts) -> Readings:
     """A reshape with -1 that folded another axis into the batch."""
     found = rows(facts)
@@ -175,23 +210,28 @@ def reshape_changed_batch(facts: Facts) -> Readings:
     k, fewer = ratio(total, batch), ratio(batch, total)
     if k is not None:
         yield Reading(
-            78 if k <= 8 else 66,
+            Score.LIKELY if k <= 8 else Score.GUESS,
             f"logits have {total} rows for {batch} labels, exactly {k} times as many: a reshape "
-            f"(view) with -1 folded an axis of size {k} (frames, channels, image size) into the "
+            f"(view) with -1 made an axis of size {k} (frames, channels, image size) part of the "
             "batch.",
             (keep,),
         )
     elif len(facts.labels) == 1 and (fewer is not None or total > batch):
         times_fewer = f", exactly {fewer} times fewer" if fewer else ""
         yield Reading(
-            62,
+            Score.GUESS,
             f"logits have {total} rows for {batch} labels{times_fewer}: as after a reshape (view) "
             "with -1 and a wrong number of features.",
             (keep,),
         )
 
 
-@cause("labels_flattened_one_hot", "labels", example="np.zeros((25, 10)), np.zeros(250, int)")
+@cause(
+    "labels_flattened_one_hot",
+    "one-hot rows that were flattened",
+    "labels",
+    example="np.zeros((25, 10)), np.zeros(250, int)",
+)
 def labels_flattened_one_hot(facts: Facts) -> Readings:
     """One-hot rows that were flattened."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
@@ -199,59 +239,70 @@ def labels_flattened_one_hot(facts: Facts) -> Readings:
         labels = labels[:1]
     if len(labels) != 1 or len(logits) < 2 or facts.equal(facts.classes, 1):
         return
+    if facts.values and facts.whole and not facts.binary:
+        return  # class ids
     entries, examples = count(logits), count(batch)
     if entries is not None and labels[0] == entries:
         yield Reading(
-            97 if not facts.integer or facts.binary else 90,
+            Score.STRONG if facts.binary else Score.LIKELY,
             f"labels have {entries} = {shown_size(examples)} x {shown_size(facts.classes)} "
             "entries, exactly as many as the logits: one-hot rows that were flattened.",
             (
                 *fix(
-                    facts, "keep the one-hot rows (categorical)", Step("labels", "reshape", logits)
+                    facts,
+                    "give each example its row",
+                    Step("labels", "reshape", logits),
+                    given="" if facts.binary else "they are rows of probabilities",
                 ),
-                outside(f"or give class ids (class indices) {shown(batch)}, by argmax"),
+                outside(f"give class ids (class indices) {shown(batch)}, by argmax"),
             ),
         )
     elif (k := ratio(labels[0], examples)) is not None and (facts.integer or facts.binary):
-        if facts.values and not facts.binary:
-            return
         yield Reading(
-            88 if facts.binary else 55,
+            Score.STRONG if facts.binary else Score.GUESS,
             f"labels have {k} entries per example: flattened one-hot rows of {k} classes, if they "
             "are 0 and 1.",
             (
                 outside(f"give class ids (class indices) {shown(batch)}, by argmax over the {k}"),
-                outside(f"and give the last layer {k} output units (num_labels={k})"),
+                outside(f"{facts.units(k)}"),
             ),
         )
 
 
-@cause("last_batch_smaller", "labels", example="np.zeros((32, 24)), np.zeros((13, 24))")
-def last_batch_smaller(facts: Facts) -> Readings:
-    """A batch of another size than the labels, as in the last step of an epoch."""
-    for a, b in _batches(facts):
-        yield Reading(
-            (76 if ratio(a, b) is None and ratio(b, a) is None else 52) - 6 * (a > MANY_ROWS),
-            f"logits have {a} examples on axis 0, labels {b}: in the last batch, something has a "
-            "fixed batch size.",
-            (outside(f"give inputs and labels of the same length ({min(a, b)} or {max(a, b)}; "
-                     "drop_remainder, generator)"),),
-        )  # fmt: skip
-
-
 @cause(
-    "batch_split_not_applied_to_labels", "labels", example="np.zeros((16, 10)), np.zeros(20, int)"
+    "batch_split_not_applied_to_labels",
+    "a batch that was split on one side",
+    "labels",
+    example="np.zeros((16, 10)), np.zeros(20, int)",
 )
 def batch_split_not_applied_to_labels(facts: Facts) -> Readings:
     """A batch that was split, sliced or gathered on one side alone."""
     for a, b in _batches(facts):
         if a < b:
             yield Reading(
-                (75 if ratio(b, a) is None else 60) - 6 * (a > MANY_ROWS),
+                Score.GUESS if ratio(b, a) or a > MANY_ROWS else Score.LIKELY,
                 f"logits have {a} of the {b} examples on axis 0: a mini-batch slice of the inputs "
                 "alone.",
                 (outside("slice the labels as the inputs, by the same mini-batch (batch size)"),),
             )
+
+
+@cause(
+    "last_batch_smaller",
+    "batches of two sizes",
+    "labels",
+    example="np.zeros((32, 24)), np.zeros((13, 24))",
+)
+def last_batch_smaller(facts: Facts) -> Readings:
+    """A batch of another size than the labels, as in the last step of an epoch."""
+    for a, b in _batches(facts):
+        yield Reading(
+            Score.GUESS if ratio(a, b) or ratio(b, a) or a > MANY_ROWS else Score.LIKELY,
+            f"logits have {a} examples on axis 0, labels {b}: in the last batch, something has a "
+            "fixed batch size.",
+            (outside(f"give inputs and labels of the same length ({min(a, b)} or {max(a, b)}; "
+                     "drop the remainder: drop_remainder, drop_last; a generator)"),),
+        )  # fmt: skip
 
 
 def _batches(facts: Facts) -> list[tuple[int, int]]:
@@ -265,7 +316,12 @@ def _batches(facts: Facts) -> list[tuple[int, int]]:
     return []
 
 
-@cause("flattened_on_one_side", "labels", example="np.zeros((32, 20, 5)), np.zeros(640, int)")
+@cause(
+    "flattened_on_one_side",
+    "flattened on one side alone",
+    "labels",
+    example="np.zeros((32, 20, 5)), np.zeros(640, int)",
+)
 def flattened_on_one_side(facts: Facts) -> Readings:
     """Logits (N, T, C) against flat labels (N T,), or flat logits (N T, C) against (N, T)."""
     labels, batch = facts.labels, facts.batch
@@ -276,14 +332,19 @@ def flattened_on_one_side(facts: Facts) -> Readings:
         return
     if 1 in {len(batch), len(flat)} and facts.whole:
         yield Reading(
-            94,
+            Score.STRONG,
             f"labels {shown(labels)} and the batch {shown(batch)} have the same number of entries, "
             f"{total}: one of them was flattened.",
             tuple(fix(facts, "reshape the labels alike", Step("labels", "reshape", batch))),
         )
 
 
-@cause("labels_unrelated", "labels", example="np.zeros((4, 5, 3)), np.zeros((6, 7), int), axis=2")
+@cause(
+    "labels_unrelated",
+    "labels of another shape",
+    "labels",
+    example="np.zeros((4, 5, 3)), np.zeros((6, 7), int), axis=2",
+)
 def labels_unrelated(facts: Facts) -> Readings:
     """Labels that are nearly nothing of what they could be."""
     logits, labels, batch = facts.logits, facts.labels, facts.batch
@@ -299,11 +360,12 @@ def labels_unrelated(facts: Facts) -> Readings:
         sentence = f"labels {shown(labels)} and the wanted {shown(wanted)} disagree on {named}."
     else:
         sentence = f"labels {shown(labels)} are neither one per example nor rows of the logits."
-    yield Reading(15, sentence, (outside(text),))
+    yield Reading(Score.LAST, sentence, (outside(text),))
 
 
 @cause(
     "weight_shape_wrong",
+    "weights of another shape",
     "weights",
     example="np.zeros((4, 3)), np.zeros(4, int), class_weight=np.ones((1, 3))",
 )
@@ -322,17 +384,26 @@ def weight_shape_wrong(facts: Facts) -> Readings:
                       else "reshape the weights", Step(name, "reshape", wanted))
                  ] if count(shape) == count(wanted) else []  # fmt: skip
         if getattr(problem, other) is None:
-            fixes += fix(facts, f"pass it as {other}", Step(name, "rename", other))
+            per = {"class_weight": "class", "sample_weight": "example"}[other]
+            fixes += fix(facts, f"pass it as {other}", Step(name, "rename", other),
+                         given=f"there is one per {per}")  # fmt: skip
         of = (
             f"{shown_size(classes)} classes"
             if name == "class_weight"
             else f"the batch {shown(batch)}"
         )
         per = "class" if name == "class_weight" else "example"
+        absent = ""
+        if name == "class_weight" and _is_smaller(shape, wanted):
+            absent = "; computed over the whole data set, as one batch lacks the absent classes"
         if not facts.fits(shape, wanted) and not facts.fits(shape, wanted[:1]):
             yield Reading(
-                CERTAIN,
+                Score.CERTAIN,
                 f"{name} has shape {shown(shape)}, for {of}.",
-                (*fixes, outside(f"give one weight per {per}: shape {shown(wanted)} (no NaN or "
-                                 "spurious entries)"))[:2],
+                (*fixes, outside(f"give one weight per {per}: shape {shown(wanted)}{absent}"))[:2],
             )  # fmt: skip
+
+
+def _is_smaller(shape: Shape, wanted: Shape) -> bool:
+    (size, *rest), (classes,) = shape or (None,), wanted
+    return not rest and isinstance(size, int) and isinstance(classes, int) and size < classes

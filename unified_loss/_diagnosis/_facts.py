@@ -12,6 +12,8 @@ IMAGE_CHANNELS = (3, 4)
 LOOK = 2**17  # labels that are looked at without being asked for: more take too long
 LOOK_AGAIN = 2**21  # where all of them have been looked at already
 UNIT_TOLERANCE = 1e-3
+PAIR = 2  # the outcomes of a binary target
+BY_CHANCE = 1e-3  # what class ids do so rarely, they do not do
 
 
 class Values(NamedTuple):
@@ -23,6 +25,8 @@ class Values(NamedTuple):
     below_high: Any = None  # the largest value but `high`
     integral: bool = True
     unit_axes: tuple[int, ...] = ()  # the axes along which all sums are 1
+    empty_axes: tuple[int, ...] = ()  # the axes whose first entries are all 0
+    most_ones: tuple[int, ...] = ()  # of 0 and 1 alone: for each axis, the most ones along it
 
     @property
     def binary(self) -> bool:
@@ -96,6 +100,37 @@ class Facts:
     def rows_sum(self) -> bool:
         """Whether the labels are known to sum to 1 on their last axis."""
         return self.values is not None and len(self.labels) - 1 in self.values.unit_axes
+
+    @property
+    def binary_target(self) -> bool:
+        """Whether floating labels hold 0 and 1 alone, as ids of so many classes hardly would."""
+        if self.logits is None or self.labels is None or not self.binary:
+            return False
+        classes, number = self.classes, self.examples
+        if self.integer or self.rows_sum or self.problem.labels.dtype == "bool":
+            return False
+        if not self.equal(without_ones(self.labels), without_ones(self.batch)) or not number:
+            return False
+        is_many = isinstance(classes, int) and classes > PAIR
+        return is_many and (PAIR / classes) ** number < BY_CHANCE
+
+    @property
+    def tensorflow(self) -> bool:
+        """Whether the caller writes TensorFlow or Keras."""
+        return self.problem.logits.library == "tensorflow"
+
+    def units(self, number: int | str) -> str:
+        """What the last layer needs, in words of the caller's framework."""
+        name = {
+            "tensorflow": f"Dense({number})",
+            "torch": f"num_labels={number} in a Hugging Face model",
+        }.get(self.problem.logits.library, f"num_classes={number}")
+        return f"give the last layer {number} output units ({name})"
+
+    @property
+    def examples(self) -> int | None:
+        """The number of entries of the batch."""
+        return count(self.batch)
 
     def equal(self, a: Any, b: Any) -> bool:
         """Whether two sizes or shapes are provably equal."""
@@ -181,12 +216,19 @@ def values_of(
         None if above is None else number(above.min()),
         None if below is None else number(below.max()),
         integral,
-        _unit_axes(labels) if low >= 0 else (),
+        *_rows(labels, low, high, integral=integral),
     )
 
 
-def _unit_axes(labels: Any) -> tuple[int, ...]:
-    if labels.ndim < 2 or labels.dtype.kind == "O":
-        return ()
-    sums = (abs(labels.sum(axis, dtype=float) - 1).max() for axis in range(labels.ndim))
-    return tuple(axis for axis, most in enumerate(sums) if most < UNIT_TOLERANCE)
+def _rows(
+    labels: Any, low: Any, high: Any, *, integral: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The axes of sum 1, those whose first entries are all 0, and the most ones in one row."""
+    if low < 0 or labels.ndim < 2 or labels.dtype.kind == "O":
+        return (), (), ()
+    firsts = (labels.take(0, axis).any() for axis in range(labels.ndim))
+    empty = tuple(axis for axis, has_any in enumerate(firsts) if not has_any)
+    sums = [labels.sum(axis, dtype=float) for axis in range(labels.ndim)]
+    units = tuple(i for i, one in enumerate(sums) if abs(one - 1).max() < UNIT_TOLERANCE)
+    ones = tuple(int(one.max()) for one in sums) if integral and high <= 1 else ()
+    return units, empty, ones

@@ -3,16 +3,19 @@
 import importlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from unified_loss._diagnosis._code import aliases, expression
+from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, Values
+from unified_loss._diagnosis._operations import OPERATIONS, aliases, expression
 from unified_loss._plan import make_plan
-from unified_loss._shapes import without
-from unified_loss._types import Options, Plan, Problem, Shape, Size, Spec
-from unified_loss.exceptions import LossInputError
+from unified_loss._types import Options, Plan, Problem, Spec
+from unified_loss.exceptions import AmbiguousAxisError, LossInputError
+
+Kind = Literal["same meaning", "conditional", "elsewhere"]
+CLAIMS = "cast", "argmax", "one_hot", "exp"  # operations that say what labels are
 
 
 class Step(NamedTuple):
@@ -30,31 +33,36 @@ class Fix:
     Attributes
     ----------
     text : str
-        What to do, on one line.
+        What to do, on one line; of a conditional fix "if ..., ...".
     code : str
         Python statements in the caller's own library that change the arguments of the call, such
-        as ``labels = labels.argmax(dim=1)`` or ``axis=1``; empty if it is not done there.
-    sufficient : bool
-        Whether the call is valid once `code` has run.
+        as ``labels = labels.argmax(dim=1)`` or ``axis=1``; empty if it is not done there, or if
+        the library writes it in a way that is not known here.
+    kind : {"same meaning", "conditional", "elsewhere"}
+        "same meaning": `code` makes the call valid, and every label stays with its logits: nothing
+        is dropped, moved or reinterpreted. "conditional": it makes the call valid, and is right if
+        the condition in `text` is what was meant. "elsewhere": a change outside of the call, of
+        the model or of the data.
     """
 
     text: str
     code: str = ""
-    sufficient: bool = False
+    kind: Kind = "elsewhere"
     steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         """The text, and the code."""
         return f"{self.text}: {self.code}" if self.code else self.text
 
+    @property
+    def sufficient(self) -> bool:
+        """Whether it is all there is to do, whatever was meant."""
+        return self.kind == "same meaning"
+
     def apply(self, logits: Any, labels: Any, **options: Any) -> dict[str, Any]:
         """All arguments of the call, as they are once `code` has run."""
         arguments = {"logits": logits, "labels": labels, **options}
         modules = {name: importlib.import_module(path) for name, path in aliases(self.code).items()}
-        if "xp." in self.code:
-            from array_api_compat import array_namespace
-
-            modules["xp"] = array_namespace(logits)
         exec(self.code, modules, arguments)  # noqa: S102 (made here, of sizes and fixed names)
         return arguments
 
@@ -70,37 +78,78 @@ def outside(text: str) -> Fix:
     return Fix(text)
 
 
-def fix(facts: Facts, text: str, *steps: Step) -> Iterator[Fix]:
+def fix(facts: Facts, text: str, *steps: Step, given: str = "") -> Iterator[Fix]:
     """The fix, if it makes the call valid, be it with a cast, the axis or an ignored label more.
 
-    Where labels are known to be out of range even then, it is a fix that does not suffice.
+    `given` is the condition under which it is right, in place of that of the operations; what they
+    claim of the labels is added. Where labels are known to be out of range even then, the rest is
+    to be done elsewhere.
     """
     partial = None
-    for more in _completions(facts):
+    for more in _completions(facts, steps):
         whole = (*steps, *more)
         plan = _plan(Fix(text, steps=whole).applied_to(facts.problem))
         code = None if plan is None else _code(facts.problem, whole)
-        if plan is None or code is None:
+        if plan is None or code is None or _is_dense_of_ids(plan, whole):
             continue
-        if _in_range(plan, facts.values, whole):
-            yield Fix(text, code, sufficient=True, steps=whole)
+        excess = _excess(plan, facts.values, whole)
+        if excess is None:
+            conditions = dict.fromkeys(filter(None, (given, *_conditions(facts, whole, given))))
+            kind: Kind = "conditional" if conditions else "same meaning"
+            lead = f"if {' and '.join(conditions)}, " if conditions else ""
+            yield Fix(f"{lead}{text}", code, kind, whole)
             return
-        partial = partial or Fix(text, code, sufficient=False, steps=whole)
+        partial = partial or outside(f"{text}, and {excess}")
     if partial is not None:
         yield partial
 
 
-def _completions(facts: Facts) -> list[tuple[Step, ...]]:
-    """What a fix may need besides, the least first."""
+def _completions(facts: Facts, steps: tuple[Step, ...]) -> list[tuple[Step, ...]]:
+    """What a fix may need besides, the least first; never what contradicts it."""
     extras = []
-    if not facts.integer and not facts.fractional:
+    changed = {step.argument for step in steps}
+    claims = any(step.argument == "labels" and step.operation in CLAIMS for step in steps)
+    is_whole = facts.problem.labels.dtype in rules.REAL | {"bool"} and not facts.fractional
+    if not facts.integer and is_whole and not claims:
         extras.append(Step("labels", "cast", "int64"))
-    if facts.problem.options.axis is None and len(facts.logits or ()) > 2:
+    is_open = facts.problem.options.axis is None and "axis" not in changed
+    if is_open and len(facts.logits or ()) > 2:
         extras.append(Step("axis", "set", facts.axis))
-    if facts.values is not None and facts.values.low == -1 != facts.problem.options.ignore_index:
+    low = None if facts.values is None else facts.values.low
+    is_marked = low == -1 != facts.problem.options.ignore_index
+    if is_marked and not changed & {"ignore_index"}:
         extras.append(Step("ignore_index", "set", -1))
     sizes = range(len(extras) + 1)
     return [more for size in sizes for more in itertools.combinations(extras, size)]
+
+
+def _conditions(facts: Facts, steps: tuple[Step, ...], given: str) -> Iterator[str]:
+    """What must be so that the steps keep the meaning of the labels."""
+    for step in steps:
+        if step.operation in OPERATIONS:
+            operation = OPERATIONS[step.operation]
+            is_said = given and (step.operation not in CLAIMS or given.startswith("each row"))
+            if not is_said and not operation.keeps(facts, step.value):
+                yield operation.condition
+        elif step.argument == "ignore_index" and not given:
+            yield f"{step.value} marks padding"
+        elif step.argument == "axis" and _is_choice(facts, steps):
+            yield f"the classes are on axis {step.value}"
+
+
+def _is_choice(facts: Facts, steps: tuple[Step, ...]) -> bool:
+    """Whether the mended call would leave open where the classes are, and the labels do, too."""
+    is_dense = len(facts.labels or ()) == len(facts.logits or ())
+    if is_dense and facts.values is not None and facts.values.unit_axes == (facts.axis,):
+        return False
+    problem = Fix("", steps=steps).applied_to(facts.problem)
+    try:
+        make_plan(problem._replace(options=problem.options._replace(axis=None)))
+    except AmbiguousAxisError:
+        return True
+    except LossInputError:
+        pass
+    return False
 
 
 def _plan(problem: Problem) -> Plan | None:
@@ -110,31 +159,49 @@ def _plan(problem: Problem) -> Plan | None:
         return None
 
 
-def _in_range(plan: Plan, values: Values | None, steps: tuple[Step, ...]) -> bool:
-    """Whether the labels are what the plan wants after these steps, as far as they are known."""
+def _is_dense_of_ids(plan: Plan, steps: tuple[Step, ...]) -> bool:
+    """Whether numbers were cast to class ids, and are taken for probabilities nevertheless."""
+    last = next((step for step in reversed(steps) if step.operation in CLAIMS), None)
+    return plan.label_kind == "dense" and last is not None and last[2] == "int64"
+
+
+def _excess(plan: Plan, values: Values | None, steps: tuple[Step, ...]) -> str | None:
+    """What is still wrong with the labels after these steps, as far as they are known."""
     if values is None:
-        return True
+        return None
     low, high = values.low, values.high
     for step in steps:
-        if step.operation in {"argmax", "exp"}:
-            return True
-        if step.operation == "one_hot":
-            return bool(low >= 0 and high < step.value)
-        if step == Step("ignore_index", "set", low):
+        operation = OPERATIONS.get(step.operation)
+        if step.argument == "labels" and operation is not None:
+            if step.operation == "one_hot" and not 0 <= low <= high < step.value:
+                return "mend the ids"
+            if operation.bound is None:
+                return None
+            low, high = operation.bound(low, step.value), operation.bound(high, step.value)
+        elif step == Step("ignore_index", "set", low):
             low = high if values.above_low is None else values.above_low
         elif step == Step("ignore_index", "set", high):
             high = low if values.below_high is None else values.below_high
-        elif step.operation == "subtract":
-            low, high = low - step.value, high - step.value
-        elif step.operation == "divide":
-            low, high = low // step.value, high // step.value
+    return _out_of_range(plan, low, high)
+
+
+def _out_of_range(plan: Plan, low: Any, high: Any) -> str | None:
+    """What is wrong with labels between two numbers."""
     if plan.label_kind == "dense":
-        return plan.check is not True or bool(low >= 0 and high < math.inf)
-    return not isinstance(plan.num_classes, int) or bool(low >= 0 and high < plan.num_classes)
+        is_legal = plan.check is not True or (low >= 0 and high < math.inf)
+        return None if is_legal else "give probabilities"
+    if low < 0:
+        return "mend the negative labels"
+    if isinstance(plan.num_classes, int) and high >= plan.num_classes:
+        return f"give the last layer {high + 1} output units"
+    return None
 
 
 def _code(problem: Problem, steps: tuple[Step, ...]) -> str | None:
-    """The code of steps, one statement for each argument; None if a library has no such."""
+    """The code of steps, one statement for each argument; None if a library has no such.
+
+    It is empty where the way of a library is not known.
+    """
     statements = []
     for name, group in itertools.groupby(steps, key=lambda step: step.argument):
         operations = tuple((step.operation, step.value) for step in group)
@@ -148,6 +215,8 @@ def _code(problem: Problem, steps: tuple[Step, ...]) -> str | None:
             code = expression(getattr(problem, name).library, name, operations)
             if code is None or not all(map(_is_writable, operations)):
                 return None
+            if not code:
+                return ""
             statements.append(f"{name} = {code}")
     return "; ".join(statements)
 
@@ -169,48 +238,8 @@ def _stepped(problem: Problem, step: Step) -> Problem:
         changed = {step.value: getattr(problem, step.argument), step.argument: None}
     elif step.operation != "set":
         spec: Spec = getattr(problem, step.argument)
-        shape, dtype = EFFECTS[step.operation](spec.shape, spec.dtype, step.value)
+        operation = OPERATIONS[step.operation]
+        shape = operation.shape(spec.shape, step.value)
+        dtype = operation.dtype(spec.dtype, step.value)
         changed = {step.argument: spec._replace(shape=shape, dtype=dtype)}
     return problem._replace(**changed)
-
-
-def _cut(size: Size, start: int | None, stop: int | None) -> Size:
-    return len(range(size)[start:stop]) if isinstance(size, int) else None
-
-
-def _strided(size: Size, step: int) -> Size:
-    return size if step == 1 else len(range(0, size, step))
-
-
-def _at(shape: Shape, axis: int, *sizes: Size) -> Shape:
-    return (*shape[:axis], *sizes, *shape[axis + 1 :])
-
-
-# From (shape, dtype, value) to shape and dtype.
-EFFECTS: dict[str, Callable[[Shape, str, Any], tuple[Shape, str]]] = {
-    "argmax": lambda shape, _, axis: (without(shape, axis), "int64"),
-    "cast": lambda shape, _, dtype: (shape, dtype),
-    "reshape": lambda _, dtype, new: (new, dtype),
-    "squeeze": lambda shape, dtype, axis: (without(shape, axis), dtype),
-    "insert": lambda shape, dtype, axis: ((*shape[:axis], 1, *shape[axis:]), dtype),
-    "permute": lambda shape, dtype, order: (tuple(shape[i] for i in order), dtype),
-    "mean": lambda shape, dtype, axes: (
-        tuple(size for i, size in enumerate(shape) if i not in axes),
-        dtype,
-    ),
-    "broadcast": lambda _, dtype, new: (new, dtype),
-    "exp": lambda shape, dtype, _: (shape, dtype),
-    "one_hot": lambda shape, _, classes: ((*shape, classes), "float32"),
-    "cut": lambda shape, dtype, value: (
-        _at(shape, value[0], _cut(shape[value[0]], *value[1:])),
-        dtype,
-    ),
-    "pick": lambda shape, dtype, value: (without(shape, value[0]), dtype),
-    "stride": lambda shape, dtype, value: (
-        tuple(_strided(size, dict(value).get(i, 1)) for i, size in enumerate(shape)),
-        dtype,
-    ),
-    "subtract": lambda shape, dtype, _: (shape, dtype),
-    "divide": lambda shape, dtype, _: (shape, dtype),
-    "resize": lambda _, dtype, value: (value[2], dtype),
-}

@@ -1,11 +1,9 @@
 """Causes: labels or logits of another kind than the loss wants."""
 
-from dataclasses import replace
-
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, without_ones
 from unified_loss._diagnosis._fixes import Step, fix, outside
-from unified_loss._diagnosis._table import CERTAIN, Reading, Readings, cause
+from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._messages import shown, shown_size
 from unified_loss._shapes import fits_as_index
 
@@ -18,41 +16,55 @@ def argmax(facts: Facts, axis: int) -> tuple[Step, ...]:
     return (whole,)
 
 
-@cause("arguments_swapped", "logits", "values", example="np.array([2, 0]), np.zeros((2, 3))")
+@cause(
+    "arguments_swapped",
+    "labels first and logits second",
+    "logits",
+    "values",
+    example="np.array([2, 0]), np.zeros((2, 3))",
+)
 def arguments_swapped(facts: Facts) -> Readings:
     """Labels came first and logits second; the order is (logits, labels)."""
     logits, labels, values = facts.problem.logits, facts.problem.labels, facts.values
-    fixes = tuple(fix(facts, "swap the arguments, logits first", Step("logits", "swap")))
+    swap = Step("logits", "swap")
+    fixes = tuple(fix(facts, "swap the arguments, logits first", swap))
     if not fixes or labels.dtype not in rules.FLOATING:
         return
     if logits.dtype not in rules.FLOATING:
         ranks = None not in {logits.shape, labels.shape} and len(labels.shape) - len(logits.shape)
         yield Reading(
-            CERTAIN if ranks == 1 else 85,
+            Score.CERTAIN if ranks == 1 else Score.LIKELY,
             f"the first argument is {logits.dtype}, as class ids are, the second {labels.dtype}, "
             "as scores are.",
             fixes,
         )
     elif values and values.low < 0 < values.high and not values.integral:
         yield Reading(
-            88,
+            Score.STRONG,
             f"dense labels run from {values.low:g} to {values.high:g}, negative ones among them: "
             "scores, not probabilities, as if swapped (inverted); the order is (logits, labels).",
-            tuple(replace(found, sufficient=False) for found in fixes),
+            tuple(fix(facts, "swap them", swap, given="the labels came first")),
             "do not shift or scale scores into probabilities.",
         )
 
 
-@cause("argmax_passed_as_logits", "logits", "labels", "rows", example="np.array([0, 2]), [0, 1]")
+@cause(
+    "argmax_passed_as_logits",
+    "predicted classes instead of scores",
+    "logits",
+    "labels",
+    "rows",
+    example="np.array([0, 2]), [0, 1]",
+)
 def argmax_passed_as_logits(facts: Facts) -> Readings:
     """The logits are predicted class ids, one number per example, and no scores."""
     logits, labels = facts.problem.logits, facts.problem.labels
     like = logits.shape is not None and logits.shape == labels.shape
     whole = f"logits {shown(logits.shape)} are {logits.dtype}, as after an argmax"
     if logits.dtype not in rules.FLOATING:
-        score = 90 if like else 60
+        score = Score.STRONG if like else Score.GUESS
     elif like and facts.integer and not facts.binary:
-        score = 80 if facts.values and len(logits.shape) != 2 else 30
+        score = Score.LIKELY if facts.values and len(logits.shape) != 2 else Score.LAST
         whole = f"labels {shown(labels.shape)} hold class ids, and logits have the same shape"
     else:
         return
@@ -63,12 +75,17 @@ def argmax_passed_as_logits(facts: Facts) -> Readings:
     )
 
 
-@cause("integer_logits", "logits", example="np.array([[2, 0, 1]]), np.array([2])")
+@cause(
+    "integer_logits",
+    "scores of an integer type",
+    "logits",
+    example="np.array([[2, 0, 1]]), np.array([2])",
+)
 def integer_logits(facts: Facts) -> Readings:
     """Scores of an integer dtype."""
     if facts.problem.logits.dtype in rules.INTEGER:
         yield Reading(
-            50,
+            Score.GUESS,
             f"{facts.problem.logits.dtype} numbers that are scores need a floating dtype.",
             tuple(fix(facts, "cast the scores", Step("logits", "cast", "float32"))),
         )
@@ -76,8 +93,9 @@ def integer_logits(facts: Facts) -> Readings:
 
 @cause(
     "one_hot_given_to_sparse_loss",
+    "one-hot rows where class ids were expected",
     "labels",
-    example="np.zeros((2, 3, 3)), np.zeros((2, 3, 3), int)",
+    example="np.zeros((2, 3, 3)), np.eye(3)[[[0, 0, 1], [2, 2, 1]]]",
 )
 def one_hot_given_to_sparse_loss(facts: Facts) -> Readings:
     """Labels with one value per class where class ids, one per example, are wanted."""
@@ -87,25 +105,27 @@ def one_hot_given_to_sparse_loss(facts: Facts) -> Readings:
     order = facts.same_multiset(logits, labels)
     if not facts.equal(labels, logits) and order is None:
         return
-    if facts.values is not None and not facts.binary:
+    if facts.values is not None and not (facts.binary and facts.values.unit_axes):
         return
     here = facts.axis if order is None else order[facts.axis]
-    is_guess = facts.values is None and order is None and facts.problem.options.axis is None
-    whether = f", if the classes are on axis {here}" if is_guess else ""
+    is_guess = order is None and facts.problem.options.axis is None
+    given = f"each row is one-hot over axis {here}" if is_guess else ""
     yield Reading(
-        75 if facts.binary else 60 if facts.integer else 55,
+        Score.LIKELY if facts.binary else Score.GUESS,
         f"labels {shown(labels)} have one value per class, as one-hot rows do: class ids (class "
         f"indices) have one per example, {shown(facts.batch)}.",
-        tuple(fix(facts, f"take the class ids of the one-hot rows{whether}", *argmax(facts, here))),
+        tuple(fix(facts, "take their class ids", *argmax(facts, here), given=given)),
         "do not reshape one-hot rows.",
     )
 
 
 @cause(
     "multi_hot_given_to_single_label_loss",
+    "several classes in one example",
     "labels",
     "rows",
-    example="np.zeros((2, 3, 4)), np.ones((2, 3, 4), int)",
+    "several",
+    example="np.zeros((2, 4)), np.array([[1, 0, 1, 0], [0, 1, 0, 0]])",
 )
 def multi_hot_given_to_single_label_loss(facts: Facts) -> Readings:
     """Rows with several ones: a problem of several labels per example."""
@@ -113,9 +133,12 @@ def multi_hot_given_to_single_label_loss(facts: Facts) -> Readings:
         return
     if facts.values is None and not facts.integer and facts.problem.labels.dtype != "bool":
         return
-    one_hot = facts.values is not None and facts.axis in facts.values.unit_axes
+    ones = facts.values.most_ones[facts.axis] if facts.values and facts.values.most_ones else 0
+    score = Score.GUESS
+    if ones > 1:
+        score = Score.LIKELY if facts.values and facts.values.unit_axes else Score.STRONG
     yield Reading(
-        65 if one_hot else 70 if facts.values else 40,
+        score,
         "0/1 labels shaped like the logits are multi-hot if several classes can hold at once; "
         "softmax takes one.",
         (outside("for multi-label data use a sigmoid (BCE, binary) loss for each class; for one "
@@ -123,28 +146,54 @@ def multi_hot_given_to_single_label_loss(facts: Facts) -> Readings:
     )  # fmt: skip
 
 
-@cause("float_labels", "labels", example="np.zeros((4, 3)), np.array([0., 2., 1., 1.])")
-def float_labels(facts: Facts) -> Readings:
-    """Class ids of a floating dtype."""
-    labels = facts.labels
-    if (
-        facts.integer
-        or facts.fractional
-        or not fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
+@cause(
+    "binary_trailing_axis_broadcast",
+    "shapes that a binary loss would broadcast",
+    "labels",
+    "values",
+    example="np.zeros((4, 1)), np.ones(4)",
+)
+def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
+    """A binary loss on (N, 1) against (N,), or (N, k) against (N, 1), which would broadcast."""
+    logits, labels, batch = facts.logits, facts.labels, facts.batch
+    column = len(logits) == 1 and len(labels) == 2 and facts.equal(labels, (*logits, 1))
+    if column and not facts.equal(labels[0], 1):
+        yield Reading(
+            Score.STRONG,
+            f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss; "
+            "here they are the scores of one example.",
+            (outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
+                     "unsqueeze the logits"),),
+        )  # fmt: skip
+    elif facts.equal(facts.classes, 1) and facts.equal(labels, batch):
+        yield Reading(
+            Score.LIKELY if facts.integer else Score.STRONG,
+            f"one output unit {shown(logits)} against labels {shown(labels)}: a binary loss would "
+            "broadcast them; they need the same shape, and here one class always has loss 0.",
+            (
+                outside(
+                    "use a binary (sigmoid) loss on the same shape (squeeze the logits, or "
+                    "unsqueeze the labels), or two output units"
+                ),
+            ),
+        )
+    elif (
+        len(labels) == len(logits) == 2
+        and facts.equal(labels[0], logits[0])
+        and not facts.integer
+        and (facts.equal(labels[1], 1) or facts.equal(logits[1], 1))
     ):
-        return
-    exact = facts.equal(labels, facts.batch) and not (len(labels) > 1 and facts.rows_of_ones)
-    yield Reading(
-        95 if exact and facts.whole else 85 if exact else 60,
-        f"labels {shown(labels)} have one {facts.problem.labels.dtype} number per example: class "
-        "ids need an integer dtype.",
-        tuple(fix(facts, "cast class ids to integers", Step("labels", "cast", "int64"))),
-        "do not cast probabilities or real-valued targets to integers.",
-    )
+        yield Reading(
+            Score.LIKELY if facts.fractional or facts.equal(facts.classes, 1) else Score.GUESS,
+            f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss, "
+            "which is never meant: they need the same shape.",
+            (outside("use as many output units as there are label columns, of the same shape"),),
+        )
 
 
 @cause(
     "integer_labels_given_to_dense_loss",
+    "class ids where rows were expected",
     "labels",
     example="np.zeros((4, 3)), np.array([[0.], [2.], [1.], [1.]])",
 )
@@ -159,19 +208,54 @@ def integer_labels_given_to_dense_loss(facts: Facts) -> Readings:
     ids = () if facts.equal(labels, batch) else (Step("labels", "reshape", batch),)
     one_hot = (Step("labels", "cast", "int64"), *ids, Step("labels", "one_hot", classes))
     is_last = facts.axis == len(facts.logits) - 1
+    sparse, categorical = (
+        (" (as for a sparse loss)", " (categorical)") if facts.tensorflow else ("", "")
+    )
     yield Reading(
-        82 if facts.whole else 65,
+        (Score.STRONG if ids and not facts.binary_target else Score.LIKELY)
+        if facts.whole
+        else Score.GUESS,
         f"labels {shown(labels)} hold one number for each example, not a row of "
         f"{shown_size(classes)} probabilities: class ids are integers, and need no one-hot here.",
         (
-            *fix(facts, "make integer class ids of them (a sparse loss)", *ids),
-            *(fix(facts, "or one-hot rows (categorical)", *one_hot) if is_last else ()),
+            *fix(facts, f"make integer class ids of them{sparse}", *ids),
+            *(fix(facts, f"make one-hot rows of them{categorical}", *one_hot) if is_last else ()),
         ),
     )
 
 
 @cause(
+    "float_labels",
+    "class ids of a floating type",
+    "labels",
+    example="np.zeros((4, 3)), np.array([0., 2., 1., 1.])",
+)
+def float_labels(facts: Facts) -> Readings:
+    """Class ids of a floating dtype."""
+    labels = facts.labels
+    if (
+        facts.integer
+        or facts.fractional
+        or facts.equal(facts.classes, 1)
+        or not fits_as_index(facts.logits, labels, facts.axis, facts.problem.same)
+    ):
+        return
+    exact = facts.equal(labels, facts.batch) and not (len(labels) > 1 and facts.rows_of_ones)
+    score = Score.GUESS
+    if exact and not facts.binary_target:
+        score = Score.STRONG if facts.whole else Score.LIKELY
+    yield Reading(
+        score,
+        f"labels {shown(labels)} have one {facts.problem.labels.dtype} number per example: class "
+        "ids need an integer dtype.",
+        tuple(fix(facts, "cast them to integers", Step("labels", "cast", "int64"))),
+        "do not cast probabilities or real-valued targets to integers.",
+    )  # fmt: skip
+
+
+@cause(
     "regression_target_with_classification_loss",
+    "real numbers to be predicted",
     "labels",
     example="np.zeros((2, 3)), np.array([0.25, 1.5])",
 )
@@ -186,7 +270,7 @@ def regression_target_with_classification_loss(facts: Facts) -> Readings:
         return
     seen = f" (between {values.low:g} and {values.high:g})" if values else ""
     yield Reading(
-        (90 if one_each else 70) if beyond else 75 if values else 45,
+        Score.STRONG if beyond and one_each else Score.LIKELY if values else Score.GUESS,
         f"real numbers{seen} are a regression target, if they are no class ids.",
         (outside("use a squared-error (MSE) loss and one output unit, or integer class ids"),),
         "do not cast real-valued targets to integers.",
@@ -195,6 +279,7 @@ def regression_target_with_classification_loss(facts: Facts) -> Readings:
 
 @cause(
     "soft_labels_unsupported",
+    "probabilities without a class axis",
     "labels",
     example="np.zeros((2, 3)), np.array([0.5, 0.25])",
 )
@@ -206,7 +291,7 @@ def soft_labels_unsupported(facts: Facts) -> Readings:
     if not (one_each and is_probability) or facts.equal(facts.classes, 1):
         return
     yield Reading(
-        78,
+        Score.LIKELY,
         f"labels {shown(facts.labels)} hold one number in [0, 1] per example: class probabilities "
         f"(soft labels) need one for each of the {shown_size(facts.classes)} classes.",
         (outside(f"give rows of probabilities of shape {shown(facts.logits)}"),),
@@ -216,6 +301,7 @@ def soft_labels_unsupported(facts: Facts) -> Readings:
 
 @cause(
     "output_units_differ_from_label_width",
+    "another number of classes in the labels",
     "labels",
     example="np.zeros((4, 3)), np.zeros((4, 5))",
 )
@@ -233,80 +319,54 @@ def output_units_differ_from_label_width(facts: Facts) -> Readings:
         rows = facts.binary and axis in sums
     if (facts.integer and facts.values and not rows) or (sums and axis not in sums):
         return
-    trailing = 10 if axis == len(logits) - 1 or not facts.equal(labels[axis], 3) else 0
+    counted = "one class" if classes == "1" else f"{classes} classes"
+    is_inner = axis < len(logits) - 1
+    may_be_colors = is_inner and facts.equal(labels[axis], 3)
+    one_step = is_inner and facts.problem.same(labels[axis], facts.classes + 1) is True
+    may_be_other = may_be_colors or one_step or facts.equal(facts.classes, 1)
     yield Reading(
-        82 + trailing if rows else 50,
-        f"logits have {classes} classes on axis {axis}, label rows have {width} columns there.",
+        (Score.LIKELY if may_be_other else Score.STRONG) if rows else Score.GUESS,
+        f"logits have {counted} on axis {axis}, label rows have {width} columns there.",
         (
-            outside(f"give the last layer {width} output units (channels, num_classes={width})"),
-            outside(f"or build the labels with num_classes={classes}"),
+            outside(f"{facts.units(width)}, if the labels have all classes"),
+            outside(f"build the labels with num_classes={classes}"),
         ),
         "do not reshape the labels." if facts.integer else None,
     )
 
 
-@cause("binary_trailing_axis_broadcast", "labels", "values", example="np.zeros((4, 1)), np.ones(4)")
-def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
-    """A binary loss on (N, 1) against (N,), or (N, k) against (N, 1), which would broadcast."""
-    logits, labels, batch = facts.logits, facts.labels, facts.batch
-    column = len(logits) == 1 and len(labels) == 2 and facts.equal(labels, (*logits, 1))
-    if column and not facts.equal(labels[0], 1):
-        yield Reading(
-            95,
-            f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss; "
-            "here they are the scores of one example.",
-            (outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
-                     "unsqueeze the logits"),),
-        )  # fmt: skip
-    elif facts.equal(facts.classes, 1) and facts.equal(labels, batch):
-        yield Reading(
-            97,
-            f"one output unit {shown(logits)} against labels {shown(labels)}: a binary loss would "
-            "broadcast them; they need the same shape, and here one class always has loss 0.",
-            (
-                outside("use a binary (sigmoid) loss, or two output units"),
-                *fix(facts, "or unsqueeze the labels", Step("labels", "insert", facts.axis)),
-            ),
-        )
-    elif (
-        len(labels) == len(logits) == 2
-        and facts.equal(labels[0], logits[0])
-        and not facts.integer
-        and (facts.equal(labels[1], 1) or facts.equal(logits[1], 1))
-    ):
-        yield Reading(
-            80 if facts.fractional or facts.equal(facts.classes, 1) else 75 if facts.binary else 50,
-            f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss, "
-            "which is never meant: they need the same shape.",
-            (outside("use as many output units as there are label columns, of the same shape"),),
-        )
-
-
 @cause(
     "scores_of_a_binary_loss",
+    "one score per example",
     "labels",
     example="np.array([0.3, -1.2, 2.0]), np.array([1, 0, 1])",
 )
 def scores_of_a_binary_loss(facts: Facts) -> Readings:
     """One score for each example, as a binary classifier gives, in a loss of several classes."""
-    if not _are_alike_without_a_batch(facts):
+    is_binary = facts.values is None or facts.binary
+    if not _are_alike_without_a_batch(facts) or not is_binary:
         return
     yield Reading(
-        95,
+        Score.STRONG,
         "one score for each example: a binary loss; a softmax would compare the examples.",
         (outside("use a binary (sigmoid) loss, or give two scores for each example, (N, 2)"),),
         "do not add a class axis of size 1.",
     )
 
 
-@cause("one_example_with_many_labels", "labels", example="np.zeros(3), np.array([0, 0, 1])")
+@cause(
+    "one_example_with_many_labels",
+    "several labels for one example",
+    "labels",
+    example="np.zeros(3), np.array([0, 0, 1])",
+)
 def one_example_with_many_labels(facts: Facts) -> Readings:
     """The scores of one example, and integers where its label is one number or one row."""
     if not _are_alike_without_a_batch(facts):
         return
-    row = fix(facts, "if the labels are its one-hot row", Step("axis", "set", 0))
+    row = fix(facts, "say so", Step("axis", "set", 0), given="the labels are its one-hot row")
     yield Reading(
-        90,
+        Score.LIKELY,
         f"one example with {shown_size(facts.classes)} classes: its label is one class id, a 0-d "
         "label.",
         (outside("give its class id alone: labels of shape ()"), *row),

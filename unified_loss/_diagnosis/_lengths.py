@@ -2,41 +2,89 @@
 
 import math
 
-from unified_loss._diagnosis._counts import MANY_ROWS, rows
+from unified_loss._diagnosis._counts import MANY_ROWS, SEQUENCE, rows
 from unified_loss._diagnosis._facts import Facts, apart, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
-from unified_loss._diagnosis._table import Reading, Readings, cause
+from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._messages import shown_size
 from unified_loss._shapes import without
 
+FAR, VERY_FAR = 2.0, 3.5  # in logarithms of ratios of sizes
+BIG_VOCABULARY = 1000
+LEAST_BATCH = 8  # smaller numbers divide two others by chance
 
-@cause("sequence_length_differs", "labels", example="np.zeros((8, 16, 90)), np.zeros((8, 51), int)")
+
+def _is_image(facts: Facts) -> bool:
+    """Whether there is a height and a width, rather than steps."""
+    return len(without_ones(facts.batch[1:])) > 1
+
+
+@cause(
+    "prefix_tokens_in_logits_only",
+    "tokens in front of the labels' first",
+    "labels",
+    example="np.zeros((1, 52, 2000)), np.zeros((1, 20), int)",
+)
+def prefix_tokens_in_logits_only(facts: Facts) -> Readings:
+    """Prompt, virtual or image tokens in front, which have logits and no labels."""
+    for axis, steps, length in _differing(facts):
+        more = steps - length
+        big = isinstance(facts.classes, int) and facts.classes >= BIG_VOCABULARY
+        if more < 2 or not axis["labels"] or length == 1 or _is_image(facts) or not big:
+            continue
+        cut = Step("logits", "cut", (axis["logits"], more, None))
+        yield Reading(
+            Score.LIKELY,
+            f"logits have {steps} steps, labels {length}: {more} tokens (a prompt, a virtual "
+            "prefix, an image) may stand in front, without labels.",
+            (
+                outside(f"prepend {more} ignored labels (ignore_index) if they are in front; do "
+                        "not cut the end then"),
+                *fix(facts, f"drop the first {more} steps", cut,
+                     given=f"{more} tokens were put in front"),
+            ),
+        )  # fmt: skip
+
+
+@cause(
+    "sequence_length_differs",
+    "sequences of two lengths",
+    "labels",
+    example="np.zeros((8, 16, 90)), np.zeros((8, 51), int)",
+)
 def sequence_length_differs(facts: Facts) -> Readings:
     """Logits and labels of different length."""
     for axis, steps, length in _differing(facts):
-        spatial = len(without_ones(facts.batch[1:])) > 1
         shorter = min(steps, length)
         if shorter == 1:
             continue
         name = "labels" if length > steps else "logits"
         cut = Step(name, "cut", (axis[name], None, shorter))
+        close = apart((steps,), (length,)) < VERY_FAR and not _is_image(facts)
         yield Reading(
-            round(90 - 30 * (spatial or axis["labels"] == 0) - 3 * apart((steps,), (length,))),
+            Score.LIKELY if close and axis["labels"] else Score.GUESS,
             f"logits have {steps} steps, labels {length}: padding, truncation, or two lengths.",
             (
-                *fix(facts, "cut (truncate) both to one length", cut),
-                outside("or pad both to one length, and mask the padding with ignore_index"),
+                outside("pad both to one length, and mask the padding with ignore_index, or cut "
+                        "both before the model"),
+                *fix(facts, f"cut it off the {name}", cut, given="the end is padding"),
             ),
-        )
+        )  # fmt: skip
     found = rows(facts)
     shared = math.gcd(*found) if found else 1
-    if found and shared > 7 and len(facts.labels) == 1 and min(found) > shared:
+    if found and shared >= LEAST_BATCH and min(found) > shared:
         a, b = (n // shared for n in found)
+        packed = " (pack_padded_sequence)" if facts.problem.logits.library == "torch" else ""
         yield Reading(
-            77 if min(found) > MANY_ROWS else 70,
+            Score.LIKELY,
             f"flattened rows {found[0]} and {found[1]} share the factor {shared}: {shared} x {a} "
-            f"against {shared} x {b}, two lengths of one batch.",
-            (outside("cut or pad both to one length before flattening (pack_padded_sequence)"),),
+            f"against {shared} x {b}, sequences of two lengths {a} and {b}, if that is the batch.",
+            (
+                outside(
+                    f"cut or pad both to one length ({min(a, b)} or {max(a, b)}) before flattening "
+                    f"them{packed}"
+                ),
+            ),
         )
 
 
@@ -55,25 +103,43 @@ def _differing(facts: Facts) -> list[tuple[dict[str, int], int, int]]:
     return [({"logits": mine, "labels": i}, wanted[i], labels[i])]
 
 
-@cause("causal_shift_mismatch", "labels", example="np.zeros((8, 20, 90)), np.zeros((8, 21), int)")
+@cause(
+    "causal_shift_mismatch",
+    "one step of difference",
+    "labels",
+    example="np.zeros((8, 20, 90)), np.zeros((8, 21), int)",
+)
 def causal_shift_mismatch(facts: Facts) -> Readings:
     """Exactly one step of difference, as between inputs and shifted targets."""
     for axis, steps, length in _differing(facts):
-        if abs(steps - length) == 1 and axis["labels"]:
+        if abs(steps - length) == 1 and axis["labels"] and not _is_image(facts):
+            given = "labels begin with a start token" if length > steps else (
+                "the last prediction has no label")  # fmt: skip
+            if facts.problem.options.axis is None and len(facts.logits) == SEQUENCE:
+                given += f", and the classes are on axis {facts.axis}"
             name, ends = ("labels", (1, None)) if length > steps else ("logits", (None, -1))
             yield Reading(
-                96,
+                Score.STRONG if len(facts.labels) < len(facts.logits) else Score.LIKELY,
                 f"labels are one step {'longer' if length > steps else 'shorter'} than logits "
                 f"({length} against {steps}): next-token prediction (shift) compares logits[t] "
                 "with labels[t + 1].",
-                tuple(fix(facts, "slice off the step", Step(name, "cut", (axis[name], *ends)))),
-            )
+                (
+                    outside("give both one length where the data are made: inputs without their "
+                            "last step, labels without their first"),
+                    *fix(facts, "slice off that step", Step(name, "cut", (axis[name], *ends)),
+                         given=given),
+                ),
+            )  # fmt: skip
     found = rows(facts)
-    difference = abs(found[0] - found[1]) if found and len(facts.labels) == 1 else 0
+    difference = abs(found[0] - found[1]) if found else 0
     if found and difference > 1 and all(n % difference == 0 and n > difference for n in found):
         a, b = (n // difference for n in found)
         yield Reading(
-            88 if min(found) > MANY_ROWS else 73,
+            Score.STRONG
+            if min(found) > MANY_ROWS
+            else Score.LIKELY
+            if difference >= LEAST_BATCH
+            else Score.GUESS,
             f"rows {found[0]} = {difference} x {a}, labels {found[1]} = {difference} x {b}: for a "
             f"batch of {difference} the lengths differ by one step, as after a shift.",
             (outside(f"slice both to num_steps={min(a, b)} before flattening"),),
@@ -82,6 +148,7 @@ def causal_shift_mismatch(facts: Facts) -> Readings:
 
 @cause(
     "spatial_size_mismatch",
+    "images of two sizes",
     "labels",
     example="np.zeros((1, 8, 170, 212)), np.zeros((1, 85, 106), int)",
 )
@@ -93,7 +160,7 @@ def spatial_size_mismatch(facts: Facts) -> Readings:
     if channel and len(facts.differing(batch, without(labels, channel[0]))) > 1:
         squeezed = without(labels, channel[0])
         yield Reading(
-            85,
+            Score.LIKELY,
             f"logits are {_sizes(batch, 0)}, labels {_sizes(squeezed, 0)} (height x width), with a "
             "channel axis of size 1.",
             (outside("resize (interpolate) the logits to the labels' size, and squeeze those"),),
@@ -111,20 +178,32 @@ def spatial_size_mismatch(facts: Facts) -> Readings:
             return  # no rows of one class each, so no axis of theirs is a height or a width
         mine = {i: i if dense or i < axis else i + 1 for i in unequal}
         yield Reading(
-            round(93 - 4 * apart(wanted, labels)),
+            Score.STRONG if apart(wanted, labels) < FAR else Score.LIKELY,
             f"logits are {_sizes(wanted, axis * dense)}, labels "
             f"{_sizes(labels, axis * dense)} (height x width).",
             (
-                *_strided(facts, wanted, mine),
                 *_resized(facts, {mine[i]: labels[i] for i in unequal}),
+                *_strided(facts, wanted, mine),
                 outside("resize (interpolate) the logits to the labels' size, or fix stride, "
                         "padding or downsampling"),
-            )[:2],
+            ),
         )  # fmt: skip
-    found = rows(facts)
-    if found and len(labels) == 1 and math.gcd(*found) > 63 and min(found) > 4096:
+        return
+    masks = len(logits) == len(labels) == SEQUENCE and not facts.integer
+    if masks and facts.differing(logits, labels) == (1, 2) and 1 not in {*logits, *labels}:
         yield Reading(
-            80,
+            Score.STRONG,
+            f"masks of {_sizes(logits, 0)} and of {_sizes(labels, 0)} pixels (height x width): two "
+            "resolutions of one thing, without a class axis.",
+            (outside("resize (interpolate) one of them to the size of the other, and take a binary "
+                     "(sigmoid) loss"),),
+        )  # fmt: skip
+        return
+    found = rows(facts)
+    if found and math.gcd(*found) > 63 and min(found) > 4096:
+        few = isinstance(facts.classes, int) and facts.classes < BIG_VOCABULARY
+        yield Reading(
+            Score.STRONG if few else Score.LIKELY,
             f"flattened rows {found[0]} and {found[1]} share the factor {math.gcd(*found)}: pixels "
             "of images of different height or width.",
             (outside("resize (interpolate) logits or labels to one height and width first"),),
@@ -145,7 +224,8 @@ def _strided(facts: Facts, wanted: tuple[int, ...], mine: dict[int, int]) -> lis
         steps = {i: ratio(large[i], small[i]) for i in mine}
         if all(steps.values()):
             value = tuple((mine[i] if name == "logits" else i, k) for i, k in steps.items())
-            return list(fix(facts, f"downsample the {name}", Step(name, "stride", value)))
+            return list(fix(facts, f"downsample the {name}", Step(name, "stride", value),
+                            given="every k-th pixel is enough"))  # fmt: skip
     return []
 
 

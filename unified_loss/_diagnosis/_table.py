@@ -1,31 +1,44 @@
 """The table of causes: what a cause is, and how one enters."""
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from unified_loss._diagnosis._facts import Facts
 from unified_loss._diagnosis._fixes import Fix
 
 Stage = Literal[
-    "logits", "options", "axis", "labels", "weights", "values", "softmax", "ignored", "rows"
-]
-CERTAIN = 100
+    "logits", "options", "axis", "labels", "weights", "values", "softmax", "ignored", "rows",
+    "several",
+]  # fmt: skip
+
+
+class Score(IntEnum):
+    """How well a reading explains a call."""
+
+    LAST = 1  # nothing speaks for it but that nothing else is known
+    GUESS = 2  # it may be so, as other things may
+    LIKELY = 3  # the sizes or the values fit, as they do by accident now and then
+    STRONG = 4  # they hardly fit by accident
+    CERTAIN = 5  # nothing else is possible
 
 
 class Reading(NamedTuple):
     """One way to read a mistake."""
 
-    score: int  # `CERTAIN`, or below it how well the arithmetic explains the sizes
+    score: Score
     sentence: str
     fixes: tuple[Fix, ...]
     avoid: str | None = None  # what people do instead, and should not
     tag: str = ""
+    title: str = ""
 
 
 class Cause(NamedTuple):
     """One entry: the tag, where in a call it shows, and the readings of a call that it explains."""
 
     tag: str
+    title: str
     stages: tuple[Stage, ...]
     example: str
     readings: Callable[[Facts], Iterator[Reading]]
@@ -37,12 +50,12 @@ Readings = Iterator[Reading]
 
 
 def cause(
-    tag: str, *stages: Stage, example: str
+    tag: str, title: str, *stages: Stage, example: str
 ) -> Callable[[Callable[[Facts], Readings]], Callable[[Facts], Readings]]:
-    """Enter a cause; `example` is a call that shows it."""
+    """Enter a cause, with a title in plain words; `example` is a call that shows it."""
 
     def enter(readings: Callable[[Facts], Readings]) -> Callable[[Facts], Readings]:
-        CAUSES[tag] = Cause(tag, stages, example, readings, readings.__doc__ or "")
+        CAUSES[tag] = Cause(tag, title, stages, example, readings, readings.__doc__ or "")
         return readings
 
     return enter

@@ -78,6 +78,7 @@ NUMPY = functions(
     "np",
     cast=lambda x, dtype: f"np.asarray({x}, np.{dtype})",
     one_hot=lambda x, classes: f"np.eye({classes}, dtype=np.float32)[{x}]",
+    number=lambda x, _: f"np.unique({x}, return_inverse=True)[1]",
 )
 _OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide")
 PYTHON = NUMPY | {name: _of_array(NUMPY[name]) for name in _OF_ARRAYS}

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from unified_loss._libraries._dialect import STANDARD, Dialect
+from unified_loss._libraries._dialect import Dialect
 from unified_loss._types import Array
 
 HostArray = npt.NDArray[Any]
@@ -31,7 +31,8 @@ class Library:
     needs_gpu: ClassVar[bool] = False
     compiler: ClassVar[str | None] = None  # what a call can go through, as people name it
     compiles_operations: ClassVar[bool] = False  # eager ones too, for every new shape
-    dialect: ClassVar[Dialect] = STANDARD  # how people write the operations of a fix
+    # How people write the operations of a fix; empty: a fix is told in words alone.
+    dialect: ClassVar[Dialect] = {}
     aliases: ClassVar[Mapping[str, str]] = MappingProxyType({})  # the modules that they write
 
     def __init__(self, name: str, device: str | None = None) -> None:

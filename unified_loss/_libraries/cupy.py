@@ -1,7 +1,10 @@
 """CuPy."""
 
+from typing import ClassVar
+
 import numpy as np
 
+from unified_loss._libraries._dialect import functions
 from unified_loss._libraries._library import HostArray, Library
 from unified_loss._types import Array
 
@@ -11,6 +14,12 @@ class Cupy(Library):  # pragma: no cover (needs a GPU)
 
     floats = ("float16", "float32", "float64")
     needs_gpu = True
+    dialect = functions(
+        "cp",
+        cast=lambda x, dtype: f"{x}.astype(cp.{dtype})",
+        one_hot=lambda x, classes: f"cp.eye({classes}, dtype=cp.float32)[{x}]",
+    )
+    aliases: ClassVar = {"cp": "cupy"}
 
     def to_numpy(self, array: Array) -> HostArray:
         """CuPy copies to the host only when told to."""

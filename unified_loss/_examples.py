@@ -144,25 +144,54 @@ def _of_dense_labels(
     k = t if w is None else w * t
     label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
-    mass = s
+    examples = _of_sums(Weights(num_classes, w, s), k, label_total, label_mass)
+    return examples if plain else _without(ops, examples, _is_silent(ops, plan, t, examples))
+
+
+def examples_of_sums(
+    ops: Ops, plan: Plan, operands: Operands, total: Array, mass: Array, low: Array, high: Array
+) -> Examples:
+    """What dense labels say of each example, by the sums T and M of their rows.
+
+    `low` and `high` are the extremes of t over the classes with a weight that is not 0; without
+    smoothing `high` is that of w t over all classes. Nothing asks for `low` without both.
+    """
+    num_classes, w, s = weights = weights_of(ops, plan, operands)
+    if s is not None:  # whatever such labels hold, NaN included
+        total, mass = ops.where(s == 0, 0.0, total), ops.where(s == 0, 0.0, mass)
+    high = (1 - plan.label_smoothing) * high if plan.label_smoothing else high
+    silent = high == 0
+    if w is not None and plan.label_smoothing:
+        low = (1 - plan.label_smoothing) * low
+        share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype) * total
+        silent = (low > high) | ((low == -share) & (high == -share))
+    return _without(ops, _of_sums(weights, None, total, mass), silent & (mass == 0))
+
+
+def _of_sums(weights: Weights, k: Array | None, total: Array, mass: Array) -> Examples:
+    """Dense labels by K, T and M, none of whose rows is silent."""
+    num_classes, w, s = weights
+    counted = s
     if w is not None:
-        mass = label_mass if s is None else s * label_mass
-    examples = Examples(
+        counted = mass if s is None else s * mass
+    return Examples(
         num_classes,
         ids=None,
         weighted_labels=k,
         class_weight=w,
         sample_weight=s,
-        label_mass=label_mass,
-        label_total=label_total,
+        label_mass=mass,
+        label_total=total,
         dropped=None if s is None else s == 0,
-        mass=mass,
+        mass=counted,
     )
-    if plain:
-        return examples
-    silent = _is_silent(ops, plan, t, examples)
-    if w is None and s is not None:
-        mass = ops.where(silent, 0.0, s)
+
+
+def _without(ops: Ops, examples: Examples, silent: Array) -> Examples:
+    """Dense labels, with rows dropped of which nothing counts."""
+    mass = examples.mass
+    if examples.class_weight is None and mass is not None:
+        mass = ops.where(silent, 0.0, mass)
     return examples._replace(dropped=either(silent, examples.dropped), mass=mass)
 
 

@@ -189,6 +189,23 @@ def _settled(
     return ops.where(either(silent & ~ops.isfinite(linear), dead), 0.0, linear)
 
 
+def settled(ops: KernelOps, plan: Plan, examples: Examples, statistics: Statistics) -> Statistics:
+    """Statistics by a kernel that knows of index labels which rows are dropped, and no sums.
+
+    What has no influence becomes finite, as `row_statistics` has it.
+    """
+    m, l, p, q = statistics
+    if examples.ids is not None:
+        if p is not None and plan.class_weight and plan.label_smoothing:
+            p = _settled(ops, p, examples.label_mass == 0)
+        return Statistics(m, l, p, q)
+    m, l, p, q = (
+        None if part is None else ops.where(examples.dropped, 0.0, part) for part in statistics
+    )
+    q = None if q is None else _settled(ops, q, examples.label_total == 0)
+    return Statistics(m, l, p, q)
+
+
 def combine(
     ops: Ops, plan: Plan, examples: Examples, statistics: Statistics, divisor: Array | None
 ) -> Array:
@@ -224,23 +241,35 @@ def gradient(
 
     `softmax` is the caller's to give away. `factor` is what autodiff multiplies the gradient by.
     """
-    m, l, p, q = statistics
-    a, b, c, z = _coefficients(ops, plan, examples)
-    if z is not None:
-        a = a + 2 * z * (m + l)
-    if factor is not None:
-        a, b, c = (None if part is None else part * factor for part in (a, b, c))
-    if divisor is not None:
-        a, b, c = (None if part is None else part / divisor for part in (a, b, c))
+    a, b, c, _ = scaled(slopes_of(ops, plan, examples, statistics), factor, divisor)
     slope = ops.scaled(softmax, a)
-    if p is not None:
+    if b is not None:
         if examples.weighted_labels is None:
             slope = ops.subtract_at(slope, examples.ids, b, plan.axis)
         else:
             slope = slope - b * examples.weighted_labels
-    if q is not None:
+    if c is not None:
         slope = slope - (c if examples.class_weight is None else c * examples.class_weight)
     return slope if examples.dropped is None else ops.where(examples.dropped, 0.0, slope)
+
+
+def slopes_of(ops: Ops, plan: Plan, examples: Examples, statistics: Statistics) -> Coefficients:
+    """The slopes of the summed loss: one example's in its logits is a softmax(x) - b K - c w."""
+    m, l, p, q = statistics
+    a, b, c, z = _coefficients(ops, plan, examples)
+    if z is not None:
+        a = a + 2 * z * (m + l)
+    return Coefficients(a, None if p is None else b, None if q is None else c, None)
+
+
+def scaled(slopes: Coefficients, factor: Array | None, divisor: Array | None) -> Coefficients:
+    """The slopes times what autodiff multiplies by, over what the mean divides by."""
+    found = {id(None): None}  # the two may be one array
+    for part in slopes:
+        if id(part) not in found:
+            number = part if factor is None else part * factor
+            found[id(part)] = number if divisor is None else number / divisor
+    return Coefficients(*(found[id(part)] for part in slopes))
 
 
 def careful_gradient(

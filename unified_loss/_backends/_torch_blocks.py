@@ -145,13 +145,13 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Array) -> Any:
         operands = Operands(*ctx.saved_tensors)
         if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
-            slope = _differentiable_gradient(ctx.plan, operands, *slopes)
+            slope = differentiable_gradient(ctx.plan, operands, *slopes)
         else:
             slope = walk_gradient(OPS, ctx.walk, ctx.plan, operands, ctx.kept, *slopes)
         return None, None, slope, None, None, None, None
 
 
-def _differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
+def differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
     ops = TorchOps()
     x = ops.cast(operands.logits, plan.compute_dtype)
     examples, divisor = examples_and_divisor(ops, plan, operands)

@@ -18,7 +18,7 @@ OLDEST := arguments dask_lazy dispatch gradients integration_keras integration_t
 # The first Python block of a Markdown page.
 FIRST_EXAMPLE := awk '/^```$$/ && inside { exit } inside; /^```python$$/ { inside = 1 } END { exit !inside }'
 
-ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-lint .venv-oldest
+ENVIRONMENTS := .venv .venv-bench .venv-demo .venv-dist .venv-docs .venv-fused .venv-lint .venv-oldest
 INSTALLED := $(ENVIRONMENTS:=/.installed)
 
 .DELETE_ON_ERROR:
@@ -31,8 +31,9 @@ help:  ## List the targets
 demo: .venv-demo/.installed  ## Train on handwritten digits with NumPy alone
 	.venv-demo/bin/python -m unified_loss demo
 
-test: .venv/.installed  ## Run the whole test suite with every backend, and measure coverage
+test: .venv/.installed .venv-fused/.installed  ## Run the whole test suite with every backend, and measure coverage
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term $(PYTEST_FLAGS)
+	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch tests/test_fused.py
 
 test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(OLDEST:%=tests/test_%.py)
@@ -88,6 +89,8 @@ clean:  ## Remove the environments and all that was built or cached
 .venv-demo/.installed: extras := demo
 .venv-dist/.installed: group := dist
 .venv-docs/.installed: group := docs
+.venv-fused/.installed: extras := torch
+.venv-fused/.installed: group := fused
 .venv-lint/.installed: group := lint
 .venv-oldest/.installed: extras := dask,jax,keras,mlx,tensorflow,torch,transformers
 .venv-oldest/.installed: group := runner

@@ -13,6 +13,7 @@ class Route(NamedTuple):
     name: str  # for people
     is_native: bool = False  # the library's own loss, if it proves that nothing needed care
     walk: Any = None  # through blocks
+    is_fused: bool = False  # nothing is made but a few numbers an example
 
 
 class Backend:
@@ -54,6 +55,10 @@ class Backend:
         None: an array is of another kind, or the call is traced. So are all calls of a library
         that has no outlines; the rules then look at each of them.
         """
+        return None
+
+    def device(self, logits: Array) -> Any:
+        """Where the logits are, if the route of a call asks for that; None: on the processor."""
         return None
 
     def values(self, labels: Array) -> Any | None:

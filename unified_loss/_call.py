@@ -60,7 +60,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     specs = (None if argument is None else argument.spec for argument in taken)
     problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size))
     try:
-        judged = plans.make_plan(problem)
+        judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
         _check_normalizer(judged, taken.normalizer)
         if isinstance(judged.num_classes, int) and judged.num_classes == 1:
             warn(SingleClassWarning(messages.single_class(problem)))

@@ -231,6 +231,18 @@ def option(name: str, value: Any, wanted: str) -> str:
     return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 
+def kernel_setting(value: str, names: tuple[str, ...]) -> str:
+    """The setting UNIFIED_LOSS_KERNEL."""
+    return f"UNIFIED_LOSS_KERNEL must be one of {', '.join(names)}, but is {value!r}."
+
+
+def kernel_cannot(name: str, reason: str) -> str:
+    """The setting UNIFIED_LOSS_KERNEL."""
+    return f"UNIFIED_LOSS_KERNEL={name} cannot serve this call: {reason}." + hint(
+        "leave the choice to the library: UNIFIED_LOSS_KERNEL=auto."
+    )
+
+
 def not_held(name: str, value: float, dtype: str) -> str:
     """R8."""
     becomes = "0" if value < 1 else "infinite"

@@ -67,6 +67,7 @@ class Plan(NamedTuple):
     logits_dtype: str
     is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids
     is_ordinary: bool = False  # all arrays have an outline (`Backend.outline`)
+    device: Any = None  # where the arrays are (`Backend.device`)
 
     @property
     def labels_have_axis(self) -> bool:

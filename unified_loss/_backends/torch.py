@@ -1,5 +1,6 @@
 """PyTorch."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._backends import _torch_blocks as blocks
+from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends._torch_ops import (
     DTYPES,
     GRAPH_OPS,
@@ -25,7 +27,7 @@ from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._types import Array, Operands, Plan, Size, Spec
-from unified_loss.exceptions import BackendError, ShapeError
+from unified_loss.exceptions import BackendError, OptionError, ShapeError
 
 # Integers of fewer bits, which torch holds for others to unpack.
 _NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint2", "uint4")
@@ -178,7 +180,33 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
 _NATIVE = Route("F.cross_entropy", is_native=True)
 _AT_ONCE = Route("log_softmax")
 _ROWS = Route("row statistics (torch)")
+_FUSED = Route("fused kernels (Triton)", is_fused=True)
 _NAMES = {False: "log_softmax in blocks", True: "log_softmax in transposed blocks"}
+
+
+_CHOICES = ("auto", "fused", "blocks", "native", "rows")
+_FORCED = os.environ.get("UNIFIED_LOSS_KERNEL", "auto")
+
+
+def _route(name: str, plan: Plan, size: int) -> Route:
+    """The route of a call whose tensors are ordinary: the forced one, or that of an accelerator."""
+    if name not in _CHOICES:
+        raise OptionError(messages.kernel_setting(name, _CHOICES))
+    reason = None
+    if name in {"auto", "fused"}:
+        reason = fused.refusal(plan)
+        if name == "auto":
+            return _ROWS if reason else _FUSED
+    elif name != "rows" and plan.device is not None:
+        reason = f"it would wait for the device {plan.device}"
+    elif name == "native" and not _has_native_loss(plan):
+        reason = "F.cross_entropy cannot do what it asks for, or is slower"
+    if reason is not None:
+        raise OptionError(messages.kernel_cannot(name, reason))
+    if name == "blocks":
+        walk = blocks.walk_for(plan, size)
+        return _AT_ONCE if walk is None else Route(_NAMES[walk.transposed], walk=walk)
+    return {"fused": _FUSED, "native": _NATIVE, "rows": _ROWS}[name]
 
 
 class TorchBackend(Backend):
@@ -193,17 +221,24 @@ class TorchBackend(Backend):
         if is_watched():
             return None
         parts: list[Any] = []
+        logits: Any = arrays[0]
+        on_cpu = logits.is_cpu
         for array in arrays:
             if array is None:
                 parts.append(None)
                 continue
             if (
                 type(array) not in _ORDINARY
-                or not array.is_cpu
+                or array.is_cpu != on_cpu
                 or array.is_neg()
                 or array.is_nested
             ):
                 return None
+            if not on_cpu:
+                device = array.device
+                if device.type not in fused.DEVICES or device != logits.device:
+                    return None
+                parts.append(device)
             if array.layout is not torch.strided:
                 return None
             if parts and array.requires_grad and torch.is_grad_enabled():
@@ -212,7 +247,10 @@ class TorchBackend(Backend):
         return tuple(parts)
 
     def values(self, labels: Array) -> Any:
-        return labels.numpy()
+        return labels.numpy() if labels.is_cpu else None
+
+    def device(self, logits: Array) -> Any:
+        return None if logits.is_cpu else logits.device
 
     def refusal(self, array: Array) -> str | None:
         if array.is_nested:
@@ -274,6 +312,8 @@ class TorchBackend(Backend):
     def route(self, plan: Plan, size: int) -> Route:
         if not plan.is_ordinary:
             return _ROWS
+        if plan.device is not None or _FORCED != "auto":
+            return _route(_FORCED, plan, size)
         walk = blocks.walk_for(plan, size)
         if walk is not None:
             return Route(_NAMES[walk.transposed], walk=walk)
@@ -284,6 +324,8 @@ class TorchBackend(Backend):
         if route is _ROWS:
             return run(loss_of, OPS, plan, operands)
         plan, operands = _signed(plan, operands)
+        if route is _FUSED:
+            return fused.loss(plan, operands)
         value = _native_loss(plan, operands) if route.is_native else None
         return blocks.loss(route.walk, plan, operands) if value is None else value
 
@@ -291,6 +333,8 @@ class TorchBackend(Backend):
         route = self.route(plan, operands.logits.numel())
         if route is _ROWS or (torch.is_grad_enabled() and operands.logits.requires_grad):
             return run(loss_and_gradient_of, OPS, plan, operands)
+        if route is _FUSED:
+            return fused.loss_and_gradient(*_signed(plan, operands))
         return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
 
 

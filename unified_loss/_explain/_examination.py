@@ -35,10 +35,11 @@ def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:
         warnings.simplefilter("always")
         try:
             call = prepare(backend, arrays, options)
+            route = call.route
         except LossInputError as error:
             return _refused(_problem_if_any(backend, arrays, options), error)
     told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
-    return _accepted(call.problem, make_plan(call.problem), [call.route], tuple(map(str, told)))
+    return _accepted(call.problem, make_plan(call.problem), [route], tuple(map(str, told)))
 
 
 def _of_shapes(call: reading.Call) -> Report:
@@ -63,7 +64,7 @@ def _refused(problem: Problem | None, error: LossInputError) -> Report:
 
 def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str, ...]) -> Report:
     kernel = " or ".join(dict.fromkeys(route.name for route in routes)) or None
-    memory = memory_of(problem, plan, routes[0].walk) if routes else None
+    memory = memory_of(problem, plan, routes[0]) if routes else None
     return Report(
         plan,
         problem,

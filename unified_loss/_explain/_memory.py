@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from unified_loss._blocks import Walk
+from unified_loss._backend import Route
 from unified_loss._types import Plan, Problem
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -18,15 +18,19 @@ class Memory(NamedTuple):
     gradient: int  # in bytes: one array like the logits
 
 
-def memory_of(problem: Problem, plan: Plan, walk: Walk | None) -> Memory | None:
-    """The estimate for a walk, or for all logits at once; None where a size is unknown."""
+def memory_of(problem: Problem, plan: Plan, route: Route) -> Memory | None:
+    """The estimate for a route; None where a size is unknown."""
     shape = problem.logits.shape
     if shape is None or not all(isinstance(size, int) for size in shape):
         return None
     elements, width = math.prod(shape), BYTES[plan.compute_dtype]
     statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
+    gradient = elements * BYTES[plan.logits_dtype]
+    if route.is_fused:
+        return Memory(statistics, "a few numbers an example", gradient)
     # x - max x and exp(x - max x); label rows, and their products; half precision is cast first.
     arrays = 2 + 2 * (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
+    walk = route.walk
     if walk is None:
         arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight
         size, where = elements, "of the logits' size"
@@ -36,7 +40,6 @@ def memory_of(problem: Problem, plan: Plan, walk: Walk | None) -> Memory | None:
         shared = f" in each of {threads} threads" if threads > 1 else ""
         size, where = threads * walk.size, f"of {walk.size:,} logits{shared}"
     sentence = f"{arrays} {plan.compute_dtype} arrays {where}, and a few numbers an example"
-    gradient = elements * BYTES[plan.logits_dtype]
     return Memory(arrays * size * width + statistics, sentence, gradient)
 
 

@@ -1,0 +1,374 @@
+"""PyTorch by the fused kernels of `_triton_kernels`: the logits are read once each way.
+
+A kernel computes row statistics, one writes the gradient; the arithmetic between them is that of
+`_examples` and `_statistics`, on a few numbers a row. Nothing waits for the device.
+"""
+
+import importlib.util
+import math
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch._C import _functorch
+
+from unified_loss._backends._torch_blocks import differentiable_gradient
+from unified_loss._backends._torch_ops import DTYPES, OPS, is_watched
+from unified_loss._examples import examples_and_divisor, examples_of_sums, with_divisor
+from unified_loss._shapes import kept, without
+from unified_loss._statistics import (
+    Coefficients,
+    Statistics,
+    combine,
+    scaled,
+    settled,
+    slopes_of,
+)
+from unified_loss._types import Array, Operands, Plan, Shape
+
+DEVICES = frozenset({"cuda", "xpu"})  # for which torch brings Triton; AMD's go by "cuda"
+# What the kernels read dense labels in; fewer bits are cast before.
+NUMBERS = frozenset(DTYPES[name] for name in (
+    "float16", "bfloat16", "float32", "float64", "bool", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64",
+))  # fmt: skip
+
+# Sizes of a tile, in logits. One of TILE fills the registers of 8 warps comfortably. Where rows
+# lie next to each other in memory (channels first), BESIDE of them are read at once. There are
+# PROGRAMS to keep a large device busy; where rows are fewer, each is split into at most PARTS.
+TILE = 4096
+BESIDE = 128
+PROGRAMS = 1024
+PARTS = 256
+SMALL_TILE = 2048
+MERGED_ROWS = 4
+AXES = (1, 2, 4)  # how many axes a batch can be read along
+
+
+class Layout(NamedTuple):
+    """How rows lie in memory: a batch with the fewest axes that describe all tensors."""
+
+    sizes: Shape  # of the last three axes; 1 where there is none
+    strides: tuple[Shape, ...]  # of each tensor: along four axes of the batch, and the classes
+    ndim: int  # the number of axes that kernels know: one of AXES
+
+
+class Schedule(NamedTuple):
+    """How a kernel goes through the logits."""
+
+    rows: int  # of a tile
+    cols: int
+    splits: int  # programs a row
+    part: int  # classes of each
+    warps: int
+
+
+@lru_cache(4096)
+def layout_of(shape: Shape, axis: int, *strides: Shape) -> Layout | None:
+    """The layout of tensors of one shape; None if it takes more axes than the kernels know."""
+    batch: list[list[int]] = []  # of each axis its size, and the strides of each tensor
+    for here in [here for here in range(len(shape)) if here != axis and shape[here] != 1]:
+        size, steps = shape[here], [stride[here] for stride in strides]
+        if batch and batch[-1][1:] == [step * size for step in steps]:
+            batch[-1] = [batch[-1][0] * size, *steps]
+        else:
+            batch.append([size, *steps])
+    if len(batch) > AXES[-1]:
+        return None
+    ndim = next(number for number in AXES if number >= len(batch))
+    batch = [[1] + [0] * len(strides)] * (AXES[-1] - len(batch)) + batch
+    sizes, *steps = zip(*batch, strict=True)
+    along = tuple((*step, stride[axis]) for step, stride in zip(steps, strides, strict=True))
+    return Layout(sizes[1:] if ndim > 1 else (1, 1, 1), along, ndim)
+
+
+@lru_cache(4096)
+def schedule_for(layout: Layout, rows: int, classes: int, *, split: bool) -> Schedule:
+    """Tiles that read memory in order, and enough programs; `split`: if need be, parts of rows."""
+    *_, row_stride, class_stride = layout.strides[0]
+    if class_stride > row_stride and rows > 1:
+        beside = rows if layout.ndim == 1 else layout.sizes[-1]
+        tile_rows = min(_power(beside), BESIDE, TILE)
+        cols = min(_power(classes), max(1, TILE // tile_rows))
+    else:
+        cols = min(_power(classes), TILE)
+        tile_rows = min(_power(rows), max(1, TILE // cols))
+    tiles = -(-classes // cols)
+    wanted = -(-PROGRAMS // -(-rows // tile_rows)) if split else tiles
+    part = -(-tiles // min(wanted, tiles, PARTS if split else tiles)) * cols
+    return Schedule(
+        tile_rows, cols, -(-classes // part), part, 4 if tile_rows * cols <= SMALL_TILE else 8
+    )
+
+
+def _power(size: int) -> int:
+    """The power of two that is not smaller."""
+    return 1 << max(0, size - 1).bit_length()
+
+
+def refusal(plan: Plan) -> str | None:
+    """Why the kernels cannot serve a call whose tensors are ordinary, if so."""
+    return _unavailable(plan.device)
+
+
+@cache
+def _unavailable(device: torch.device | None) -> str | None:
+    """Why there are no kernels for a device, if so; asked once, since that compiles some."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
+        return "Triton ends a process that has loaded TensorFlow; import triton before it"
+    if device is None:
+        if os.environ.get("TRITON_INTERPRET") == "1" and _kernels().INTERPRETED.value:
+            return None
+        return "on the processor Triton runs with TRITON_INTERPRET=1 alone"
+    try:  # pragma: no cover (needs a device)
+        _try(device)
+    except Exception as error:  # noqa: BLE001  # pragma: no cover (no C compiler, an old device)
+        return f"Triton fails: {type(error).__name__}: {error}".partition("\n")[0]
+    return None  # pragma: no cover (the same)
+
+
+def _try(device: torch.device | None) -> None:
+    """Run the kernels on a row of two logits."""
+    x = torch.zeros((1, 2), device=device)
+    labels = torch.zeros(1, dtype=torch.int64, device=device)
+    operands = Operands(x, labels, None, None, None)
+    plan = Plan(
+        axis=1, ndim=2, num_classes=2, label_kind="index", labels_keep_axis=False,
+        labels_dtype="int64", ignore_index=-100, below=True, above=True, class_weight=False,
+        sample_weight="none", label_smoothing=0.0, z_loss=0.0, reduction="mean",
+        normalizer=False, check=False, compute_dtype="float32", logits_dtype="float32",
+    )  # fmt: skip
+    loss_and_gradient(plan, operands)
+
+
+def loss(plan: Plan, operands: Operands) -> Array:
+    """The loss, differentiable in the logits alone."""
+    operands = _readable(plan, operands)
+    if torch.is_grad_enabled() and operands.logits.requires_grad:
+        return _Loss.apply(plan, *operands)
+    return _loss(plan, operands)[0]
+
+
+def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    """The loss and the gradient of its sum, as constants."""
+    operands = _readable(plan, operands)
+    with torch.no_grad():
+        found, kept = _loss(plan, operands)
+        return found, _gradient(plan, operands, kept, None)
+
+
+def _readable(plan: Plan, operands: Operands) -> Operands:
+    """The operands, with labels that the kernels can read."""
+    if plan.label_kind == "index" or operands.labels.dtype in NUMBERS:
+        return operands
+    return operands._replace(labels=OPS.cast(operands.labels, plan.compute_dtype))
+
+
+class Kept(NamedTuple):
+    """What the gradient needs beside the operands."""
+
+    m: Array
+    l: Array
+    dropped: Array | None
+    slopes: Coefficients
+    divisor: Any  # an array, a number or None
+
+
+class _Loss(torch.autograd.Function):
+    """The loss by one kernel, and its gradient by the other when it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, *operands: Array) -> Array:
+        loss, kept = _loss(plan, Operands(*operands))
+        m, l, dropped, slopes, divisor = kept
+        parts = (m, l, dropped, *slopes, divisor)
+        ctx.numbers = [None if isinstance(part, torch.Tensor) else part for part in parts]
+        ctx.save_for_backward(
+            *operands, *(part if isinstance(part, torch.Tensor) else None for part in parts)
+        )
+        ctx.plan = plan
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Array) -> Any:
+        number = len(Operands._fields)
+        operands = Operands(*ctx.saved_tensors[:number])
+        if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
+            slope = differentiable_gradient(ctx.plan, operands, *slopes)
+        else:
+            pairs = zip(ctx.saved_tensors[number:], ctx.numbers, strict=True)
+            m, l, dropped, *rates, divisor = (b if a is None else a for a, b in pairs)
+            found = Kept(m, l, dropped, Coefficients(*rates), divisor)
+            slope = _gradient(ctx.plan, operands, found, *slopes)
+        return None, slope, None, None, None, None
+
+
+def _loss(plan: Plan, operands: Operands) -> tuple[Array, Kept]:
+    if plan.label_kind == "index":
+        examples, divisor = examples_and_divisor(OPS, plan, operands)
+        found = index_statistics(plan, operands, _rows(plan, operands, examples.dropped))
+    else:
+        found, sums = dense_statistics(plan, operands)
+        examples = examples_of_sums(OPS, plan, operands, *sums)
+        examples, divisor = with_divisor(OPS, plan, operands, examples)
+    found = settled(OPS, plan, examples, found)
+    loss = combine(OPS, plan, examples, found, divisor)
+    slopes = slopes_of(OPS, plan, examples, found)
+    return loss, Kept(found.m, found.l, examples.dropped, slopes, divisor)
+
+
+def index_statistics(plan: Plan, operands: Operands, dropped: Array | None) -> Statistics:
+    """Statistics of the rows that are not dropped; 0 of the others."""
+    m, l, *found = _planes(plan, operands, dropped, 0)
+    p = None if plan.label_smoothing == 1 else found.pop(0)
+    return Statistics(m, l, p, found.pop(0) if plan.label_smoothing else None)
+
+
+def dense_statistics(
+    plan: Plan, operands: Operands
+) -> tuple[Statistics, tuple[Array, Array, Array, Array]]:
+    """Statistics of all rows, and the sums that `examples_of_sums` asks for."""
+    has_low = plan.class_weight and bool(plan.label_smoothing)
+    m, l, *found = _planes(plan, operands, None, 2 + plan.class_weight + has_low)
+    p = None if plan.label_smoothing == 1 else found.pop(0)
+    q = found.pop(0) if plan.label_smoothing else None
+    total, high, *found = found
+    mass = found.pop(0) if plan.class_weight else total
+    return Statistics(m, l, p, q), (total, mass, found.pop(0) if has_low else high, high)
+
+
+def _planes(plan: Plan, operands: Operands, dropped: Array | None, sums: int) -> tuple[Array, ...]:
+    """What `statistics` writes, plane by plane."""
+    x = operands.logits
+    kernels = _kernels()
+    is_dense = plan.label_kind == "dense"
+    picked, smoothed = plan.label_smoothing != 1, bool(plan.label_smoothing)
+    shape = kept(x.shape, plan.axis)
+    rows, number = math.prod(shape), 2 + picked + smoothed + sums
+    planes = x.new_empty((number, *shape), dtype=DTYPES[plan.compute_dtype])
+    if not rows:
+        return planes.unbind()
+    operands, layout = _laid(plan, operands)
+    x = operands.logits
+    go = schedule_for(layout, rows, plan.num_classes, split=True)
+    weight, labels = _class_weight(plan, operands), _labels(plan, operands)
+    x_strides, t_strides = layout.strides[0], layout.strides[-1]
+    is_split = go.splits > 1
+    out = planes if not is_split else x.new_empty(9 * go.splits * rows, dtype=planes.dtype)
+    with _device(x):
+        launch(
+            kernels.statistics, -(-rows // go.rows) * go.splits, x, labels, weight, dropped, out,
+            *x_strides, *t_strides, rows, plan.num_classes, *layout.sizes, go.splits, go.part,
+            NUMBER=kernels.NUMBERS[plan.compute_dtype], DENSE=is_dense, PICKED=picked,
+            SMOOTHED=smoothed, NDIM=layout.ndim, SPLIT=is_split, ROWS=go.rows, COLS=go.cols,
+            num_warps=go.warps,
+        )  # fmt: skip
+        if is_split:
+            launch(
+                kernels.merge, -(-rows // MERGED_ROWS), out, x, labels, dropped, planes,
+                *x_strides, rows, plan.num_classes, *layout.sizes, go.splits,
+                PICKED=picked, SMOOTHED=smoothed, DENSE=is_dense, WEIGHTED=weight is not None,
+                NDIM=layout.ndim, ROWS=MERGED_ROWS, PARTS=PARTS, num_warps=4,
+            )  # fmt: skip
+    return planes.unbind()
+
+
+def _gradient(plan: Plan, operands: Operands, found: Kept, factor: Array | None) -> Array:
+    """The gradient, in the dtype of the logits; `factor` is what autodiff multiplies it by."""
+    x = operands.logits
+    if factor is not None and plan.reduction == "none":
+        factor = OPS.expand(factor, plan.axis)
+    slopes = scaled(found.slopes, factor, found.divisor)
+    out = torch.empty_like(x) if x.ndim <= AXES[-1] + 1 else x.new_empty(x.shape)
+    rows = math.prod(without(x.shape, plan.axis))
+    if not rows:
+        return out
+    kernels = _kernels()
+    operands, layout = _laid(plan, operands, out)
+    x = operands.logits
+    go = schedule_for(layout, rows, plan.num_classes, split=False)
+    (a, a_step), (b, b_step), (c, c_step) = (_rate(plan, operands, part) for part in slopes[:3])
+    x_strides, *t_strides, g_strides = layout.strides
+    with _device(x):
+        launch(
+            kernels.gradient, -(-rows // go.rows) * go.splits, x, _labels(plan, operands),
+            _class_weight(plan, operands), _rows(plan, operands, found.dropped), found.m, found.l,
+            a, b, c, out, *x_strides, *(t_strides or [x_strides])[0], *g_strides,
+            rows, plan.num_classes, *layout.sizes, go.splits, a_step, b_step, c_step,
+            DENSE=plan.label_kind == "dense", NDIM=layout.ndim, ROWS=go.rows, COLS=go.cols,
+            num_warps=go.warps,
+        )  # fmt: skip
+    return out
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Run so many programs of a kernel."""
+    # The interpreter is NumPy, which warns of infinities.
+    quiet = np.errstate(all="ignore") if _kernels().INTERPRETED.value else nullcontext()
+    with quiet:
+        kernel[(programs,)](*arguments, **constants, enable_fp_fusion=True)
+
+
+@cache
+def _kernels() -> Any:
+    from unified_loss._backends import _triton_kernels as kernels
+
+    return kernels
+
+
+def _device(x: Array) -> AbstractContextManager[Any]:
+    """Where Triton launches its kernels."""
+    if x.device.type not in DEVICES:
+        return nullcontext()
+    return getattr(torch, x.device.type).device(x.device)  # pragma: no cover (needs a device)
+
+
+def _laid(plan: Plan, operands: Operands, *others: Array) -> tuple[Operands, Layout]:
+    """The layout of the logits, of labels that are dense, and of others of their shape.
+
+    With more axes in an order of their own than the kernels know, copies take the places of both.
+    """
+    logits, labels = operands[:2]
+    is_dense = plan.label_kind == "dense"
+    tensors = (logits, labels, *others) if is_dense else (logits, *others)
+    strides = (tensor.stride() for tensor in tensors)
+    layout = layout_of(logits.shape, plan.axis, *strides)
+    if layout is not None:
+        return operands, layout
+    labels = labels.contiguous() if is_dense else labels
+    operands = operands._replace(logits=logits.contiguous(), labels=labels)
+    return _laid(plan, operands, *others)
+
+
+def _labels(plan: Plan, operands: Operands) -> Array:
+    """The labels: dense ones as they lie, class ids row by row."""
+    return operands.labels if plan.label_kind == "dense" else operands.labels.contiguous()
+
+
+def _class_weight(plan: Plan, operands: Operands) -> Array | None:
+    """The class weights in the dtype that is computed in, where the kernels need them."""
+    if not plan.class_weight or (plan.label_kind == "index" and not plan.label_smoothing):
+        return None
+    return OPS.cast(operands.class_weight, plan.compute_dtype).contiguous()
+
+
+def _rows(plan: Plan, operands: Operands, part: Array | None) -> Array | None:
+    """One number for each row, row by row."""
+    if part is None:
+        return None
+    return part.expand(kept(operands.logits.shape, plan.axis)).contiguous()
+
+
+def _rate(plan: Plan, operands: Operands, part: Any) -> tuple[Array | None, int]:
+    """A coefficient, and the step from row to row: 0 if it is the same for all."""
+    if part is None:
+        return None, 0
+    if not isinstance(part, torch.Tensor):
+        part = operands.logits.new_full((), part, dtype=DTYPES[plan.compute_dtype])
+    return (part, 0) if part.numel() == 1 else (_rows(plan, operands, part), 1)

@@ -35,16 +35,16 @@ test: .venv/.installed  ## Run the whole test suite with every backend, and meas
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term $(PYTEST_FLAGS)
 
 test-fused: .venv-fused/.installed  ## Run the kernels for accelerators through Triton's interpreter, and compile them
-	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch $(PYTEST_FLAGS) tests/test_fused.py
+	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch $(PYTEST_FLAGS) tests/backends/test_fused.py
 
 test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(OLDEST:%=tests/test_%.py)
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(wildcard $(OLDEST:%=tests/*/test_%.py))
 
 fuzz: .venv/.installed  ## Compare random calls, garbage where it must not matter, with formulas
 	.venv/bin/python -m tests.fuzz $(FUZZ_FLAGS)
 
 reports: .venv/.installed  ## Score the diagnosis of public reports, by framework and by cause
-	.venv/bin/python -m tests.reports
+	.venv/bin/python -m tests.helpers.reports
 
 lint: .venv-lint/.installed  ## Check style and format
 	.venv-lint/bin/ruff check .

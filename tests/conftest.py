@@ -12,7 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from tests.backends import BACKENDS, Backend
+from tests.helpers.backends import BACKENDS, Backend
 
 common = {"deadline": None, "print_blob": True}
 common["suppress_health_check"] = [hypothesis.HealthCheck.too_slow]
@@ -97,7 +97,7 @@ def torch_is_under_test(installed: list[Backend]) -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A hundred logits of torch are several blocks, and the test must go through more than one."""
-    from tests.torch_block_cases import cut_small
+    from tests.helpers.torch_block_cases import cut_small
 
     numbers = cut_small(monkeypatch)
     yield numbers

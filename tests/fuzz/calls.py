@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.problems import Array, Problem
+from tests.helpers.problems import Array, Problem
 
 DIFFERENTIABLE = ("logits", "labels", "class_weight", "sample_weight")
 HALVES = ("float16", "bfloat16")

@@ -7,7 +7,7 @@ import numpy as np
 from tests.fuzz.calls import Form
 from tests.fuzz.oracle import Truth
 from tests.fuzz.runners import Results
-from tests.problems import Array
+from tests.helpers.problems import Array
 
 FIELDS = {"logits": "x", "labels": "t", "class_weight": "w", "sample_weight": "s"}
 BITS = {"float16": 10, "bfloat16": 7, "float32": 23, "float64": 52}

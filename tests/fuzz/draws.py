@@ -16,7 +16,7 @@ from tests.fuzz.calls import (
     is_floating,
 )
 from tests.fuzz.oracle import fate_of
-from tests.problems import Array
+from tests.helpers.problems import Array
 
 Rng = np.random.Generator
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.fuzz.calls import Call
-from tests.problems import Array
+from tests.helpers.problems import Array
 
 WIDE, COMPLEX = np.longdouble, np.clongdouble
 STEP = np.finfo(WIDE).tiny ** WIDE(0.6)  # along the imaginary axis; its square is exactly 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.fuzz.calls import Call, Case, Form, is_floating
 from tests.fuzz.draws import Ability
-from tests.problems import Array
+from tests.helpers.problems import Array
 from unified_loss import cross_entropy, cross_entropy_with_grad
 
 Results = dict[str, Array]  # "loss", and "d NAME" and "dd NAME" for each array

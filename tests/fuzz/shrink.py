@@ -8,7 +8,7 @@ import numpy as np
 from tests.fuzz.calls import Case, Form, dtype_of
 from tests.fuzz.runners import Runner
 from tests.fuzz.session import Fault, examined
-from tests.problems import DEFAULTS, Array, pasteable
+from tests.helpers.problems import DEFAULTS, Array, pasteable
 
 ATTEMPTS = 200
 

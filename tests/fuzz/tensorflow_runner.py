@@ -9,7 +9,7 @@ import numpy as np
 from tests.fuzz.calls import Call, Case, Form
 from tests.fuzz.draws import Ability
 from tests.fuzz.runners import Results, Run, Runner, Transform
-from tests.problems import Array
+from tests.helpers.problems import Array
 from unified_loss import cross_entropy
 
 MANY = 120

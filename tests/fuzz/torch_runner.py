@@ -8,7 +8,7 @@ import numpy as np
 from tests.fuzz.calls import Call, Case, Form
 from tests.fuzz.draws import Ability
 from tests.fuzz.runners import Results, Run, Runner, Transform, blocks_of
-from tests.problems import Array
+from tests.helpers.problems import Array
 from unified_loss import cross_entropy
 
 BLOCKS = {"SMALL": 40, "AT_ONCE": 40, "PARALLEL": 300}

@@ -1,0 +1,1 @@
+"""One library each, beside what holds for all."""

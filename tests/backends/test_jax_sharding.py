@@ -1,0 +1,32 @@
+"""JAX on eight devices, in a process of its own: how many there are is settled at its start."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.backends import BACKENDS
+
+
+def test_jax_on_eight_devices(installed: list[Any]) -> None:
+    """R22, R23, R24: all of `jax_on_eight_devices`, with eight virtual CPUs."""
+    if BACKENDS["jax"] not in installed:
+        pytest.skip("jax is not under test")
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "jax"]
+    tests = Path(__file__).parents[1] / "helpers" / "jax_on_eight_devices.py"
+    done = subprocess.run(
+        [*command, str(tests)],
+        env=environment,
+        cwd=tests.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,160 @@
+"""Columns of pandas, polars and pyarrow, and buffers, as labels and weights."""
+
+import array
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.backends import Backend
+from unified_loss import BackendError, DTypeError, cross_entropy, explain
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
+pa = pytest.importorskip("pyarrow")
+
+LOGITS = np.array([[1, 2, 4], [0, 3, 1], [2, 2, 0]], np.float32)
+IDS = [2, 0, 1]
+WEIGHTS = [0.5, 2.0, 1.0]
+COLUMNS = {
+    "pandas": pd.Series,
+    "pandas nullable": lambda values: pd.Series(pd.array(values)),
+    "pandas array": pd.array,
+    "pandas index": pd.Index,
+    "pandas of pyarrow": lambda values: pd.Series(pa.array(values).to_pandas()),
+    "pandas sparse": lambda values: pd.Series(pd.arrays.SparseArray(values)),
+    "polars": pl.Series,
+    "pyarrow": pa.array,
+    "pyarrow in chunks": lambda values: pa.chunked_array([values[:1], values[1:]]),
+    "buffer": lambda values: array.array("q" if isinstance(values[0], int) else "d", values),
+    "memory": lambda values: memoryview(np.array(values)),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_column_is_host_data(backend: Backend, kind: str) -> None:
+    """R2: labels and both weights, beside logits of any library."""
+    column, logits = COLUMNS[kind], backend.asarray(LOGITS)
+    found = cross_entropy(
+        logits, column(IDS), class_weight=column(WEIGHTS), sample_weight=column(WEIGHTS)
+    )
+    wanted = cross_entropy(logits, IDS, class_weight=WEIGHTS, sample_weight=WEIGHTS)
+    assert backend.to_numpy(found) == backend.to_numpy(wanted)
+
+
+def test_a_table_of_rows_is_host_data() -> None:
+    """R2, R4: one-hot rows, and masks."""
+    rows = np.eye(3, dtype=np.int64)[IDS]
+    wanted = cross_entropy(LOGITS, IDS)
+    for table in (pd.DataFrame(rows), pl.DataFrame(rows)):
+        assert cross_entropy(LOGITS, table) == wanted
+    mask = [True, False, True]
+    masked = cross_entropy(LOGITS, IDS, sample_weight=mask)
+    for column in (pd.Series(mask), pl.Series(mask), pa.array(mask)):
+        assert cross_entropy(LOGITS, IDS, sample_weight=column) == masked
+
+
+def test_a_category_of_numbers_is_its_numbers() -> None:
+    """R2: nothing is lost."""
+    assert cross_entropy(LOGITS, pd.Series(IDS, dtype="category")) == cross_entropy(LOGITS, IDS)
+
+
+def test_arrays_of_xarray_are_host_data() -> None:
+    """R2: whatever reads as a NumPy array."""
+    xr = pytest.importorskip("xarray")
+    assert cross_entropy(LOGITS, xr.DataArray(IDS, dims="n")) == cross_entropy(LOGITS, IDS)
+
+
+def hint_of(error: BaseException) -> str:
+    """The code of the hint."""
+    return str(error).partition("hint: ")[2].partition("\n")[0]
+
+
+NAMES = ["c", "a", "b"]
+LOST = {
+    "pandas text": pd.Series(NAMES),
+    "pandas category": pd.Series(NAMES, dtype="category"),
+    "polars text": pl.Series(NAMES),
+    "polars category": pl.Series(NAMES, dtype=pl.Categorical),
+    "pyarrow text": pa.array(NAMES),
+    "pyarrow dictionary": pa.array(NAMES).dictionary_encode(),
+    "list": NAMES,
+    "numpy text": np.array(NAMES),
+    "numpy objects": np.array(NAMES, object),
+    "pandas missing": pd.Series([2, None, 1], dtype="Int64"),
+    "polars missing": pl.Series([2, None, 1]),
+    "pyarrow missing": pa.array([2, None, 1]),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_what_would_be_lost_has_a_hint_that_runs(kind: str) -> None:
+    """R2: text, categories of it and missing values; the hint makes the labels that are meant."""
+    with pytest.raises((BackendError, DTypeError)) as caught:
+        cross_entropy(LOGITS, LOST[kind])
+    names = {"labels": LOST[kind], "np": np}
+    code = str(caught.value).partition("labels = ")[2].partition("\n")[0]
+    exec(f"labels = {code}", names)  # noqa: S102 - our own text
+    wanted = [2, -100, 1] if "missing" in kind else IDS
+    assert cross_entropy(LOGITS, names["labels"]) == cross_entropy(LOGITS, wanted)
+
+
+@pytest.mark.parametrize("make", [pl.Series, pa.array, lambda v: pd.Series(v, dtype="boolean")])
+def test_missing_weights_have_a_hint_that_runs(make: Any) -> None:
+    """R2: masks, where no number may be filled in."""
+    mask = make([True, None, True])
+    with pytest.raises(BackendError, match="1 entry is missing") as caught:
+        cross_entropy(LOGITS, IDS, sample_weight=mask)
+    names: dict[str, Any] = {"sample_weight": mask}
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    assert cross_entropy(LOGITS, IDS, sample_weight=names["sample_weight"]) > 0
+
+
+def test_sparse_rows_have_a_hint_that_runs() -> None:
+    """R2: a sparse matrix is no 0-d object."""
+    sparse = pytest.importorskip("scipy.sparse")
+    rows = sparse.csr_matrix(np.eye(3)[IDS])
+    with pytest.raises(BackendError, match="sparse") as caught:
+        cross_entropy(LOGITS, rows)
+    names = {"labels": rows}
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    assert cross_entropy(LOGITS, names["labels"]) == pytest.approx(cross_entropy(LOGITS, IDS))
+
+
+def test_tables_of_logits_tell_their_arrays() -> None:
+    """R1, R2: logits decide the library, and a table is of none."""
+    for table in (pd.DataFrame(LOGITS), pl.DataFrame(LOGITS)):
+        with pytest.raises(BackendError) as caught:
+            cross_entropy(table, IDS)
+        assert hint_of(caught.value) == "logits.to_numpy()"
+
+
+@pytest.mark.parametrize("given", ["balanced", {0: 1.0, 1: 2.0, 2: 1.0}])
+def test_class_weights_by_name_tell_their_array(given: Any) -> None:
+    """R7: what scikit-learn and Keras take, with the line that makes it."""
+    with pytest.raises(BackendError, match="must be an array of shape") as caught:
+        cross_entropy(LOGITS, IDS, class_weight=given)
+    names = {"class_weight": given, "labels": IDS, "logits": LOGITS, "np": np}
+    code = caught.value.fixes[0].code if given != "balanced" else hint_of(caught.value)
+    exec(code, names)  # noqa: S102 - our own text
+    made = names["class_weight"]
+    assert list(made) == ([1, 1, 1] if given == "balanced" else [1, 2, 1])
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    """R7: the line in the error."""
+    utils = pytest.importorskip("sklearn.utils.class_weight")
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    logits = np.zeros((6, 3))
+    with pytest.raises(BackendError) as caught:
+        cross_entropy(logits, labels, class_weight="balanced")
+    names: dict[str, Any] = {"labels": labels, "logits": logits, "np": np}
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    wanted = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(names["class_weight"], wanted)
+
+
+def test_explain_takes_columns() -> None:
+    """R2: as the call does, beside arrays and beside shapes."""
+    assert explain(LOGITS, pd.Series(IDS)).label_kind == "index"
+    assert explain("float32[3, 3]", pl.Series(IDS)).label_kind == "index"

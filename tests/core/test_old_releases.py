@@ -1,0 +1,66 @@
+"""What a release of a library says that lacks what its backend needs."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from unified_loss import _dispatch as dispatch
+
+# Hides a name of a library that is imported, as in a release before that name.
+HIDES = """
+import importlib
+import pickle
+import {module} as library
+{hide}
+from unified_loss import BackendError, cross_entropy, explain
+for call in (
+    lambda: cross_entropy({make}, [0, 1]),
+    lambda: cross_entropy({make}, [0, 1]),  # a failed import leaves nothing behind
+    lambda: explain({make}, [0, 1]),
+    lambda: explain("float32[2, 3]", [0, 1], framework="{name}"),
+):
+    try:
+        call()
+    except BackendError as error:
+        text = str(error)
+        assert text.startswith(f"unified_loss cannot work with {name} {{library.__version__}}: ")
+        assert "oldest release that it supports is {name} {oldest}" in text, text
+        assert 'pip install --upgrade "{name}>={oldest}"' in text, text
+    else:
+        raise AssertionError
+"""
+FRAMEWORKS = {
+    "torch": ("torch.zeros(2, 3)", [
+        "import torch.fx.experimental.symbolic_shapes as where; del where.guard_or_true",
+        "del library.nn.Parameter",
+    ]),
+    "jax": ("jax.numpy.zeros((2, 3))", ["del jax.custom_jvp"]),
+    "tensorflow": ("tensorflow.zeros((2, 3))", ["del tensorflow.RaggedTensor"]),
+}  # fmt: skip
+CASES = [(name, make, hide) for name, (make, hides) in FRAMEWORKS.items() for hide in hides]
+
+
+@pytest.mark.parametrize(("name", "make", "hide"), CASES)
+def test_release_without_a_name_is_refused(name: str, make: str, hide: str) -> None:
+    """R25: the error names the release that is installed, and the oldest that will do."""
+    pytest.importorskip(name)
+    imports = f"import {name}\nimport {name}.numpy" if name == "jax" else f"import {name}"
+    code = HIDES.format(
+        module=name, hide=f"{imports}\n{hide}", make=make, name=name, oldest=dispatch.OLDEST[name]
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_oldest_releases_are_those_of_the_extras() -> None:
+    """R25: what an error asks for is what installing the extra gives."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    asked = {*project["dependencies"], *(
+        needed for extra in project["optional-dependencies"].values() for needed in extra
+    )}  # fmt: skip
+    for library, oldest in dispatch.OLDEST.items():
+        assert f"{library}>={oldest}" in asked
+    assert set(dispatch.OLDEST) == set(dispatch.LOADERS)

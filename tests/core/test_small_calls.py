@@ -1,0 +1,334 @@
+"""Small calls: what stands in for the row statistics gives their numbers, or leaves it to them."""
+
+import importlib
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.helpers.accuracy import assert_accurate, assert_everything
+from tests.helpers.backends import BACKENDS, INTEGERS, Backend
+from tests.helpers.differentiation import hessian
+from tests.helpers.problems import sample
+from unified_loss import LabelError, cross_entropy
+
+SHORTCUTS = {"numpy": "_short_loss", "torch": "_native_loss", "tensorflow": "_native_loss"}
+
+
+class Shortcut(NamedTuple):
+    """A backend, its module, the name of its shortcut, and what that has returned so far."""
+
+    backend: Backend
+    module: object
+    name: str
+    results: list
+
+
+@pytest.fixture(params=SHORTCUTS)
+def shortcut(request, installed, monkeypatch):
+    """A backend with a shortcut, which is watched."""
+    backend, name = BACKENDS[request.param], SHORTCUTS[request.param]
+    if backend not in installed:
+        pytest.skip(f"{backend.name} is not under test")
+    module = importlib.import_module(f"unified_loss._backends.{backend.name}")
+    original, results = getattr(module, name), []
+
+    def watched(*arguments):
+        results.append(original(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(module, name, watched)
+    return Shortcut(backend, module, name, results)
+
+
+def plain(rng, **options):
+    """A problem that a shortcut may serve on every backend."""
+    problem = sample(rng, **options)
+    return problem.but(labels=problem.labels.astype(np.int64))
+
+
+LAYOUTS = {
+    "rows": {"batch": (7,)},
+    "one": {"batch": ()},
+    "sequences": {"batch": (2, 3)},
+    "kept": {"batch": (7,), "kind": "kept"},
+    "kept sequences": {"batch": (2, 3), "kind": "kept"},
+    "many classes": {"batch": (7,), "classes": 70},
+    "many classes of sequences": {"batch": (2, 3), "classes": 70},
+    "two classes": {"batch": (40,), "classes": 2},
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_plain_calls_are_served_and_accurate(shortcut, monkeypatch, layout, dtype, reduction, rng):
+    """R14, R20, R22: loss and gradient, of the dtype and kind that the row statistics give."""
+    problem = plain(rng, reduction=reduction, **LAYOUTS[layout])
+    assert_everything(shortcut.backend, "eager", problem, dtype)
+    assert shortcut.results
+    assert all(result is not None for result in shortcut.results)
+    short = shortcut.backend.call(problem, dtype)
+    assert short is shortcut.results[-1]
+    monkeypatch.setattr(shortcut.module, shortcut.name, lambda *arguments: None)
+    long = shortcut.backend.call(problem, dtype)
+    assert type(short) is type(long)
+    assert (short.dtype, short.shape) == (long.dtype, long.shape)
+
+
+OTHERS = {
+    "unreduced": {"reduction": "none"},
+    "ignored": {"ignored": 2},
+    "class weights": {"class_weight": True},
+    "sample weights": {"sample_weight": "full"},
+    "mask": {"sample_weight": "mask"},
+    "smoothing": {"label_smoothing": 0.25},
+    "z-loss": {"z_loss": 0.5},
+    "normalizer": {"normalizer": 3.0},
+    "dense": {"kind": "dense"},
+    "channels first": {"batch": (2, 3), "class_axis": 1},
+}
+
+
+# What torch's own loss knows as well, and means the same by.
+KNOWN_TO_TORCH = "ignored", "class weights", "smoothing"
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_calls_are_left_to_the_row_statistics(shortcut, case, rng):
+    """R10 to R14: whatever has an option that the shortcut does not know, or another axis."""
+    if shortcut.backend.name == "torch" and case in KNOWN_TO_TORCH:
+        pytest.skip("torch's own loss serves it")
+    problem = sample(rng, **OTHERS[case])
+    if problem.has_index_labels:
+        problem = problem.but(labels=problem.labels.astype(np.int64))
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+    assert not any(result is not None for result in shortcut.results)
+
+
+@pytest.fixture
+def torch_shortcut(shortcut):
+    """That of torch."""
+    if shortcut.backend.name != "torch":
+        pytest.skip("only torch's own loss has options")
+    return shortcut
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", [*((name,) for name in KNOWN_TO_TORCH), KNOWN_TO_TORCH])
+def test_torch_serves_its_own_options(torch_shortcut, options, reduction, rng):
+    """R10, R12, R14: with the same mass, and the same gradient."""
+    options = {name: value for case in options for name, value in OTHERS[case].items()}
+    problem = plain(rng, batch=(7,), reduction=reduction, **options)
+    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert torch_shortcut.results
+    assert all(result is not None for result in torch_shortcut.results)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_torch_does_not_serve_the_gradient_of_ignored_garbage(torch_shortcut, value, rng):
+    """R10: the gradient of an ignored row is 0, whatever its logits are."""
+    problem = plain(rng, ignored=2)
+    ignored = np.flatnonzero(problem.labels == problem.ignore_index)[0]
+    problem = spoiled(problem, (ignored, 1), value)
+    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert None in torch_shortcut.results
+
+
+def test_torch_does_not_serve_the_mean_of_nothing(torch_shortcut, rng):
+    """R10: it is 0."""
+    problem = plain(rng)
+    for labels, weight in ((-100, 1.0), (0, 0.0)):
+        problem = problem.but(
+            labels=np.full_like(problem.labels, labels),
+            class_weight=np.full(problem.logits.shape[-1], weight),
+        )
+        assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+    assert torch_shortcut.results
+    assert all(result is None for result in torch_shortcut.results)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_left_to_the_row_statistics(shortcut, dtype, rng):
+    """R20: it is computed in float32, which no native loss does."""
+    if dtype not in shortcut.backend.floats:
+        pytest.skip("NumPy has no bfloat16 without ml_dtypes")
+    assert_everything(shortcut.backend, "eager", plain(rng), dtype)
+    assert not shortcut.results
+
+
+def spoiled(problem, place, value):
+    """The problem with some logits replaced."""
+    logits = problem.logits.copy()
+    logits[place] = value
+    return problem.but(logits=logits)
+
+
+@pytest.mark.parametrize("classes", [5, 70])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_what_is_not_finite_is_left_to_the_row_statistics(shortcut, classes, reduction, rng):
+    """R18: a label on a masked class costs inf, with its finite gradient; NaN stays in its row."""
+    problem = plain(rng, classes=classes, reduction=reduction)
+    here = 2, problem.labels[2]
+    for place, value in ((here, -np.inf), (here, np.inf), (here, np.nan), (2, -np.inf)):
+        assert_everything(shortcut.backend, "eager", spoiled(problem, place, value), "float32")
+    assert shortcut.results
+    assert all(result is None for result in shortcut.results)
+
+
+@pytest.mark.parametrize("classes", [5, 70])
+def test_a_masked_class_without_labels_is_served(shortcut, classes, rng):
+    """R18: -inf elsewhere is a probability of 0."""
+    problem = plain(rng, classes=classes)
+    problem.labels[problem.labels == 1] = 2
+    problem = spoiled(problem, (slice(None), 1), -np.inf)
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+    assert all(result is not None for result in shortcut.results)
+
+
+@pytest.mark.parametrize("classes", [2, 70])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_zero_is_never_negative(shortcut, classes, reduction, rng):
+    """R9, R10: a loss that rounds to 0 is +0, and so small that its gradient is."""
+    problem = plain(rng, classes=classes, reduction=reduction)
+    problem = problem.but(logits=200 * (np.arange(classes) == problem.labels[:, None]) - 100.0)
+    loss = shortcut.backend.loss(problem, "float32")
+    assert loss == 0
+    assert not np.signbit(loss)
+    assert shortcut.results == [None]
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+
+
+def test_an_empty_batch_is_left_to_the_row_statistics(shortcut, rng):
+    """R9, R15: nothing to average is +0, not the native NaN."""
+    loss = shortcut.backend.loss(plain(rng, batch=(0,)), "float32")
+    assert loss == 0
+    assert not np.signbit(loss)
+
+
+LIMITS = {
+    ("numpy", 5): ("SMALL",),
+    ("numpy", 70): ("SMALL",),
+    ("torch", 5): ("SMALL",),
+    ("torch", 70): ("SMALL", "AT_ONCE"),
+    ("tensorflow", 5): ("FEW_NATIVE",),
+    ("tensorflow", 70): ("NATIVE",),
+}
+
+
+@pytest.mark.parametrize("classes", [5, 70])
+def test_only_few_logits_are_served(shortcut, monkeypatch, classes, rng):
+    """R20: up to a threshold and no further, with the same numbers."""
+    problem, limits = plain(rng, classes=classes), LIMITS[shortcut.backend.name, classes]
+    module = getattr(shortcut.module, "blocks", shortcut.module)
+    losses = []
+    for size in (problem.logits.size, problem.logits.size - 1):
+        for limit in limits:
+            monkeypatch.setattr(module, limit, size)
+        losses.append(shortcut.backend.loss(problem, "float32"))
+        assert any(result is not None for result in shortcut.results) == (len(losses) == 1)
+        shortcut.results.clear()
+        assert_accurate(losses[-1], problem, "float32")
+
+
+@pytest.mark.parametrize("integer", INTEGERS)
+@pytest.mark.parametrize("classes", [5, 70])
+def test_labels_of_any_integer_dtype_are_accurate(shortcut, classes, integer, rng):
+    """R4, R6: served or not, and named where they are wrong."""
+    problem = plain(rng, classes=classes)
+    problem = problem.but(labels=problem.labels.astype(integer))
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+    problem.labels[3] = classes
+    with pytest.raises(LabelError):
+        shortcut.backend.loss(problem, "float32")
+
+
+def loss_of_logits(problem, backend):
+    """The loss as a function of float64 logits, and the logits."""
+    arrays = backend.place(problem, "float64")
+    return lambda x: cross_entropy(x, arrays["labels"]), arrays["logits"]
+
+
+@pytest.mark.parametrize("shortcut", ["torch"], indirect=True)
+def test_torch_differentiates_its_own_loss_twice(shortcut, rng):
+    """R22: Hessians through the native loss; forward mode goes around it."""
+    import torch
+
+    problem = plain(rng, batch=(3,))
+    loss, logits = loss_of_logits(problem, shortcut.backend)
+    second = torch.autograd.functional.hessian(loss, logits)
+    np.testing.assert_allclose(second, hessian(problem), 1e-8, 1e-9)
+    assert shortcut.results.pop() is not None
+    slope = torch.func.jvp(loss, (logits,), (torch.ones_like(logits),))[1]
+    np.testing.assert_allclose(slope, 0, atol=1e-15)
+    assert not shortcut.results
+
+
+@pytest.mark.parametrize("shortcut", ["tensorflow"], indirect=True)
+def test_tensorflow_differentiates_its_own_loss_twice(shortcut, rng):
+    """R22: nested tapes and an accumulator through the native loss."""
+    import tensorflow as tf
+
+    problem = plain(rng, batch=(3,))
+    loss, logits = loss_of_logits(problem, shortcut.backend)
+    with tf.GradientTape() as outer:
+        outer.watch(logits)
+        with tf.GradientTape() as inner:
+            inner.watch(logits)
+            value = loss(logits)
+        slope = inner.gradient(value, logits)
+    np.testing.assert_allclose(outer.jacobian(slope, logits), hessian(problem), 1e-8, 1e-9)
+    with tf.autodiff.ForwardAccumulator(logits, tf.ones_like(logits)) as accumulator:
+        value = loss(logits)
+    np.testing.assert_allclose(accumulator.jvp(value), 0, atol=1e-15)
+    assert None not in shortcut.results
+
+
+@pytest.mark.parametrize("shortcut", ["torch"], indirect=True)
+def test_autocast_leaves_the_native_loss_its_dtype(shortcut, rng):
+    """R20: float64 stays float64 where torch may choose bfloat16."""
+    import torch
+
+    problem = plain(rng)
+    loss, logits = loss_of_logits(problem, shortcut.backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(logits)
+    assert value is shortcut.results[-1]
+    assert value.dtype == torch.float64
+    assert_accurate(value.numpy(), problem, "float64")
+
+
+class Peculiar(np.ndarray):
+    """An array whose operators could mean anything."""
+
+    def __sub__(self, other):
+        return NotImplemented
+
+
+ARRAYS = {
+    "matrix": lambda x: x.view(np.matrix),
+    "peculiar": lambda x: x.view(Peculiar),
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "read-only": lambda x: np.broadcast_to(x, x.shape),
+    "strided": lambda x: x.repeat(2, 0)[::2],
+}
+
+
+@pytest.mark.parametrize("classes", [5, 70])
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("shortcut", ["numpy"], indirect=True)
+def test_any_array_of_numpy_is_served(shortcut, kind, classes, rng):
+    """R2, R21: subclasses, byte orders and strides; the result is NumPy's own scalar."""
+    problem = plain(rng, kind="kept", classes=classes)
+    loss = cross_entropy(*map(ARRAYS[kind], (problem.logits, problem.labels)), axis=-1)
+    assert type(loss) is np.float32
+    assert_accurate(loss, problem, "float32")
+
+
+@pytest.mark.parametrize("classes", [3, 70])
+@pytest.mark.parametrize("shortcut", ["numpy"], indirect=True)
+def test_python_integers_in_an_array_are_class_ids(shortcut, classes, rng):
+    """R4, R6: labels of NumPy's dtype for objects."""
+    problem = plain(rng, classes=classes)
+    loss = cross_entropy(problem.logits, problem.labels.astype(object))
+    assert_accurate(loss, problem, "float32")

@@ -1,0 +1,104 @@
+"""Arguments that are no arrays: what they hold is told, whatever their methods raise."""
+
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.backends import Backend
+from unified_loss import BackendError, DTypeError, LossInputError, cross_entropy, explain
+
+LABELS = np.array([0, 2])
+
+
+def refused(kind: type[LossInputError], *arguments: Any, **options: Any) -> Any:
+    """The error of a call."""
+    with pytest.raises(kind) as caught:
+        cross_entropy(*arguments, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "code"),
+    [
+        (lambda logits: SimpleNamespace(loss=None, logits=logits), "logits = logits.logits"),
+        (lambda logits: OrderedDict(loss=0, logits=logits), 'logits = logits["logits"]'),
+        (lambda logits: {"out": logits}, "logits = logits['out']"),
+        (lambda logits: ("auxiliary", logits), "logits = logits[1]"),
+        (lambda logits: [logits, logits], "logits = logits[0]"),
+    ],
+)
+def test_outputs_of_models(backend: Backend, wrapped: Any, code: str) -> None:
+    """R25: what holds the logits is named, with the code that takes them out."""
+    logits = backend.asarray(np.zeros((2, 3), np.float32))
+    error = refused(BackendError, wrapped(logits), LABELS)
+    assert error.cause == "model_output_object_not_logits"
+    (fix,) = error.fixes
+    assert (fix.kind, fix.code) == ("conditional", code)
+    cross_entropy(**fix.apply(wrapped(logits), LABELS))
+
+
+def test_outputs_without_logits_tell_what_they_hold() -> None:
+    """R25: nothing is chosen from several arrays."""
+    error = refused(BackendError, {"masks": LABELS, "boxes": LABELS}, LABELS)
+    assert "which holds 'masks', 'boxes'" in str(error)
+    assert error.fixes[0].kind == "elsewhere"
+
+
+class Sloppy:
+    """An object whose attributes are the keys of a dict."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize("place", ["logits", "labels", "class_weight", "sample_weight"])
+def test_whatever_attributes_raise(backend: Backend, place: str) -> None:
+    """R25: no other exception escapes."""
+    logits = backend.asarray(np.zeros((2, 3), np.float32))
+    refused(BackendError, **{"logits": logits, "labels": LABELS, place: Sloppy()})
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda names: np.array(names, object)])
+def test_names_of_classes(backend: Backend, kind: Any) -> None:
+    """R25: names are numbered over the whole data set; no hint says to convert them."""
+    logits = backend.asarray(np.zeros((2, 3), np.float32))
+    error = refused(LossInputError, logits, kind(["cat", "dog"]))
+    assert error.cause == "string_labels"
+    assert [fix.kind for fix in error.fixes] == ["elsewhere", "conditional"]
+    assert "np.unique(all_names, return_inverse=True)" in str(error)
+    assert ("StringLookup" in str(error)) is (backend.name == "tensorflow")
+    assert "hint" not in str(error)
+
+
+def test_text_has_no_number_of_bits() -> None:
+    """R25: NumPy's `str320` is text to people."""
+    error = refused(DTypeError, np.zeros((2, 3)), np.array(["a" * 10, "b"]))
+    assert str(error).splitlines()[0].endswith("but are str.")
+    assert "numpy str[2]" in str(error)
+
+
+def test_weights_by_class_id(backend: Backend) -> None:
+    """R25: a dict by class id becomes a list."""
+    logits = backend.asarray(np.zeros((2, 3), np.float32))
+    weights = {0: 1.0, 1: 2.0, 2: 4.0}
+    error = refused(BackendError, logits, LABELS, class_weight=weights)
+    assert error.cause == "class_weight_as_dict"
+    cross_entropy(**error.fixes[0].apply(logits, LABELS, class_weight=weights))
+    named = refused(BackendError, logits, LABELS, class_weight={"cat": 1.0, "dog": 2.0})
+    assert not any(fix.code for fix in named.fixes)
+
+
+def test_a_failing_diagnosis_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R25: the first line stands alone."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("unified_loss._diagnosis.extend", fail)
+    monkeypatch.setattr("unified_loss._diagnosis._objects.readings_of", fail)
+    assert str(refused(LossInputError, np.zeros((2, 3)), np.zeros(7, int))).endswith("shape (7,).")
+    assert str(refused(BackendError, {"logits": LABELS}, LABELS)).startswith("logits must be")
+    assert explain(np.zeros((2, 3)), np.zeros(7, int)).error is not None

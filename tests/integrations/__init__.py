@@ -1,0 +1,1 @@
+"""The loss in the tools of a framework."""

@@ -1,0 +1,1 @@
+"""Documentation, command line, benchmarks, fuzzer, release."""

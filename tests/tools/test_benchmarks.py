@@ -1,0 +1,270 @@
+"""The benchmarks run from end to end; what they measure is not for a test to judge."""
+
+import csv
+import doctest
+import functools
+import importlib
+import math
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+import benchmarks.__main__ as command
+from benchmarks import frameworks, imports, measure, report, results
+from benchmarks.cases import BOTH, COMBINED, DIRECTIONS, FLOAT, FORWARD, OURS, Case, all_cases
+from benchmarks.inputs import IGNORED, host_inputs
+from benchmarks.limits import LIMITS, Limit, limit_of
+from benchmarks.measure import Bench, Effort
+from tests.helpers.backends import BACKENDS
+
+SHORT = Effort(seconds=0, least_rounds=2)
+FOLDER = Path(results.__file__).parent
+# Compiling takes seconds a case, and changes no value.
+SMALL = sorted({case.small() for case in all_cases() if case.mode not in {"compiled", "xla"}})
+
+
+@functools.cache
+def framework(name):
+    """A framework in this process, not in its own."""
+    return frameworks.load(name, "cpu")
+
+
+def test_cases_have_a_name_each():
+    """A name finds one row in the results."""
+    names = [case.name for case in all_cases()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("row", LIMITS)
+def test_every_limit_is_measured(row):
+    """No limit is about a case that the table does not have."""
+    cases = [case for case in all_cases() if row.fits(case)]
+    assert any(limit_of(case) in {row.forward, row.both} for case in cases)
+
+
+@pytest.mark.parametrize(
+    ("case", "limit"),
+    [
+        (Case("time", "torch", (4096, 32000), "F.cross_entropy"), Limit(0.22, memory=0.1)),
+        (Case("time", "torch", (512, 128256), "F.cross_entropy"), Limit(0.22, memory=0.1)),
+        (Case("time", "torch", (4096, 32000), FLOAT, dtype="bfloat16"), Limit(0.2, memory=0.2)),
+        (Case("time", "torch", (65536, 10), "F.cross_entropy", direction=BOTH), Limit(0.4)),
+        (Case("time", "torch", (16384, 1000), "F.cross_entropy", labels="dense"), Limit(0.5)),
+        (Case("time", "torch", (16384, 1000), "F.cross_entropy", options=COMBINED), Limit()),
+        (
+            Case("time", "torch", (8, 21, 256, 256), "F.cross_entropy", "compiled"),
+            Limit(1.05, memory=1.05, memory_of="peer"),
+        ),
+        (
+            Case("time", "jax", (128, 10), "optax", "compiled"),
+            Limit(1.05, memory=1, memory_of="peer"),
+        ),
+        (Case("time", "jax", (128, 10), "optax"), Limit(0.1)),
+        (Case("time", "tensorflow", (128, 10), "tf.nn", "xla"), Limit(1.05, memory_of="peer")),
+        (Case("time", "tensorflow", (128, 10), "keras"), Limit()),
+        (Case("time", "numpy", (4096, 32000), "scipy"), Limit(0.35, memory=0.05)),
+        (Case("time", "numpy", (4096, 32000), "F.cross_entropy", direction=BOTH), Limit(0.7)),
+        (Case("added", "tensorflow", (128, 10), "tf.nn"), Limit(added_us=30)),
+    ],
+)
+def test_limits_are_those_that_were_set(case, limit):
+    """A case keeps to the first row of the table that is about it."""
+    assert limit_of(case) == limit
+
+
+def test_busy_limits_let_large_losses_stay_ahead():
+    """On a busy machine 1.1 is enough for all but the large ones that were ahead."""
+    small, large = (
+        Case("time", "torch", shape, "F.cross_entropy") for shape in ((1024, 1000), (4096, 32000))
+    )
+    assert limit_of(small, busy=True).ratio == 1.1
+    assert limit_of(large, busy=True).ratio == 1.0
+
+
+def test_inputs_have_what_the_case_asks_for():
+    """Shapes, labels and options are those of the case, and the same each time."""
+    case = Case("time", "torch", (200, 7, 3, 2), "F.cross_entropy", options=COMBINED)
+    inputs = host_inputs(case)
+    assert inputs.logits.shape == case.shape
+    assert inputs.labels.shape == (200, 3, 2)
+    assert 0 < (inputs.labels == IGNORED).mean() < 0.2
+    assert inputs.class_weight.shape == (7,)
+    assert inputs.sample_weight is None
+    assert np.array_equal(inputs.logits, host_inputs(case).logits)
+    dense = host_inputs(case._replace(labels="dense", options=()))
+    assert np.allclose(dense.labels.sum(1), 1)
+
+
+@pytest.mark.parametrize("case", [c for c in SMALL if c.kind != "option"], ids=lambda c: c.name)
+def test_peers_compute_the_same_loss(case):
+    """A peer that does something else would be no peer."""
+    homes = {name: case.home(name) for name in (OURS, case.peer)}
+    for home in homes.values():
+        if not frameworks.is_installed(home):
+            pytest.skip(f"{home} is not installed")
+    values = []
+    for name, home in homes.items():
+        bench = framework(home)
+        step = bench.step(case, name, bench.inputs(case, host_inputs(case)))
+        result = step()
+        bench.wait(result)
+        values.append(bench.value(result))
+    assert math.isclose(*values, rel_tol=measure.AGREEMENT)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_run_writes_tables_and_plots(name, tmp_path, monkeypatch, capsys):
+    """From the command line to the files that the docs show, on a few logits."""
+    if not BACKENDS[name].is_installed():
+        pytest.skip(f"{name} is not installed")
+    peer = {"numpy": "scipy", "torch": "F.cross_entropy"}[name]
+    sizes = (10, 1000, 2000)
+    cases = [
+        Case("time", name, (4000, 1000), peer, memory=True),  # enough to be seen
+        *(Case("scaling", name, (size, 1000), peer) for size in sizes),
+    ]
+    monkeypatch.setattr(command, "all_cases", lambda: cases)
+    monkeypatch.setattr(command, "Effort", lambda: SHORT)
+    folders = "--results", str(tmp_path), "--plots", str(tmp_path)
+    assert command.main(["--only", name, "--case", "*", *folders]) == 0
+    rows = list(results.read(tmp_path / f"{name}.csv"))
+    assert [row["case"] for row in rows] == [case.name for case in cases]
+    assert all(row["ours_ms"] > 0 and row["peer_ms"] > 0 for row in rows)
+    assert rows[0]["ours_mb"] is not None or not measure.memory.is_measurable()
+    assert f"{name} " in rows[0]["versions"]
+    drawn = {file.stem for file in tmp_path.glob("*.svg") if ET.parse(file)}  # noqa: S314
+    expected = {"ratio", "memory", "scaling"}
+    assert drawn == (expected if measure.memory.is_measurable() else expected - {"memory"})
+    assert f"{name} eager forward, more examples: " in capsys.readouterr().out
+
+
+def test_failure_is_a_note_and_stops_nothing(tmp_path):
+    """A case that cannot be measured says why, and the next one is measured."""
+    case = Case("time", "numpy", (4, 3), "scipy")
+    with Bench(effort=SHORT) as bench:
+        rows = [bench.row(each) for each in (case._replace(peer="no such peer"), case)]
+    file = tmp_path / "numpy.csv"
+    results.write(rows, file)
+    failed, measured = results.read(file)
+    assert failed["ours_ms"] is None
+    assert failed["note"] == "KeyError: 'no such peer'"
+    assert measured["ours_ms"] > 0
+    assert f"{case.name.replace('scipy', 'no such peer')}: KeyError" in report.report([failed])
+
+
+def test_disagreement_is_no_result():
+    """Two losses with different values are not compared."""
+    case = Case("time", "numpy", (4, 3), "scipy")
+    with pytest.raises(measure.DisagreementError, match="4x3"):
+        measure._check_agreement(case, [1.0, 1.1])
+
+
+def test_busy_process_ends():
+    """The load is gone after the measurement."""
+    with measure.kept_busy() as process:
+        assert process.is_alive()
+    assert not process.is_alive()
+
+
+def test_busy_results_are_kept_apart(tmp_path):
+    """A row of a busy machine or of a GPU never gets among those of a quiet CPU."""
+    row = {"case": "a", "kind": "time", "ours_ms": 1.0}
+    kinds = [("cpu", False), ("cpu", True), ("cuda", False), ("cuda", True)]
+    for device, busy in kinds:
+        file = results.file_of("torch", device, busy=busy, folder=tmp_path)
+        results.write([row | {"note": file.stem}], file)
+    for device, busy in kinds:
+        (found,) = results.read_all(device, busy=busy, folder=tmp_path)
+        assert found["note"] == results.file_of("torch", device, busy=busy).stem
+
+
+def test_rows_are_replaced_by_newer_ones(tmp_path):
+    """Measuring a case again leaves the others."""
+    file = tmp_path / "torch.csv"
+    results.write([{"case": "a", "ours_ms": 1.0}, {"case": "b", "ours_ms": 2.0}], file)
+    results.write([{"case": "a", "ours_ms": 3.0}], file)
+    assert {row["case"]: row["ours_ms"] for row in results.read(file)} == {"a": 3.0, "b": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "limit", "holds"),
+    [
+        ({"ratio": 0.5}, Limit(ratio=0.5), "yes"),
+        ({"ratio": 0.51}, Limit(ratio=0.5), "no"),
+        ({"ratio": 0.51}, Limit(), ""),
+        ({"ratio": 2.0, "ours_ms": 301.0}, Limit(3, ours_ms=300), "no"),
+        ({"added_us": -2.0}, Limit(added_us=6), "yes"),
+        ({"ratio": 1.0, "ours_mb": 12.0, "logits_mb": 10.0}, Limit(1, memory=1.1), "no"),
+        ({"ratio": 1.0, "ours_mb": 12.0, "peer_mb": 12.0}, Limit(1, None, None, 1, "peer"), "yes"),
+        ({"ratio": 1.0, "ours_mb": None, "logits_mb": 10.0}, Limit(1, memory=0.1), "yes"),
+    ],
+)
+def test_row_keeps_all_of_its_limits_or_not(numbers, limit, holds):
+    """One broken limit is enough, and what was not measured says nothing."""
+    assert results.judged(numbers, limit)["holds"] == holds
+
+
+def test_report_marks_what_is_over_its_limit():
+    """A broken limit and a wrong slope stand out."""
+    rows = [
+        {
+            "case": f"{shape}",
+            "kind": "scaling",
+            "framework": "numpy",
+            "mode": "eager",
+            "direction": FORWARD,
+            "shape": shape,
+            "ours_ms": time,
+            "peer_ms": None,
+            "ratio": None,
+            "ours_mb": None,
+            "limit": "1 ms",
+            "memory_limit": "",
+            "note": "",
+            "holds": "no" if time > 1 else "yes",
+        }
+        for shape, time in (("1000x1000", 1.0), ("10000x1000", 20.0))
+    ]
+    text = report.report(rows)
+    assert "1 of 2 rows" in text
+    assert "! 10000x1000: 20 ms (limit 1 ms)" in text
+    assert "! numpy eager forward, more examples: 1.301" in text
+
+
+def test_import_is_measured():
+    """The row has the time of both interpreters, and what was loaded."""
+    row = imports.row(rounds=1)
+    assert row["ours_ms"] > 0
+    assert "unified_loss" in row["note"]
+
+
+def test_device_and_framework_choose_cases():
+    """On a GPU only what runs there, against what runs there."""
+    options = command.parser().parse_args(["--device", "cuda", "--only", "torch"])
+    chosen = command.selected(options)
+    assert {case.framework for case in chosen} == {"torch"}
+    options = command.parser().parse_args(["--quick", "--case", "*scipy"])
+    assert {case.peer for case in command.selected(options)} == {"scipy"}
+
+
+def test_committed_results_are_of_the_table():
+    """A row whose case is gone, or whose columns are old, would be drawn all the same."""
+    names = {case.name for case in all_cases()} | {"import unified_loss vs bare interpreter"}
+    files = sorted(results.HERE.glob("*.csv"))
+    assert files
+    for file in files:
+        with file.open(encoding="utf-8", newline="") as stream:
+            assert tuple(next(csv.reader(stream))) == results.COLUMNS
+        assert {row["case"] for row in results.read(file)} <= names
+        assert {row["direction"] for row in results.read(file)} <= {*DIRECTIONS, ""}
+
+
+@pytest.mark.parametrize(
+    "module", ["cases", "frameworks", "inputs", "limits", "measure", "report", "results"]
+)
+def test_examples_run(module):
+    """The docstrings of the benchmarks hold."""
+    found = doctest.testmod(importlib.import_module(f"benchmarks.{module}"))
+    assert found.failed == 0

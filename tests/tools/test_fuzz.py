@@ -1,0 +1,133 @@
+"""A short run of the fuzzer on every backend, and what it rests on."""
+
+import numpy as np
+import pytest
+
+from tests.fuzz import oracle
+from tests.fuzz.calls import Call, Case, Form
+from tests.fuzz.draws import draw_case, draw_form
+from tests.fuzz.oracle import WIDE, Point, truth
+from tests.fuzz.runners import Results, Run, Runner
+from tests.fuzz.session import Fault, Session, choose
+from tests.fuzz.shrink import report, shrunk
+from tests.helpers.reference import evaluate
+
+SEED = 20240917
+CALLS = {"numpy": 400, "torch": 300, "jax": 180, "tensorflow": 120, "dask": 40}  # of others 120
+DRAWS = 20  # through one form
+STEP = WIDE(1e-6)
+HUGE = 1e6  # a logit that such a step does not move
+
+
+def test_nothing_is_wrong_in_a_short_run(backend):
+    """Values, gradients and second derivatives are true, whatever dropped examples hold."""
+    session = Session(SEED, choose([backend.name]))
+    faults = list(session.run(CALLS.get(backend.name, 120), DRAWS))
+    assert not faults, "\n\n".join(map(report, faults[:3]))
+    assert session.skipped < session.calls.total() / 10
+
+
+def drawn(count: int) -> list[Case]:
+    """Cases of double precision, of everything that is drawn."""
+    cases = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        form = draw_form(rng, Runner.ability)
+        wrt = [n for n in ("labels", "class_weight", "sample_weight") if getattr(form, n)]
+        wrt = [n for n in wrt if getattr(form, n).startswith(("float", "bfloat"))]
+        form = form._replace(dtype="float64", wrt=("logits", *wrt), size="usual", layout="plain")
+        if np.prod(form.batch) * form.classes < 40:
+            cases.append(draw_case(rng, form))
+    return cases
+
+
+CASES = drawn(300)
+
+
+def test_the_oracle_agrees_with_the_reference():
+    """Two sets of formulas, written apart, give the same losses and gradients."""
+    for case in CASES:
+        wide = case.call.but(normalizer_is_array=False)
+        other = evaluate(wide)
+        own = truth(wide, np.ones_like(case.upstream), {})
+        if own.is_ill or not (np.isfinite(own.scale.losses).all()):
+            continue
+        np.testing.assert_allclose(other.loss, own.first.losses, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(other.gradient, own.first.x, rtol=1e-12, atol=1e-12)
+
+
+@np.errstate(all="ignore")
+def test_slopes_are_those_of_the_losses():
+    """The closed forms of the oracle are the differences of its losses, twice over."""
+    compared = 0
+    for case in CASES:
+        options, point, fate = oracle._read(case.call)
+        along = oracle._along(case.call, point, case.direction)
+        along = along._replace(t=np.where(fate.masked & (point.t == 0), 0, along.t))
+        u = np.broadcast_to(case.upstream.reshape(-1, 1).astype(WIDE), (len(point.x), 1))
+        known = truth(case.call, case.upstream, case.direction)
+        flat = oracle._objective(options, point, fate, u)
+        is_empty = case.call.reduction == "mean" and not np.any(known.scale.losses)
+        sizes = known.scale + known.second_scale
+        sizes += (np.where(fate.lives & ~fate.masked & (np.abs(point.x) > HUGE), np.inf, 0),)
+        if is_empty or fate.poisons.any() or not all(np.isfinite(part).all() for part in sizes):
+            continue
+        sides = (1, -1)
+        points = [Point(*(a + side * STEP * v for a, v in zip(point, along, strict=True)))
+                  for side in sides]  # fmt: skip
+        ends = [oracle._objective(options, each, fate, u) for each in points]
+        change, *changes = ((a - b) / (2 * STEP) for a, b in zip(*ends, strict=True))
+        factor = u if case.call.reduction == "none" else case.upstream
+        slope = sum((a * v).sum() for a, v in zip(flat[1:], along, strict=True))
+        size = 1 + sum(np.abs(part).max(initial=0) for part in (*known.second_scale,))
+        np.testing.assert_allclose((factor * change).sum(), slope, atol=1e-8 * size)
+        moved = Point(*(a + 1j * oracle.STEP * v for a, v in zip(point, along, strict=True)))
+        exact = oracle._objective(options, moved, fate, u)
+        for found, true in zip(changes, exact[1:], strict=True):
+            np.testing.assert_allclose(found, true.imag / oracle.STEP, atol=1e-8 * size)
+        compared += 1
+    assert compared > len(CASES) / 4
+
+
+class Lying(Runner):
+    """NumPy with a wrong number in the gradient of examples of which some logit is not finite."""
+
+    def run_with_grad(self, form: Form, call: Call) -> Run:
+        """Loss and gradient."""
+        run = super().run_with_grad(form, call)
+
+        def lie(case: Case) -> Results:
+            results = run(case)
+            bad = ~np.isfinite(case.call.logits.astype(float))
+            bad = bad.any(case.call.class_axis, keepdims=True)
+            results["d logits"] = np.where(bad, 1e-30, results["d logits"])
+            return results
+
+        return lie
+
+
+@pytest.fixture
+def lies() -> list[Fault]:
+    """What is found of a wrong number."""
+    return list(Session(SEED, [Lying()]).run(300))
+
+
+def test_a_wrong_number_is_found_and_made_small(lies, monkeypatch, capsys):
+    """A fault comes down to a single example, and to code that shows it again."""
+    lies = [fault for fault in lies if fault.difference.name == "d logits"]
+    assert len(lies) > 10
+    small = shrunk(Lying(), lies[0])
+    assert small.case.call.logits.shape in {(1, 1), (1, 2), (1, 3)}
+    code = report(small)
+    monkeypatch.setattr("tests.fuzz.replay.runners", lambda: {"numpy": Lying()})
+    exec(code, {})  # noqa: S102 (it was made to be run)
+    assert capsys.readouterr().out.startswith(f"d logits: {small.difference.nature}")
+    monkeypatch.undo()
+    exec(code, {})  # noqa: S102
+    assert "nothing is wrong" in capsys.readouterr().out
+
+
+def test_the_same_seed_finds_the_same(lies):
+    """A run can be had again."""
+    again = list(Session(SEED, [Lying()]).run(300))
+    assert [f.signature + f.origin for f in again] == [f.signature + f.origin for f in lies]

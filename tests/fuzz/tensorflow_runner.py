@@ -31,7 +31,7 @@ class TensorFlow(Runner):
         "xla": Transform(is_along=True, share=2, draws=MANY, is_traced=True),
         # Forward mode passes custom gradients by, and multiplies garbage by 0 (docs/limits.md).
         "forward": Transform(is_along=True, draws=MANY, is_traced=True, logits_only=True),
-        "forward_over_tape": Transform(is_along=True, draws=MANY, is_traced=True),
+        "forward_over_tape": Transform(is_along=True, draws=MANY, is_traced=True, logits_only=True),
     }
 
     def around(self, form: Form) -> contextlib.AbstractContextManager[Any]:

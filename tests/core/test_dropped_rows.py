@@ -81,6 +81,61 @@ def test_dropped_rows_of_garbage_cost_nothing(
     np.testing.assert_array_equal(slope[3:], 0)
 
 
+def with_one_nan_each(form: str, reduction: str) -> Problem:
+    """Rows that a compiler shares out to threads, every other one with a weight of 0."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((59, 70)).astype(np.float32)
+    gone = np.arange(59) % 2 == 1
+    logits[gone, (7 * np.arange(59) % 70)[gone]] = NAN
+    ids = rng.integers(0, 70, 59)
+    weight = np.where(gone, 0, 1).astype(np.float32)
+    problem = Problem(logits, ids, 1, -1, sample_weight=weight, reduction=reduction)
+    return problem.one_hot() if form == "one-hot" else problem
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("form", ["index", "one-hot"])
+def test_a_nan_anywhere_costs_nothing(
+    backend: Backend, mode: str, form: str, reduction: str
+) -> None:
+    """R16: the maxima of XLA on a processor lose one, and its sums do not."""
+    assert_everything(backend, mode, with_one_nan_each(form, reduction), "float32")
+
+
+@pytest.mark.needs_autodiff
+@pytest.mark.parametrize("z_loss", [0, 0.5])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("form", ["index", "one-hot"])
+def test_weights_learn_nothing_from_a_nan_anywhere(
+    backend: Backend, mode: str, form: str, reduction: str, z_loss: float
+) -> None:
+    """R16: through the denominator and the squared log-sum-exp neither."""
+    problem = with_one_nan_each(form, reduction).but(z_loss=z_loss)
+    (slope,) = backend.gradients(problem, "float32", mode, ["sample_weight"])
+    assert np.all(slope[1::2] == 0)
+    assert np.all(np.isfinite(slope))
+
+
+def test_no_mass_beside_an_overflow_is_nothing(backend: Backend, mode: str) -> None:
+    """R14: 0 times the squared log-sum-exp, which float32 cannot hold, is 0."""
+    logits = np.array([[HUGE, HUGE, 0], [0, 1, 2]], np.float32)
+    weight = np.array([0, 2, 1], np.float32)
+    options = {"class_weight": weight, "z_loss": 0.5, "label_smoothing": 0.25}
+    problem = Problem(logits, np.array([0, 2]), 1, -1, reduction="none", **options)
+    assert np.all(np.isfinite(backend.loss(problem, "float32", mode)[1]))
+    assert not np.any(np.isnan(backend.loss(problem, "float32", mode)))
+
+
+def test_labels_whose_sums_overflow_cost_nothing(backend: Backend, mode: str) -> None:
+    """R16: labels that a weight of 0 drops, each of which is finite."""
+    logits = np.array([[NAN, NAN], [0, 1]], np.float32)
+    labels = np.array([[-HUGE, 0], [1, 0]], np.float32)
+    options = {"class_weight": np.array([0, 3], np.float32), "label_smoothing": 1.0}
+    kept = np.array([0, 1], np.float32)
+    problem = Problem(logits, labels, 1, -1, sample_weight=kept, reduction="sum", **options)
+    assert np.isfinite(backend.loss(problem, "float32", mode))
+
+
 @pytest.mark.parametrize("name", GARBAGE)
 def test_each_garbage_alone_costs_nothing(backend: Backend, name: str) -> None:
     """R16: no garbage hides another."""

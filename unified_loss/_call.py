@@ -134,7 +134,9 @@ def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any)
             raise BackendError(messages.refused(name, _kind(value), reason))
         reason = backend.combinable(logits, value)
         if reason is not None:
-            raise BackendError(messages.cannot_combine(name, reason, backend.move(name)))
+            raise BackendError(
+                messages.cannot_combine(name, reason, backend.move(_on_host(backend, value, name)))
+            )
         if backend.name != "numpy":
             return Argument(backend, value, backend.spec(value), on_host=False, look=look)
     try:
@@ -154,13 +156,15 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str) -> Any:
         return value
     told = columns.text(value, name)
     if told is None:
-        # NumPy refuses what has a gradient or a device.
-        on_host = (
-            f"{name}.detach().cpu().numpy()" if hasattr(type(value), "requires_grad_") else name
-        )
-        fix = f"convert it first: {backend.convert(on_host)}"
+        fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
         told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix)
     raise BackendError(told)
+
+
+def _on_host(backend: Backend, value: Any, name: str) -> str:
+    """Code of an argument that any library can read: NumPy refuses a tensor with a gradient."""
+    is_foreign = backend.name != "torch" and hasattr(type(value), "requires_grad_")
+    return f"{name}.detach().cpu().numpy()" if is_foreign else name
 
 
 def number(normalizer: Any) -> Any:

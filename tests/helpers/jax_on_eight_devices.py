@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.random import Generator
 
+from tests.backends.test_jax_smallness import ROW, native
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.backends import BACKENDS
-from tests.helpers.backends.test_jax_smallness import ROW, native
 from tests.helpers.differentiation import hessian
 from tests.helpers.problems import Problem, sample
 from tests.helpers.reference import central_differences

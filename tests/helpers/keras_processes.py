@@ -24,6 +24,7 @@ from unified_loss import (
     DTypeError,
     LabelError,
     LossInputError,
+    LossInputWarning,
     OptionError,
     ShapeError,
     cross_entropy,
@@ -376,6 +377,7 @@ def main(path: str, *names: str) -> None:
     else:
         del CHECKS["replicas_add_up"]
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "rows of labels .* have several ones", LossInputWarning)
     # Keras reads its own variables and torch's tensors through NumPy's old protocol.
     warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
     # torch.compile imports torch's own deprecated scripts, and looks for gradients of the logits

@@ -24,7 +24,7 @@ def test_jax_on_eight_devices(installed: list[Any]) -> None:
     done = subprocess.run(
         [*command, str(tests)],
         env=environment,
-        cwd=tests.parent.parent,
+        cwd=tests.parents[2],
         capture_output=True,
         text=True,
         check=False,

@@ -153,9 +153,9 @@ class ClassificationLoss(nn.Module):
         if not added.keys() <= losses.keys() <= self.model_losses.keys():
             raise _other_losses(list(losses), list(self.model_losses))
         self.shift = self.shift_of(outputs)
-        if not isinstance(self, CausalLMLoss) and logits.ndim == labels.ndim + 1 == 3:
-            if is_next_token_model(outputs):
-                warn(LossInputWarning(UNSHIFTED))
+        is_of_tokens = not isinstance(self, CausalLMLoss) and logits.ndim == labels.ndim + 1 == 3
+        if is_of_tokens and is_next_token_model(outputs):
+            warn(LossInputWarning(UNSHIFTED))
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
         items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
         if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number

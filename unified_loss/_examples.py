@@ -148,7 +148,7 @@ def _of_dense_labels(
     return examples if plain else _without(ops, examples, _is_silent(ops, plan, t, examples))
 
 
-def examples_of_sums(
+def examples_of_sums(  # pragma: no cover (see `make test-fused`)
     ops: Ops, plan: Plan, operands: Operands, total: Array, mass: Array, low: Array, high: Array
 ) -> Examples:
     """What dense labels say of each example, by the sums T and M of their rows.

@@ -37,11 +37,15 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
     return call(entry, *arguments, axis, *others)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _wide(
+    dtype: torch.dtype,
+) -> torch.dtype:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _static_axis(logits: Shape, labels: Shape) -> int | None:
+def _static_axis(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    logits: Shape, labels: Shape
+) -> int | None:
     """R3: the one candidate whose size is that of all batches, if the labels fit it in all."""
     static = [axis for axis in (1, len(logits) - 1) if has_static_value(logits[axis])]
     if len(static) == 1 and fits(logits, labels, static[0], _same_always) is True:
@@ -49,7 +53,9 @@ def _static_axis(logits: Shape, labels: Shape) -> int | None:
     return None
 
 
-def _same_always(a: Size, b: Size) -> bool | None:
+def _same_always(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    a: Size, b: Size
+) -> bool | None:
     """Whether sizes are equal in all batches, under a guard."""
     return has_static_value(a) == has_static_value(b) and guard_or_false(a == b)
 

@@ -234,7 +234,7 @@ class TorchBackend(Backend):
                 or array.is_nested
             ):
                 return None
-            if not on_cpu:
+            if not on_cpu:  # pragma: no cover (needs an accelerator)
                 device = array.device
                 if device.type not in fused.DEVICES or device != logits.device:
                     return None
@@ -324,7 +324,7 @@ class TorchBackend(Backend):
         if route is _ROWS:
             return run(loss_of, OPS, plan, operands)
         plan, operands = _signed(plan, operands)
-        if route is _FUSED:
+        if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss(plan, operands)
         value = _native_loss(plan, operands) if route.is_native else None
         return blocks.loss(route.walk, plan, operands) if value is None else value
@@ -333,7 +333,7 @@ class TorchBackend(Backend):
         route = self.route(plan, operands.logits.numel())
         if route is _ROWS or (torch.is_grad_enabled() and operands.logits.requires_grad):
             return run(loss_and_gradient_of, OPS, plan, operands)
-        if route is _FUSED:
+        if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss_and_gradient(*_signed(plan, operands))
         return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
 

@@ -26,7 +26,7 @@ def memory_of(problem: Problem, plan: Plan, route: Route) -> Memory | None:
     elements, width = math.prod(shape), BYTES[plan.compute_dtype]
     statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
     gradient = elements * BYTES[plan.logits_dtype]
-    if route.is_fused:
+    if route.is_fused:  # pragma: no cover (see `make test-fused`)
         return Memory(statistics, "a few numbers an example", gradient)
     # x - max x and exp(x - max x); label rows, and their products; half precision is cast first.
     arrays = 2 + 2 * (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)

@@ -430,6 +430,17 @@ def test_warning_of_softmax_output() -> None:
     )
 
 
+def test_warning_of_swapped_dense_arguments() -> None:
+    """R17: scores as label rows, beside logits that are label rows; told without being asked."""
+    logits, rows = scores(3, 13) - 5, np.eye(13)[[0, 2, 1]]  # no call like it came before
+    found = warning_of(rows, logits)
+    assert found.category is LossInputWarning
+    assert found.message.cause == "arguments_swapped"
+    assert found.message.fixes
+    assert np.isfinite(cross_entropy(logits, rows))
+    assert np.isfinite(cross_entropy(logits, rows - 0.1))  # negative rows alone may be meant
+
+
 def test_warning_of_nothing_but_ignored_labels() -> None:
     """R15, R17: it is legal, and the mean is 0; asked for, the check says so."""
     found = warning_of(scores(2, 3), [-100, -100], check=True)

@@ -7,10 +7,10 @@ import numpy as np
 
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS
+from unified_loss._dispatch import ALIASES, known_names
 from unified_loss.exceptions import BackendError
 
-ARRAYS = frozenset({*LOADERS, *ARRAY_API_LIBRARIES, "jaxlib"})  # whose arrays have a place
+ARRAYS = frozenset({*known_names(), *ALIASES})  # whose arrays have a place
 TEXT = (str, bytes, bytearray)
 IGNORED = rules.DEFAULT_IGNORE_INDEX
 
@@ -23,19 +23,16 @@ def as_host(value: Any, name: str) -> Any:
     kind = type(value)
     if isinstance(value, dict | str) and name == "class_weight":
         raise BackendError(_by_name(value))
-    sparse = getattr(kind, "toarray", None) or getattr(kind, "todense", None)
-    if sparse is not None:
-        method = "toarray" if hasattr(kind, "toarray") else "todense"
-        raise BackendError(
-            messages.unreadable(name, messages.name_of(kind), "it is sparse", f"{name}.{method}()")
-        )
+    method = next((each for each in ("toarray", "todense") if hasattr(kind, each)), None)
+    if method is not None:
+        raise _unreadable(value, name, "it is sparse", f"{name}.{method}()")
     if isinstance(value, TEXT) or not _is_readable(value):
         return value
     try:
         array = np.asarray(value)
     except Exception as error:  # noqa: BLE001 - what another package raises
         reason = f"NumPy cannot read it ({type(error).__name__})"
-        raise BackendError(messages.unreadable(name, messages.name_of(kind), reason, "")) from None
+        raise _unreadable(value, name, reason, "") from None
     package = rules.package_of(kind)
     missing = _number_missing(value)
     if missing:
@@ -44,14 +41,16 @@ def as_host(value: Any, name: str) -> Any:
         is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
         what = IGNORED if name == "labels" else False if is_mask else 0
         fix = f"{name}.{fill}({what})" + ('.astype("int64")' if package == "pandas" else "")
-        raise BackendError(
-            messages.unreadable(name, messages.name_of(kind), f"{missing} {entries} missing", fix)
-        )
+        raise _unreadable(value, name, f"{missing} {entries} missing", fix)
     if array.dtype.kind not in "biufV":
         fix = _codes(package) if name == "labels" else f"np.asarray({name}, dtype=float)"
         reason = "it holds text or objects" if name == "labels" else "it holds no numbers"
-        raise BackendError(messages.unreadable(name, messages.name_of(kind), reason, fix))
+        raise _unreadable(value, name, reason, fix)
     return array
+
+
+def _unreadable(value: Any, name: str, reason: str, fix: str) -> BackendError:
+    return BackendError(messages.unreadable(name, messages.name_of(type(value)), reason, fix))
 
 
 def text(value: Any, name: str) -> str | None:

@@ -54,7 +54,12 @@ LOADERS: dict[str, Callable[[], Backend]] = {
 OLDEST = {"numpy": "2.0", "torch": "2.13", "jax": "0.8", "tensorflow": "2.20"}
 ARRAY_API_LIBRARIES = ("array_api_strict", "cupy", "dask", "mlx")
 
-_ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
+ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays
+
+
+def known_names() -> tuple[str, ...]:
+    """Every library that has a backend, NumPy first."""
+    return (*LOADERS, *ARRAY_API_LIBRARIES)
 
 
 def backend_of(logits: Any) -> Backend:
@@ -62,7 +67,7 @@ def backend_of(logits: Any) -> Backend:
     # Nothing is remembered: `torch.compile` would compile again once that has changed.
     for base in type(logits).__mro__:
         package = str(base.__module__).partition(".")[0]
-        library = _ALIASES.get(package, package)
+        library = ALIASES.get(package, package)
         load = LOADERS.get(library)
         if load is None:
             continue
@@ -119,7 +124,7 @@ def _is_recorded(value: Any) -> bool:
 
 
 def _unknown(value: Any) -> str:
-    libraries = (*LOADERS, *ARRAY_API_LIBRARIES)
+    libraries = known_names()
     installed = [library for library in libraries if importlib.util.find_spec(library)]
     text = (
         "logits must be an array of a supported library, but are "

@@ -11,7 +11,7 @@ from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
 from unified_loss._call import number as as_number
-from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS, _array_api, backend_of, loaded
+from unified_loss._dispatch import LOADERS, _array_api, backend_of, known_names, loaded
 from unified_loss._shapes import same_size
 from unified_loss._types import Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
@@ -86,7 +86,7 @@ def read_shapes(arrays: Operands, options: Options, framework: str | None) -> Ca
 
 def check_framework(framework: str | None, *, with_arrays: bool) -> None:
     """`OptionError` for a library that is not known, or that the logits tell already."""
-    known = (*LOADERS, *ARRAY_API_LIBRARIES)
+    known = known_names()
     is_known = isinstance(framework, str) and framework in known
     if framework is not None and (with_arrays or not is_known):
         wanted = "None where logits are an array" if with_arrays else f"one of {', '.join(known)}"

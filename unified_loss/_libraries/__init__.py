@@ -7,15 +7,10 @@ import importlib
 import os
 from collections.abc import Iterator
 
-from unified_loss._dispatch import ARRAY_API_LIBRARIES, LOADERS
+from unified_loss._dispatch import known_names
 from unified_loss._libraries._library import HostArray, Library
 
 __all__ = ["HostArray", "Library", "installed_names", "known_names", "load", "named"]
-
-
-def known_names() -> tuple[str, ...]:
-    """Every library that has a backend, NumPy first."""
-    return (*LOADERS, *ARRAY_API_LIBRARIES)
 
 
 def installed_names() -> Iterator[str]:

@@ -45,8 +45,10 @@ def examples_and_divisor(
         constant = ops.stop_gradient(examples.mass)
         if constant is not examples.mass:
             # R16: no gradient where lse is not finite.
-            has_nan = ops.any(operands.logits != operands.logits, plan.axis)
-            dead = examples.dropped & (has_nan | ~ops.isfinite(m))  # maxima may lose a NaN
+            dead = ~ops.isfinite(m)
+            if ops.maxima_lose_nan:
+                dead = dead | ops.any(operands.logits != operands.logits, plan.axis)
+            dead = examples.dropped & dead
             examples = examples._replace(mass=ops.where(dead, constant, examples.mass))
     return with_divisor(ops, plan, operands, examples)
 

@@ -10,6 +10,9 @@ INFINITY = float("inf")
 class Ops(Protocol):
     """Reductions and gathers along an axis keep it at size 1."""
 
+    # As XLA's on a processor do, of rows that are shared out to threads.
+    maxima_lose_nan: ClassVar[bool] = False
+
     def cast(self, x: Array, dtype: str) -> Array:
         """`x` as an array of `dtype`."""
 
@@ -80,10 +83,6 @@ class Factors(NamedTuple):
 
 class KernelOps(Ops, Protocol):
     """What the common kernel needs beside them."""
-
-    maxima_lose_nan: ClassVar[bool] = (
-        False  # as XLA's on a processor, of rows that are shared out to threads
-    )
 
     def cast_like(self, x: Array, like: Array) -> Array:
         """`x` as an array of the dtype of `like`."""

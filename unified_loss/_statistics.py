@@ -122,9 +122,13 @@ def without_lost(ops: Ops, examples: Examples, statistics: Statistics) -> Statis
     """Statistics, 0 in dropped rows that are not finite, which a maximum does not always tell."""
     if examples.dropped is None:
         return statistics
-    lost = examples.dropped & ~ops.isfinite(statistics.l)
+    return _cleared(ops, statistics, examples.dropped & ~ops.isfinite(statistics.l))
+
+
+def _cleared(ops: Ops, statistics: Statistics, rows: Array) -> Statistics:
+    """Statistics, 0 in some rows."""
     return Statistics._make(
-        None if part is None else ops.where(lost, 0.0, part) for part in statistics
+        None if part is None else ops.where(rows, 0.0, part) for part in statistics
     )
 
 
@@ -201,9 +205,7 @@ def settled(  # pragma: no cover (see `make test-fused`)
         if p is not None and plan.class_weight and plan.label_smoothing:
             p = _settled(ops, p, examples.label_mass == 0)
         return Statistics(m, l, p, q)
-    m, l, p, q = (
-        None if part is None else ops.where(examples.dropped, 0.0, part) for part in statistics
-    )
+    m, l, p, q = _cleared(ops, statistics, examples.dropped)
     q = None if q is None else _settled(ops, q, examples.label_total == 0)
     return Statistics(m, l, p, q)
 
@@ -266,12 +268,16 @@ def slopes_of(ops: Ops, plan: Plan, examples: Examples, statistics: Statistics) 
 
 def scaled(slopes: Coefficients, factor: Array | None, divisor: Array | None) -> Coefficients:
     """The slopes times what autodiff multiplies by, over what the mean divides by."""
-    found = {id(None): None}  # the two may be one array
-    for part in slopes:
-        if id(part) not in found:
-            number = part if factor is None else part * factor
-            found[id(part)] = number if divisor is None else number / divisor
-    return Coefficients(*(found[id(part)] for part in slopes))
+
+    def times(part: Any) -> Any:
+        if part is None:
+            return None
+        part = part if factor is None else part * factor
+        return part if divisor is None else part / divisor
+
+    a = times(slopes.a)
+    b = a if slopes.b is slopes.a else times(slopes.b)  # one array where labels are class ids
+    return Coefficients(a, b, times(slopes.c), times(slopes.z))
 
 
 def careful_gradient(

@@ -29,7 +29,7 @@ def log_sum_exp(
 ) -> Array:
     """Log sum exp(x - m), with m a constant, and without a slope where dropped and not finite.
 
-    That is seen in the sum, as a maximum may have lost a NaN (`KernelOps.maxima_lose_nan`).
+    That is seen in the sum, as a maximum may have lost a NaN (`Ops.maxima_lose_nan`).
     `is_apart`: another sum needs x - m as well, which XLA on a processor would write out.
     """
     if is_apart:

@@ -1,7 +1,7 @@
 """TensorFlow."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
@@ -37,6 +37,8 @@ _COMPOSITE = {
 
 class TensorflowOps:
     """`Ops` on TensorFlow, where sizes and even ranks can be unknown until the graph runs."""
+
+    maxima_lose_nan: ClassVar[bool] = True  # in a graph that XLA compiles
 
     def cast(self, x: Array, dtype: str) -> Array:
         if x.dtype.name in {"int4", "uint4"}:  # which can become integers alone

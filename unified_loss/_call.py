@@ -66,7 +66,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
             warn(SingleClassWarning(messages.single_class(problem)))
         plan = label_values.told(judged, taken.labels, taken.sample_weight)
     except LossInputError as error:
-        _diagnose(error, problem, arrays.logits, taken.labels)
+        diagnose(error, problem, arrays.logits, taken.labels)
         raise
     if key is not None:
         plans.remember(key, judged, problem)
@@ -203,7 +203,12 @@ def _brought(plan: Plan, logits: Array, taken: Taken) -> tuple[Plan, Operands]:
     return plan, Operands(logits, *brought)
 
 
-def _diagnose(error: LossInputError, problem: Problem, logits: Array, labels: Argument) -> None:
+def diagnose(
+    error: LossInputError,
+    problem: Problem,
+    logits: Array | None = None,
+    labels: Argument | None = None,
+) -> None:
     """Add to an error what the call, and labels that may be read (R17), tell of its cause.
 
     Whatever goes wrong here, the error itself is what people have to see.
@@ -211,11 +216,11 @@ def _diagnose(error: LossInputError, problem: Problem, logits: Array, labels: Ar
     try:
         from unified_loss._diagnosis import extend, values_of
 
-        values = labels.values
+        values = None if labels is None else labels.values
         if values is not None:
             within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
             values = values_of(values, problem.options.ignore_index, within)
-        extend(error, problem, values, (logits, labels.value))
+        extend(error, problem, values, (logits, None if labels is None else labels.value))
     except Exception:  # noqa: BLE001, S110
         pass
 

@@ -6,7 +6,7 @@ import warnings
 
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
-from unified_loss._call import prepare
+from unified_loss._call import diagnose, prepare
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of
@@ -48,9 +48,7 @@ def _of_shapes(call: reading.Call) -> Report:
     try:
         plan = make_plan(call.problem)
     except LossInputError as error:
-        from unified_loss._diagnosis import extend
-
-        extend(error, call.problem)
+        diagnose(error, call.problem)
         return _refused(call.problem, error)
     routes = [] if call.backend is None else _routes(call.backend, plan, call.problem)
     told = (messages.single_class(call.problem),) if _is_single(plan) else ()

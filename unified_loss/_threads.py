@@ -91,27 +91,29 @@ class _Job:
     """Items that threads take until none remains.
 
     A helper holds its seat while it takes part. Once nothing remains, whoever finds all seats empty
-    knows that all is done, whatever became of which helper; who comes later does nothing.
+    knows that all is done, whatever became of which helper. Who comes later does nothing and holds
+    nothing: the interpreter may be ending, and torch aborts the process of a thread that is ended
+    in one of its operations.
     """
 
     def __init__(self, work: Callable[[Any], None], items: Sequence[Any], helpers: int) -> None:
-        self.work = work
-        self.remaining = deque(items)
+        self.remaining = deque(map(partial, repeat(work), items))
         self.seats = [Lock() for _ in range(helpers)]
         self.errors: list[BaseException | None] = [None] * helpers
 
     def take_part(self) -> None:
         while True:
             try:
-                item = self.remaining.popleft()
+                do_next = self.remaining.popleft()
             except IndexError:
                 return
-            self.work(item)
+            do_next()
 
     def help_out(self, number: int, around: Around) -> None:  # pragma: no cover (not traced)
         with self.seats[number]:
             try:
-                around(self.take_part)
+                if self.remaining:
+                    around(self.take_part)
             except BaseException as error:  # noqa: BLE001 (raised again, in the thread that called)
                 self.errors[number] = error
                 self.remaining.clear()

@@ -108,20 +108,31 @@ def test_nothing_goes_on_after_an_error(where, error, monkeypatch):
 
 
 def test_helpers_that_come_too_late_do_nothing():
-    """R21: helpers that others keep busy hold nobody up."""
+    """R21: helpers that others keep busy hold nobody up.
+
+    They do not even enter what the work is done in: where the interpreter ends, a thread that is in
+    an operation of torch takes the process with it.
+    """
     release, over = threading.Event(), threading.Event()
     pool = threads._pool()
     assert pool.grow(1) == 1
     pool.shares.put(release.wait)
     done: list[tuple[int, bool]] = []
+    entered: list[bool] = []
+
+    def around(share: Callable[[], None]) -> None:
+        entered.append(is_helping())
+        share()
+
     threads.for_each(
-        lambda item: done.append((item, is_helping())), range(5), threads=2, around=plainly
+        lambda item: done.append((item, is_helping())), range(5), threads=2, around=around
     )
     assert done == [(item, False) for item in range(5)]
     release.set()
     pool.shares.put(over.set)
     assert over.wait(timeout=600)
     assert len(done) == 5
+    assert entered == [False]
 
 
 def test_there_is_one_pool():

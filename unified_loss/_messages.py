@@ -147,6 +147,15 @@ def sizes_differ(name: str, shape: Shape, wanted: Shape) -> str:
     return f"{name} must have shape {shown(wanted)}, but have shape {shown(shape)}."
 
 
+def sizes_differ_in_graph(name: str) -> str:
+    """R5, R7, for sizes that a running graph compares, and adds to this text."""
+    cause = "unified_loss.explain(logits, labels) of these shapes names the cause. "
+    return (
+        f"ShapeError: {name} do not have the shape that the logits ask for. "
+        f"{cause if name == 'labels' else ''}Shapes of logits, {name} as wanted and as passed:"
+    )
+
+
 def no_classes(axis: int) -> str:
     """R9."""
     return f"logits must have at least one class, but the class axis {axis} has size 0."

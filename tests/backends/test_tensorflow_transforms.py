@@ -170,8 +170,14 @@ def test_sizes_that_meet_at_run_time_never_broadcast(case: str, *, jit_compile: 
 
     wrong = {"dense labels of one row": (1, 3), "labels of another rank": (4, 1, 1)}
     size = wrong.get(case, (4,) if options else (1,))
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         loss(tf.zeros([4, 3]), tf.zeros(size, dtype))
+    if not jit_compile:  # XLA has no assertions
+        text = str(caught.value)
+        name = next(iter(options), "labels")
+        assert f"ShapeError: {name} do not have the shape" in text
+        assert "[4 3]" in text
+        assert ("unified_loss.explain(logits, labels)" in text) == (name == "labels")
 
 
 def test_nested_tapes_give_second_derivatives(problem: Problem) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from unified_loss import _host as host
+from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
@@ -161,18 +162,19 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
         batch = tf.concat([whole[:axis], whole[axis + 1 :]], 0)
         kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
         if plan.label_kind == "dense":
-            labels = _of_shape(labels, "labels", whole)
+            labels = _of_shape(labels, "labels", whole, whole)
         elif keeps is None:
-            labels = tf.reshape(_of_shape(labels, "labels", batch, kept), kept)
+            labels = tf.reshape(_of_shape(labels, "labels", whole, batch, kept), kept)
             keeps = True
         else:
-            labels = _of_shape(labels, "labels", kept if keeps else batch)
+            labels = _of_shape(labels, "labels", whole, kept if keeps else batch)
         if class_weight is not None:
-            class_weight = _of_shape(class_weight, "class_weight", whole[axis : axis + 1])
+            classes = whole[axis : axis + 1]
+            class_weight = _of_shape(class_weight, "class_weight", whole, classes)
         if sample_weight is not None:
-            sample_weight = _of_shape(sample_weight, "sample_weight", batch, batch[:1])
+            sample_weight = _of_shape(sample_weight, "sample_weight", whole, batch, batch[:1])
         if normalizer is not None:
-            normalizer = _of_shape(normalizer, "normalizer", tf.zeros([0], tf.int32))
+            normalizer = _of_shape(normalizer, "normalizer", whole, tf.zeros([0], tf.int32))
     plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
     return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
 
@@ -203,15 +205,18 @@ def _is_constant(array: Array) -> bool:
     return True
 
 
-def _of_shape(array: Array, name: str, *allowed: Array) -> Array:
+def _of_shape(array: Array, name: str, logits_shape: Array, *allowed: Array) -> Array:
     """`array`, whose shape must be one of those allowed when the graph runs.
 
-    XLA drops assertions, but refuses the negative sizes that a mismatch gives the reshape.
+    Where it is not, the sizes are known to the graph alone, which holds no diagnosis: the text says
+    where to ask for one. XLA drops assertions, but refuses the negative sizes that a mismatch gives
+    the reshape.
     """
     shape = tf.shape(array)
     fits = tf.reduce_any([_equal(shape, wanted) for wanted in allowed])
-    text = f"ShapeError: {name} must have the shape that the logits ask for (wanted, passed):"
-    check = tf.debugging.Assert(fits, [text, allowed[0], shape])
+    check = tf.debugging.Assert(
+        fits, [messages.sizes_differ_in_graph(name), logits_shape, allowed[0], shape]
+    )
     with tf.control_dependencies([check]):
         padded = tf.where(fits, tf.concat([shape, [1]], 0), -2)
     result = tf.squeeze(tf.reshape(array, padded), -1)

@@ -19,6 +19,9 @@ _UNSIGNED = {
 }
 
 
+# A look at values is not a computation of the caller's: NumPy has nothing to say of NaN in it.
+quietly = np.errstate(all="ignore")
+
 LOOK = 2**17  # entries that are looked at without being asked for
 UNIT_TOLERANCE = 1e-3
 
@@ -93,15 +96,26 @@ def are_scores(plan: Plan, labels: Argument) -> bool:
     """Whether dense labels hold negative values, as far as a look at some is free."""
     if plan.label_kind != "dense" or labels.values is None:
         return False
-    some = labels.values.flat[:LOOK]
-    return some.size > 0 and bool(some.min() < 0)
+    return labels.values.size > 0 and _has_negative(labels.values.flat[:LOOK])
 
 
 def are_probabilities(plan: Plan, logits: HostArray | None) -> bool:
-    """Whether all rows, of those that are looked at, sum to 1, and nothing is negative."""
-    if logits is None or logits.size > LOOK or not logits.size or logits.min() < 0:
+    """Whether all rows, of those that are looked at, are from 0 to 1 and sum to 1."""
+    if logits is None or logits.size > LOOK or not logits.size:
         return False
-    sums = logits.sum(plan.axis, dtype=np.float64)
+    return _sum_to_one(logits, plan.axis)
+
+
+@quietly
+def _has_negative(values: HostArray) -> bool:
+    return bool(values.min() < 0)
+
+
+@quietly
+def _sum_to_one(rows: HostArray, axis: int) -> bool:
+    if not (rows.min() >= 0 and rows.max() <= 1 + UNIT_TOLERANCE):  # NaN is not, either
+        return False
+    sums = rows.sum(axis, dtype=np.float64)
     return bool(np.all(np.abs(sums - 1) < UNIT_TOLERANCE))
 
 
@@ -153,6 +167,7 @@ def _of_index_labels(
     ).with_details(count=count, first=first, smallest=low, largest=high)
 
 
+@quietly
 def _check_dense_labels(plan: Plan, labels: HostArray, dropped: Any) -> None:
     """R17 under ``check=True``: rows must be finite and non-negative."""
     values, kept = _rows(plan, labels, dropped)
@@ -201,11 +216,12 @@ def suspicions(
     return [stage for stage, does_hold in holds.items() if does_hold]
 
 
+@quietly
 def is_softmax_output(plan: Plan, logits: HostArray) -> bool:
     """Whether logits look like probabilities: in [0, 1], not all 0 or 1, with rows of sum 1."""
     if logits.size == 0 or logits.shape[plan.axis] == 1:
         return False
-    if logits.min() < 0 or not logits.max() <= 1:
+    if not (logits.min() >= 0 and logits.max() <= 1):
         return False
     errors = np.abs(logits.sum(plan.axis, dtype=np.float64) - 1)
     limit = max(logits.shape[plan.axis] * epsilon(plan.logits_dtype), 1e-6)
@@ -219,6 +235,7 @@ def _all_ignored(plan: Plan, labels: HostArray | None) -> bool:
     return labels.size > 0 and bool(np.all(labels == plan.ignore_index))
 
 
+@quietly
 def _sum_to_other_than_one(plan: Plan, labels: Argument, sample_weight: Argument | None) -> bool:
     """R17: whether dense label rows that count do not sum to 1."""
     if labels.values is None or plan.label_kind == "index":

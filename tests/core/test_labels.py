@@ -1,6 +1,7 @@
 """Label kinds, label dtypes, and labels that are no class ids."""
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -268,3 +269,28 @@ def test_check_true_warns_of_rows_that_do_not_sum_to_one(backend: Backend) -> No
         warnings.simplefilter("error", LossInputWarning)
         backend.loss(fine, "float32", check=True)
         backend.loss(problem, "float32", check="auto")
+
+
+LARGEST = 1e308  # of each dtype something like its own
+
+
+@pytest.mark.parametrize("check", ["auto", True])
+@pytest.mark.parametrize("garbage", [[np.nan], [np.inf, np.nan, -np.inf], [np.inf], [LARGEST]])
+def test_a_look_says_nothing_but_what_it_found(
+    backend: Backend, dtype: str, garbage: list[float], check: Literal["auto", True]
+) -> None:
+    """R17: NumPy does not warn of what is not finite, nor is that taken for probabilities."""
+    for classes in (3, 17):
+        logits = np.resize(garbage, (5, classes))
+        logits[logits == LARGEST] = {"float16": 6e4, "float64": LARGEST}.get(dtype, 3e38)
+        logits[::2, 0] = 1
+        labels = np.where(
+            np.arange(classes) == 0, -1.0, np.abs(np.nan_to_num(logits, posinf=3, neginf=3))
+        )
+        weight = np.zeros(5)  # R16: nothing of it counts
+        for labels_now in (labels, labels.clip(0, 1), np.zeros(5, np.int64)):
+            problem = Problem(logits, labels_now, 1, -1, sample_weight=weight)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                warnings.simplefilter("ignore", LossInputWarning)
+                assert backend.loss(problem, dtype, check=check) == 0

@@ -207,17 +207,18 @@ def values_of(
     is_whole = entries.dtype.kind != "f" or np.isfinite(entries) & (entries == np.round(entries))
     integral = bool(np.all(is_whole))
     number: Any = int if integral else float
-    low, high = entries.min(), entries.max()
-    inner = [entries[np.asarray(apart, bool)] for apart in (entries > low, entries < high)]
-    above, below = (part if part.size else None for part in inner)
-    return Values(
-        number(low),
-        number(high),
-        None if above is None else number(above.min()),
-        None if below is None else number(below.max()),
-        integral,
-        *_rows(labels, low, high, integral=integral),
-    )
+    with np.errstate(all="ignore"):  # NaN among them is the caller's
+        low, high = entries.min(), entries.max()
+        inner = [entries[np.asarray(apart, bool)] for apart in (entries > low, entries < high)]
+        above, below = (part if part.size else None for part in inner)
+        return Values(
+            number(low),
+            number(high),
+            None if above is None else number(above.min()),
+            None if below is None else number(below.max()),
+            integral,
+            *_rows(labels, low, high, integral=integral),
+        )
 
 
 def _rows(

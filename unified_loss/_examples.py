@@ -10,6 +10,8 @@ from unified_loss._types import Array, Operands, Plan
 
 NAN = float("nan")
 
+SMALL = 2.0**-64  # any number of finite numbers, times this, have a finite sum
+
 
 class Examples(NamedTuple):
     """One number for each example, with the class axis kept; absent parts are None."""
@@ -136,18 +138,24 @@ def _of_dense_labels(
     axis = plan.axis
     num_classes, w, s = weights
     t = ops.cast(operands.labels, plan.compute_dtype)
+    counted, garbage = s, None
     if not plain and plan.labels_dtype.startswith(("float", "bfloat")):
         constant = ops.stop_gradient(t)
         if constant is not t:
             # A zero label on a masked class has no influence, and no gradient.
             t = ops.where((t == 0) & (operands.logits == -INFINITY), constant, t)
         if s is not None:
-            t, s = _without_garbage(ops, axis, t, w, s)
+            garbage, infinite = _garbage(ops, plan, t, weights)
+            t, counted = ops.where(garbage, 0.0, t), ops.where(infinite, 0.0, s)
+            s = ops.where(garbage, 0.0, s)
     k = t if w is None else w * t
     label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
-    examples = _of_sums(Weights(num_classes, w, s), k, label_total, label_mass)
-    return examples if plain else _without(ops, examples, _is_silent(ops, plan, t, examples))
+    examples = _of_sums(Weights(num_classes, w, s), k, label_total, label_mass, counted)
+    if plain:
+        return examples
+    silent = _is_silent(ops, plan, t, examples)
+    return _without(ops, examples, silent if garbage is None else silent & ~garbage)
 
 
 def examples_of_sums(  # pragma: no cover (see `make test-fused`)
@@ -167,13 +175,17 @@ def examples_of_sums(  # pragma: no cover (see `make test-fused`)
         low = (1 - plan.label_smoothing) * low
         share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype) * total
         silent = (low > high) | ((low == -share) & (high == -share))
-    return _without(ops, _of_sums(weights, None, total, mass), silent & (mass == 0))
+    return _without(ops, _of_sums(weights, None, total, mass, s), silent & (mass == 0))
 
 
-def _of_sums(weights: Weights, k: Array | None, total: Array, mass: Array) -> Examples:
-    """Dense labels by K, T and M, none of whose rows is silent."""
+def _of_sums(
+    weights: Weights, k: Array | None, total: Array, mass: Array, counted: Array | None
+) -> Examples:
+    """Dense labels by K, T and M, none of whose rows is silent.
+
+    `counted` are the sample weights that are masses where there are no class weights.
+    """
     num_classes, w, s = weights
-    counted = s
     if w is not None:
         counted = mass if s is None else s * mass
     return Examples(
@@ -210,18 +222,24 @@ def _is_silent(ops: Ops, plan: Plan, t: Array, examples: Examples) -> Array:
     return (ops.max(ops.stop_gradient(terms), axis) == 0) & (examples.label_mass == 0)
 
 
-def _without_garbage(
-    ops: Ops, axis: int, t: Array, w: Array | None, s: Array
-) -> tuple[Array, Array]:
-    """Labels and weights, constants where a weight of 0 drops labels whose loss does not exist."""
+def _garbage(ops: Ops, plan: Plan, t: Array, weights: Weights) -> tuple[Array, Array]:
+    """Which labels a weight of 0 drops whose loss does not exist, and which of them are not finite.
+
+    A loss multiplies the sums of labels, and these may overflow where the labels are finite.
+    """
+    axis = plan.axis
+    num_classes, w, s = weights
     t_now = ops.stop_gradient(t)
-    size = ops.sum(t_now * t_now, axis)
-    if w is not None:  # products with class weights, and with their sum, may overflow as well
+    sums = total = ops.sum(t_now, axis)
+    if w is not None:
         w = ops.stop_gradient(w)
-        size = size * (1 + ops.sum(w * w, axis))
-    exists = ops.isfinite(size)
-    garbage = (s == 0) & ~exists
-    return ops.where(garbage, 0.0, t), ops.where(garbage, 0.0, s)
+        sums = ops.sum(w * t_now, axis) + total
+        if plan.label_smoothing:
+            classes = ops.cast_size(num_classes, plan.compute_dtype)
+            sums = sums + plan.label_smoothing / classes * total * ops.sum(w, axis)
+    is_dropped = s == 0
+    is_finite = ops.isfinite(ops.sum(t_now * SMALL, axis))
+    return is_dropped & ~ops.isfinite(sums), is_dropped & ~is_finite
 
 
 def with_divisor(

@@ -136,6 +136,43 @@ def test_labels_whose_sums_overflow_cost_nothing(backend: Backend, mode: str) ->
     assert np.isfinite(backend.loss(problem, "float32", mode))
 
 
+@pytest.mark.needs_autodiff
+@pytest.mark.parametrize("row", [[NAN, 0, 0.25], [0, NAN, 0.25], [-INF, 0, INF]])
+def test_a_weight_learns_nothing_where_a_label_of_zero_hides_the_garbage(
+    backend: Backend, mode: str, row: list[float]
+) -> None:
+    """R16: the rest of the row is finite, and so is what a label multiplies."""
+    labels = np.where(np.isfinite(row), [[-1, 3, 7]], 0).astype(np.float32)
+    for options in ({}, {"label_smoothing": 0.25, "class_weight": np.where(labels[0], 2.0, 0)}):
+        problem = Problem(
+            np.array([row], np.float32),
+            labels,
+            1,
+            -1,
+            sample_weight=np.zeros(1, np.float32),
+            reduction="sum",
+            **options,
+        )
+        (slope,) = backend.gradients(problem, "float32", mode, ["sample_weight"])
+        np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.needs_autodiff
+def test_huge_labels_that_are_dropped_keep_their_mass(backend: Backend, mode: str) -> None:
+    """R16: what a mean divides by has its gradient, whatever the loss beside it comes to."""
+    logits = np.array([[0, 1, 2], [3, 1, 0], [1, 0, 2]], np.float32)
+    labels = np.array([[0.5, 0.5, 0], [0, -3e38, 7], [3e38, 3e38, 3e38]], np.float32)
+    weight = np.array([1, 0, 0], np.float32)
+    problem = Problem(logits, labels, 1, -1, sample_weight=weight)
+    slopes = backend.gradients(problem, "float32", mode, ["logits", "sample_weight"])
+    small = problem.but(labels=np.where(np.abs(labels) > 1e30, 0, labels))
+    loss = backend.loss(small, "float32", mode)
+    assert_everything(backend, mode, problem, "float32")
+    # The own loss of the third does not exist; its mass does.
+    np.testing.assert_allclose(slopes[1][2], -loss, rtol=1e-5)
+    np.testing.assert_array_equal(slopes[0][1:], 0)
+
+
 @pytest.mark.parametrize("name", GARBAGE)
 def test_each_garbage_alone_costs_nothing(backend: Backend, name: str) -> None:
     """R16: no garbage hides another."""

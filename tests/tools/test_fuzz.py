@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.fuzz import oracle
-from tests.fuzz.calls import Call, Case, Form
+from tests.fuzz.calls import DIFFERENTIABLE, Call, Case, Form, is_floating
 from tests.fuzz.draws import draw_case, draw_form
 from tests.fuzz.oracle import WIDE, Point, truth
 from tests.fuzz.runners import Results, Run, Runner
-from tests.fuzz.session import Fault, Session, choose
+from tests.fuzz.session import Fault, Session, choose, examined
 from tests.fuzz.shrink import report, shrunk
 from tests.helpers.reference import evaluate
 
@@ -25,6 +25,61 @@ def test_nothing_is_wrong_in_a_short_run(backend):
     faults = list(session.run(CALLS.get(backend.name, 120), DRAWS))
     assert not faults, "\n\n".join(map(report, faults[:3]))
     assert session.skipped < session.calls.total() / 10
+
+
+NAN, INF = np.nan, np.inf
+FOUND = {
+    "a label of 0 on the one NaN": (
+        Call(
+            np.array([[NAN, 0, 0.25]], np.float32),
+            np.array([[0, -1, 7]], np.float32),
+            1,
+            -1,
+            sample_weight=np.zeros(1, np.float32),
+            z_loss=0.125,
+            reduction="sum",
+        ),
+        Form(batch=(1,), kind="dense", labels="float32", z_loss=0.125, reduction="sum"),
+    ),
+    "an infinite own loss where all weights are 0": (
+        Call(
+            np.array([[0, 0, 0], [-INF, 0, 0]], np.float32),
+            np.array([2, 1]),
+            1,
+            -1,
+            class_weight=np.array([0.75, 0, 0], np.float32),
+            sample_weight=np.array([1.5, 0], np.float32),
+            label_smoothing=0.125,
+        ),
+        Form(batch=(2,), class_weight="float32", label_smoothing=0.125),
+    ),
+    "a huge label that is dropped": (
+        Call(
+            np.array([[0, 1, 2], [-50, -INF, 7], [1, 2, 3]], np.float32),
+            np.array([[0.5, 0.5, 0], [0, -3e38, 7], [3e38, 3e38, 0]], np.float32),
+            1,
+            -1,
+            sample_weight=np.array([1, 0, 0], np.float32),
+        ),
+        Form(batch=(3,), kind="dense", labels="float32"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once_stays_mended(backend, name):
+    """Each fault of longer runs, in all libraries and under all transforms."""
+    call, form = FOUND[name]
+    wrt = [n for n in DIFFERENTIABLE if n in call.arrays and is_floating(call.arrays[n])]
+    form = form._replace(sample_weight="float32", wrt=tuple(wrt))
+    (runner,) = choose([backend.name])
+    for transform, how in runner.transforms.items():
+        fitted = runner.fit(form, how)
+        rng = np.random.default_rng(0)
+        case = draw_case(rng, fitted, unit=how.is_unit, along=how.is_along)._replace(call=call)
+        with runner.around(fitted):
+            found, _ = examined(runner, transform, fitted, case)
+        assert found == [], (transform, found)
 
 
 def drawn(count: int) -> list[Case]:

@@ -30,7 +30,7 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples)
     @tf.custom_gradient
     def statistics(x: Array, *_: Array) -> Any:
         results, kept = kernel.forward(x, m)
-        return results, lambda *slopes: kernel.backward(kept, list(slopes))
+        return results, lambda *slopes: kernel.backward(kept, slopes)
 
     l, *others = statistics(x, *kernel.weights)
     if merged:
@@ -44,7 +44,7 @@ class _Kept(NamedTuple):
     f: Array
     e: Array  # exp f
     total: Array  # 1 in lost rows
-    lost: Array | None  # examples that do not count, and have no finite l
+    muted: list[Array | None]  # where each statistic is 0, whatever it is computed from
 
 
 class _Kernel(NamedTuple):
@@ -71,26 +71,31 @@ class _Kernel(NamedTuple):
         if examples.dropped is not None:
             lost = examples.dropped & ~((total > 0) & (total < INFINITY))
             total = ops.where(lost, 1.0, total)
-        results = [tf.math.log(total)]
+        l = tf.math.log(total)  # 0 where lost
+        settled = [(l, lost)]
         if self.merged:
-            results = [self._settled(results[0] - _pick(ops, f, examples.ids, axis))]
+            settled = [self._settled(lost, l - _pick(ops, f, examples.ids, axis))]
         elif examples.ids is not None:
             # Smoothing keeps examples whose own class has weight 0.
             weight = None if self.w is None else examples.label_mass
-            results.append(self._settled(_pick(ops, f, examples.ids, axis), weight))
+            settled.append(self._settled(lost, _pick(ops, f, examples.ids, axis), weight))
         elif examples.weighted_labels is not None:
-            results.append(self._settled(self._weighted_sum(f, examples.weighted_labels)))
+            settled.append(self._settled(lost, self._weighted_sum(f, examples.weighted_labels)))
         if self.smoothed:
-            results.append(self._settled(self._weighted_sum(f, self.w), examples.label_total))
-        return results, _Kept(f, e, total, lost)
+            q = self._weighted_sum(f, self.w)
+            settled.append(self._settled(lost, q, examples.label_total))
+        results, muted = map(list, zip(*settled, strict=True))
+        return results, _Kept(f, e, total, muted)
 
-    def backward(self, kept: _Kept, slopes: list[Array]) -> list[Array]:
+    def backward(self, kept: _Kept, slopes: tuple[Array, ...]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, examples, w = self.ops, self.examples, self.w
-        if kept.lost is not None:
-            # The slopes of other dropped examples are 0, and carry the gradients of their weights.
-            slopes = [ops.where(kept.lost, 0.0, slope) for slope in slopes]
-        dl, dp, dq = slopes[0], -slopes[0] if self.merged else slopes[1], slopes[-1]
+        # The slopes of other dropped examples are 0, and carry the gradients of their weights.
+        given = [
+            slope if muted is None else ops.where(muted, 0.0, slope)
+            for slope, muted in zip(slopes, kept.muted, strict=True)
+        ]
+        dl, dp, dq = given[0], -given[0] if self.merged else given[1], given[-1]
         dx = tf.math.multiply_no_nan(kept.e, dl / kept.total)
         target, shift = dp, None
         if self.smoothed:
@@ -129,16 +134,22 @@ class _Kernel(NamedTuple):
         product = f if weight is None else tf.math.multiply_no_nan(f, weight)
         return self.ops.sum(product, self.axis)
 
-    def _settled(self, value: Array, coefficient: Any = None) -> Array:
-        """0 in place of what is not finite and does not count."""
+    def _settled(
+        self, lost: Array | None, value: Array, coefficient: Any = None
+    ) -> tuple[Array, Array | None]:
+        """0 in place of what is not finite and does not count, and where l is lost; and where.
+
+        There a sum may be finite: XLA loses NaN in maxima, and zeros of weights win over the rest.
+        """
         if not self.teaches:
-            return self._undropped(value)
+            return self._undropped(value), lost
         silent = self.examples.dropped
         if tf.is_tensor(coefficient):
             silent = either(silent, coefficient == 0)
         if silent is None:
-            return value
-        return self.ops.where(silent & ~self.ops.isfinite(value), 0.0, value)
+            return value, None
+        muted = either(lost, silent & ~self.ops.isfinite(value))
+        return self.ops.where(muted, 0.0, value), muted
 
     def _undropped(self, value: Array) -> Array:
         dropped = self.examples.dropped

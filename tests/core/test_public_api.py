@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import unified_loss
+from unified_loss import integrations
 
 PARAMETERS = {
     "axis": None,
@@ -64,6 +65,15 @@ def test_public_names_are_the_documented_ones() -> None:
         "cross_entropy_with_grad",
         "explain",
     }
+
+
+def test_every_public_name_is_on_the_page() -> None:
+    """R27: of the package, and of the integrations, each under the module that it lives in."""
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    found = set(re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE))
+    assert found == {*unified_loss.__all__} - {"__version__"}
+    for name, home in integrations._HOMES.items():
+        assert f"<unified_loss.integrations.{home}.{name}>`" in page
 
 
 def test_other_modules_are_private() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.backends import BACKENDS, Backend
-from unified_loss import LossInputError, OptionError, ShapeError
+from unified_loss import ArgumentError, BackendError, LossInputError, OptionError, ShapeError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -348,6 +348,23 @@ def test_questions_without_an_answer_are_dropped() -> None:
     kept = {name: logits[::2] for name, logits in outputs.items()}
     torch.testing.assert_close(answers(outputs, labels), answers(kept, labels[::2]))
     assert answers(outputs, torch.full((4, 2), -100)) == 0
+
+
+@pytest.mark.parametrize("kind", [CausalLMLoss, ClassificationLoss])
+def test_a_class_in_place_of_an_instance_is_answered(kind: Any, tmp_path: Any) -> None:
+    """R8: by a real `Trainer`, in its first step."""
+    task = model_of("llama")._replace(loss=kind)
+    with pytest.raises(ArgumentError, match=rf"{kind.__name__}\(\)"):
+        trainer_of(task, tmp_path).train()
+
+
+@pytest.mark.parametrize("given", ["balanced", {0: 1.0, 1: 2.0}])
+def test_class_weights_by_name_tell_their_array(given: Any) -> None:
+    """R7: of both losses, when they are made."""
+    for kind in (CausalLMLoss, ClassificationLoss):
+        with pytest.raises(BackendError, match=r"must be an array of shape \(C,\)") as info:
+            kind(class_weight=given)
+        assert "class_weight = " in str(info.value)
 
 
 @pytest.mark.parametrize("kind", [CausalLMLoss, ClassificationLoss])

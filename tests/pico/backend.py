@@ -57,5 +57,9 @@ class PicoBackend(Backend):
         with np.errstate(all="ignore"):
             return OPS.loss_and_gradient(plan, operands)
 
+    def sums(self, plan: Plan, operands: Operands) -> tuple[Array, ...]:
+        with np.errstate(all="ignore"):
+            return OPS.sums(plan, operands)
+
 
 BACKEND = PicoBackend()

@@ -12,6 +12,7 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
+from unified_loss._sums import Sums
 from unified_loss._types import Array, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
 
@@ -110,6 +111,20 @@ class ArrayApiBackend(Backend):
         ops = _ops(operands.logits)
         with np.errstate(all="ignore"):
             return ops.loss_and_gradient(plan, operands)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        ops = _ops(operands.logits)
+        with np.errstate(all="ignore"):
+            return ops.sums(plan, operands)
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        return _ops(numbers[0]).send(numbers)
+
+    def has_arrived(self, sent: Any) -> bool | None:
+        return _ops(sent[0]).has_arrived(sent)
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        return _ops(sent[0][0]).receive(sent)
 
 
 BACKEND = ArrayApiBackend()

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
+from unified_loss._exact import Evaluation
 from unified_loss._explain import explain
-from unified_loss._totals import Evaluation, Totals, cross_entropy_totals
+from unified_loss._totals import Totals, cross_entropy_totals
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
     AmbiguousAxisError,

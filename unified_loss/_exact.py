@@ -1,10 +1,42 @@
 """Sums of floats that round nothing, so that no order of additions changes a bit."""
 
 import math
+from typing import NamedTuple
 
-from unified_loss._totals import Evaluation, Totals
+from unified_loss._sums import FLOATS
 
 _SHIFT = 1074  # every finite float is a multiple of 2**-1074, and these are added as integers
+
+
+class Evaluation(NamedTuple):
+    """What a model is worth on the data seen, as numbers of Python.
+
+    Attributes
+    ----------
+    loss : float
+        The mean loss in nats, as of `cross_entropy`; 0 of nothing.
+    perplexity : float
+        The exponential of the mean negative log-likelihood, in which neither class weights nor
+        label smoothing nor z-loss have a part; infinite where it is too large for a float, 1 of
+        nothing.
+    accuracy : float
+        The share of the sample weight in [0, 1] on examples whose label has the largest logit;
+        NaN of nothing.
+    confidence : float
+        The mean of the largest probability in [0, 1]. Far from the accuracy, the probabilities
+        are not to be trusted. NaN of nothing.
+    count : int
+        How many examples were not dropped.
+    mass : float
+        What the loss is divided by.
+    """
+
+    loss: float
+    perplexity: float
+    accuracy: float
+    confidence: float
+    count: int  # type: ignore[assignment]  # tuples have a method of this name
+    mass: float
 
 
 class ExactSum:
@@ -56,7 +88,7 @@ class ExactTotals:
     __slots__ = ("count", "sums")
 
     def __init__(self) -> None:
-        self.sums = [ExactSum() for _ in Totals._fields[:-1]]
+        self.sums = [ExactSum() for _ in range(FLOATS)]
         self.count = 0
 
     def add(self, numbers: list[float]) -> None:

@@ -11,10 +11,10 @@ from unified_loss import _messages as messages
 from unified_loss import _words as words
 from unified_loss._cross_entropy import run
 from unified_loss._dispatch import backend_of
-from unified_loss._exact import ExactTotals
-from unified_loss._totals import Evaluation, Totals
+from unified_loss._exact import Evaluation, ExactTotals
+from unified_loss._totals import Totals, start
 from unified_loss._types import Operands, Options, Spec
-from unified_loss.exceptions import ArgumentError, BackendError, OptionError, ShapeError
+from unified_loss.exceptions import ArgumentError, BackendError, OptionError
 from unified_loss.integrations._options import plan_of_options
 
 if TYPE_CHECKING:
@@ -147,7 +147,10 @@ class RunningCrossEntropy:
             options = RunningCrossEntropy.update.__kwdefaults__ or {}
             raise words.refused(self.update.__name__, options, extra, foreign)
         arrays = Operands(logits, labels, self._class_weight, sample_weight, None)
-        self._keep(logits, run("deliver", arrays, self._options))
+        sent = run("deliver", arrays, self._options)
+        if sent is None:
+            raise BackendError(messages.no_values_yet())
+        self._keep(backend_of(logits), sent)
 
     words.plain(update)
 
@@ -171,7 +174,7 @@ class RunningCrossEntropy:
             If arrays have axes.
         """
         if isinstance(other, Totals):
-            self._merge_totals(other)
+            self._keep(*start(other))
         elif isinstance(other, RunningCrossEntropy):
             seen, pending = other._seen, other._pending  # noqa: SLF001 (of this class)
             self._refuse_other_options(other)
@@ -212,23 +215,12 @@ class RunningCrossEntropy:
         self._fetch(everything=True)
         return {**vars(self), "_class_weight": _on_host(self._class_weight)}
 
-    def _merge_totals(self, totals: Totals) -> None:
-        if all(isinstance(number, int | float) for number in totals):
-            self._seen.add(list(totals))
-            return
-        shape = tuple(totals.loss.shape)
-        if shape:
-            raise ShapeError(messages.totals_have_axes(shape))
-        self._keep(totals.loss, backend_of(totals.loss).send(tuple(totals)))
-
-    def _keep(self, array: Any, sent: Any) -> None:
-        """Take what `deliver` or `send` gave of arrays like `array`."""
-        if sent is None:
-            raise BackendError(messages.no_values_yet())
-        if isinstance(sent, list):
+    def _keep(self, backend: "Backend | None", sent: Any) -> None:
+        """Take numbers, or what the backend receives later."""
+        if isinstance(sent, list) or backend is None:
             self._seen.add(sent)
             return
-        self._pending.append((backend_of(array), sent))
+        self._pending.append((backend, sent))
         if len(self._pending) >= FEW:
             self._fetch()
 
@@ -275,7 +267,8 @@ def _held(class_weight: Any) -> tuple[Any, Spec | None]:
 def _on_host(class_weight: Any) -> Any:
     if class_weight is None or host.is_host_data(class_weight):
         return class_weight
-    return backend_of(class_weight).read(class_weight, wait=True)
+    values = backend_of(class_weight).read(class_weight, wait=True)
+    return host.as_numpy(class_weight, "class_weight") if values is None else values  # of Dask
 
 
 def _are_equal(one: Any, other: Any) -> bool:

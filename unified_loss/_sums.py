@@ -20,33 +20,29 @@ def sums_of(ops: KernelOps, plan: Plan, operands: Operands) -> Sums:
     m = row_maximum(ops, plan, x)
     examples, _ = examples_and_divisor(ops, plan, operands, m)
     statistics = row_statistics(ops, plan, x, m, examples)
-    return added_up(
-        ops, plan, examples, statistics, *own_terms(ops, plan, x, operands, examples, statistics)
-    )
+    terms = own_terms(ops, plan, operands, examples, statistics)
+    return added_up(ops, plan, examples, statistics, *terms)
 
 
 def own_terms(
-    ops: Ops,
-    plan: Plan,
-    x: Array,
-    operands: Operands,
-    examples: Examples,
-    statistics: Statistics,
+    ops: Ops, plan: Plan, operands: Operands, examples: Examples, statistics: Statistics
 ) -> tuple[Array, Array]:
     """u, and where the label's logit is the largest; ties count."""
     m, _, p, _ = statistics
+    axis, dtype = plan.axis, plan.compute_dtype
     weighs = plan.class_weight and plan.label_smoothing  # p is 0 where it has no influence
     if plan.label_kind == "index":
-        u = ops.pick(x, examples.ids, plan.axis) - m if p is None or weighs else p
-        return u, u == 0
-    t = ops.cast(operands.labels, plan.compute_dtype)
-    largest = (t == ops.max(t, plan.axis)) & (x == m)
+        if p is None or weighs:
+            p = ops.cast(ops.pick(operands.logits, examples.ids, axis), dtype) - m
+        return p, p == 0
+    x, t = ops.cast(operands.logits, dtype), ops.cast(operands.labels, dtype)
+    hit = ops.any((t == ops.max(t, axis)) & (x == m), axis)
     if p is None or plan.class_weight:
         dropped = examples.dropped
         dead = None if dropped is None else dropped & ~ops.isfinite(m)
         f = x - m if dead is None else ops.where(dead, 0.0, x - m)
-        p = ops.weighted_sum(t, Factors(x, m, dead, dropped, f), dropped, plan.axis)
-    return p, ops.any(largest, plan.axis)
+        p = ops.weighted_sum(t, Factors(x, m, dead, dropped, f), dropped, axis)
+    return p, hit
 
 
 def added_up(

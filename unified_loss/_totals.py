@@ -4,40 +4,12 @@ from typing import Any, Literal, NamedTuple, Never, Self
 
 from unified_loss import _messages as messages
 from unified_loss import _words as words
+from unified_loss._backend import Backend
 from unified_loss._cross_entropy import run
+from unified_loss._dispatch import backend_of
+from unified_loss._exact import Evaluation, ExactTotals
 from unified_loss._types import Operands, Options
-from unified_loss.exceptions import ArgumentError
-
-
-class Evaluation(NamedTuple):
-    """What a model is worth on the data seen, as numbers of Python.
-
-    Attributes
-    ----------
-    loss : float
-        The mean loss in nats, as of `cross_entropy`; 0 of nothing.
-    perplexity : float
-        The exponential of the mean negative log-likelihood, in which neither class weights nor
-        label smoothing nor z-loss have a part; infinite where it is too large for a float, 1 of
-        nothing.
-    accuracy : float
-        The share of the sample weight in [0, 1] on examples whose label has the largest logit;
-        NaN of nothing.
-    confidence : float
-        The mean of the largest probability in [0, 1]. Far from the accuracy, the probabilities
-        are not to be trusted. NaN of nothing.
-    count : int
-        How many examples were not dropped.
-    mass : float
-        What the loss is divided by.
-    """
-
-    loss: float
-    perplexity: float
-    accuracy: float
-    confidence: float
-    count: int  # type: ignore[assignment]  # tuples have a method of this name
-    mass: float
+from unified_loss.exceptions import ArgumentError, BackendError, ShapeError
 
 
 class Totals(NamedTuple):
@@ -128,11 +100,25 @@ class Totals(NamedTuple):
         ShapeError
             If an array has axes, as after a vectorized map.
         """
-        from unified_loss._running import RunningCrossEntropy
+        backend, sent = start(self)
+        (numbers,) = [sent] if backend is None else backend.receive([sent])
+        exact = ExactTotals()
+        exact.add(numbers)
+        return exact.evaluation()
 
-        running = RunningCrossEntropy()
-        running.merge(self)
-        return running.compute()
+
+def start(totals: Totals) -> tuple[Backend | None, Any]:
+    """Totals on their way to the host: what a backend receives later, or numbers without one."""
+    if all(isinstance(number, int | float) for number in totals):
+        return None, list(totals)
+    shape = tuple(totals.loss.shape)
+    if shape:
+        raise ShapeError(messages.totals_have_axes(shape))
+    backend = backend_of(totals.loss)
+    sent = backend.send(tuple(totals))
+    if sent is None:
+        raise BackendError(messages.no_values_yet())
+    return backend, sent
 
 
 def cross_entropy_totals(

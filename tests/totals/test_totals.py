@@ -67,9 +67,7 @@ def test_totals_are_the_formula_for_any_call(backend: Backend, mode: str) -> Non
             numbers(backend, totals(backend, problem, dtype, mode), dtype), problem, reference
         )
 
-    holds_for_any(
-        backend, mode, check, problem=problems(reduction="sum"), dtype=dtypes(backend)
-    )
+    holds_for_any(backend, mode, check, problem=problems(reduction="sum"), dtype=dtypes(backend))
 
 
 def test_totals_have_the_library_of_the_logits(backend: Backend, mode: str, dtype: str) -> None:
@@ -220,9 +218,7 @@ def test_totals_add_to_totals_alone() -> None:
 
 @pytest.mark.parametrize("classes", [5, 2000])
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_add_up(
-    backend: Backend, kind: LabelKind, classes: int, rng: Generator
-) -> None:
+def test_blocks_add_up(backend: Backend, kind: LabelKind, classes: int, rng: Generator) -> None:
     """R29, R35: large problems are the formula, whatever they are cut into."""
     rows = 70_000 // classes
     problem = sample(
@@ -254,9 +250,7 @@ def test_loss_and_nll_are_differentiable(backend: Backend, mode: str, rng: Gener
         np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-6)
 
 
-def test_parts_with_one_normalizer_add_up(
-    backend: Backend, mode: str, rng: Generator
-) -> None:
+def test_parts_with_one_normalizer_add_up(backend: Backend, mode: str, rng: Generator) -> None:
     """R34: loss and gradient of parts, by "sum" and by "mean" over one normalizer."""
     problem = sample(rng, batch=(6,), sample_weight="full", ignored=1)
     names = ("logits", "labels", "sample_weight")

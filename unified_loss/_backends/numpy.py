@@ -115,9 +115,10 @@ def _evaluate(
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
         if route.is_native and not with_gradient:
-            loss = _short_loss(plan, operands.logits, operands.labels)
-            if loss is not None:
-                return loss, None
+            short = _short(plan, operands.logits, operands.labels)
+            if short is not None:
+                total = short[0] / operands.labels.size if plan.reduction == "mean" else short[0]
+                return operands.logits.dtype.type(total), None
         if route.walk is not None:
             loss, kept = walk_loss(OPS, route.walk, plan, operands)
             loss = loss[()]  # a scalar of NumPy where there is no axis
@@ -134,34 +135,19 @@ def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
         operands = operands._replace(logits=np.asarray(operands.logits))
         if route.walk is not None:
             return walk_sums(OPS, route.walk, plan, operands)
-        found = _short_sums(plan, *operands[:2]) if route.is_native else None
-        return sums_of(OPS, plan, operands) if found is None else found
+        short = _short(plan, operands.logits, operands.labels) if route.is_native else None
+        if short is None:
+            return sums_of(OPS, plan, operands)
+        total, p, l = short
+        count = np.int64(p.size)
+        confidence = np.add.reduce(np.exp(-l), dtype=np.float64)
+        numbers = total, count, np.count_nonzero(p == 0), confidence
+        loss, weight, correct, confidence = map(operands.logits.dtype.type, numbers)
+        return loss, weight, loss, weight, correct, confidence, count
 
 
-def _short_sums(plan: Plan, logits: Array, labels: Array) -> Sums | None:
-    """The sums of few logits in few calls; None if the loss is not finite."""
-    p, l = _short_statistics(plan, logits, labels)
-    total = np.add.reduce(l - p, dtype=np.float64)
-    if not 0 < total < INFINITY:
-        return None
-    count = np.int64(p.size)
-    confidence = np.add.reduce(np.exp(-l), dtype=np.float64)
-    numbers = (total, count, np.count_nonzero(p == 0), confidence)
-    loss, weight, correct, confidence = map(logits.dtype.type, numbers)
-    return loss, weight, loss, weight, correct, confidence, count
-
-
-def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
-    """The loss of few logits in few calls; None if it is not finite."""
-    p, l = _short_statistics(plan, logits, labels)
-    total = np.add.reduce(l - p, dtype=np.float64)
-    if not 0 < total < INFINITY:
-        return None
-    return logits.dtype.type(total / p.size if plan.reduction == "mean" else total)
-
-
-def _short_statistics(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array]:
-    """The statistics p and l of each example, in few calls."""
+def _short(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array, Array] | None:
+    """The summed loss of few logits in few calls, and p and l; None if it is not finite."""
     classes = plan.num_classes
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)
@@ -174,7 +160,8 @@ def _short_statistics(plan: Plan, logits: Array, labels: Array) -> tuple[Array, 
         f = rows - np.maximum.reduce(rows, 1, keepdims=True)
         p = f[np.arange(ids.size), ids]
         l = np.log(np.add.reduce(np.exp(f, out=f), 1))
-    return p, l
+    total = np.add.reduce(l - p, dtype=np.float64)
+    return (total, p, l) if 0 < total < INFINITY else None
 
 
 class NumpyBackend(Backend):

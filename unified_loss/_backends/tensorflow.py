@@ -199,15 +199,15 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
 
 def _examined(
     plan: Plan, operands: Operands, *, apart: bool = False
-) -> tuple[Array, Examples, Array | None, Statistics]:
-    """The logits to compute with, the examples, what "mean" divides by, and the statistics."""
+) -> tuple[Examples, Array | None, Statistics]:
+    """The examples, what "mean" divides by, and the statistics."""
     x = tf.cast(operands.logits, plan.compute_dtype)
     m = row_maximum(OPS, plan, x)
     examples, divisor = examples_and_divisor(OPS, plan, operands, m)
     statistics = row_statistics(OPS, plan, x, m, examples, apart=apart)
     if tf.inside_function():  # perhaps compiled by XLA, whose maxima lose NaN
         statistics = without_lost(OPS, examples, statistics)
-    return x, examples, divisor, statistics
+    return examples, divisor, statistics
 
 
 def _never_minus_zero(value: Array) -> Array:
@@ -341,13 +341,13 @@ class TensorflowBackend(Backend):
             if value is not None:
                 return value
         plan, operands = _prepared(plan, operands)
-        _, examples, divisor, statistics = _examined(plan, operands)
+        examples, divisor, statistics = _examined(plan, operands)
         return _never_minus_zero(combine(OPS, plan, examples, statistics, divisor))
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         plan, operands = _prepared(plan, operands)
-        x, examples, _, statistics = _examined(plan, operands, apart=True)
-        terms = own_terms(OPS, plan, x, operands, examples, statistics)
+        examples, _, statistics = _examined(plan, operands, apart=True)
+        terms = own_terms(OPS, plan, operands, examples, statistics)
         loss, *others = added_up(OPS, plan, examples, statistics, *terms)
         return (_never_minus_zero(loss), *others)
 

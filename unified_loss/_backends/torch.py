@@ -344,9 +344,11 @@ class TorchBackend(Backend):
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         has_gradient = torch.is_grad_enabled() and operands.logits.requires_grad
-        if not plan.is_ordinary or plan.device is not None or has_gradient:
+        route = self.route(plan, operands.logits.numel())
+        if route is _ROWS or has_gradient:
             return run(sums_of, OPS, plan, operands)
-        return blocks.sums(*_signed(plan, operands))
+        module: Any = fused if route is _FUSED else blocks
+        return module.sums(*_signed(plan, operands))
 
     def deliver(self, plan: Plan, operands: Operands) -> Any | None:
         is_few = plan.is_ordinary and plan.device is None and operands.logits.numel() <= FEW

@@ -21,7 +21,7 @@ Five kernels compute statistics, each in the way that is fast for it:
                                         is lse, or None where nothing asks for it
     _tensorflow_statistics              like `row_statistics`, with a backward made by hand;
                                         without options l is l - p, and p None
-    numpy._short                        l - p of calls without options, and never more
+    numpy._short_loss                   l - p of calls without options, and never more
 """
 
 from typing import Any, NamedTuple

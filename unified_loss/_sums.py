@@ -63,8 +63,8 @@ def added_up(
         rows = rows if weight is None else weight * rows
         return ops.total(rows if dropped is None else ops.where(dropped, 0.0, rows))
 
-    # Of the shape of rows, which may be known later; all that the compiler sees is true.
-    seen = ops.isfinite(m) | ~ops.isfinite(m) if dropped is None else ~dropped
+    seen = ops.isfinite(m) | ~ops.isfinite(m)  # all rows, of a number that may be known later
+    seen = seen if dropped is None else seen & ~dropped  # which can be one answer for all
     count = ops.number(seen)
     counted = ops.cast(count, plan.compute_dtype)
     return (

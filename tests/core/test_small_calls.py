@@ -12,7 +12,7 @@ from tests.helpers.differentiation import hessian
 from tests.helpers.problems import sample
 from unified_loss import LabelError, cross_entropy
 
-SHORTCUTS = {"numpy": "_short", "torch": "_native_loss", "tensorflow": "_native_loss"}
+SHORTCUTS = {"numpy": "_short_loss", "torch": "_native_loss", "tensorflow": "_native_loss"}
 
 
 class Shortcut(NamedTuple):

@@ -149,6 +149,21 @@ def test_class_ids_out_of_range_are_no_numbers(backend: Backend, mode: str) -> N
     assert found.confidence == pytest.approx(2 / 3)
 
 
+def test_all_rows_are_counted(backend: Backend, mode: str) -> None:
+    """R35: also where class weights alone say whether they are dropped."""
+    weight = np.array([0, 0.5, 0], np.float32)
+    problem = Problem(
+        np.zeros((4, 3), np.float32), np.array([0, 0, 1, 2]), 1, -1, class_weight=weight
+    )
+    for each in (problem.but(label_smoothing=0.5), problem):
+        for weights in (weight, 0 * weight) if mode not in backend.compiles else (weight,):
+            assert_agree(
+                numbers(backend, totals(backend, each.but(class_weight=weights), mode=mode)),
+                each.but(class_weight=weights),
+                "float32",
+            )
+
+
 def test_ties_are_correct(backend: Backend, mode: str) -> None:
     """R35: where the label's logit is the largest, alone or not."""
     logits = np.array([[1, 1, 0], [1, 1, 0], [0, 1, 1 + 2**-7], [2, 2, 2]], np.float32)

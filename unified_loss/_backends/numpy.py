@@ -115,10 +115,9 @@ def _evaluate(
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
         if route.is_native and not with_gradient:
-            short = _short(plan, operands.logits, operands.labels)
-            if short is not None:
-                total = short[0] / operands.labels.size if plan.reduction == "mean" else short[0]
-                return operands.logits.dtype.type(total), None
+            loss = _short_loss(plan, operands.logits, operands.labels)
+            if loss is not None:
+                return loss, None
         if route.walk is not None:
             loss, kept = walk_loss(OPS, route.walk, plan, operands)
             loss = loss[()]  # a scalar of NumPy where there is no axis
@@ -135,19 +134,24 @@ def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
         operands = operands._replace(logits=np.asarray(operands.logits))
         if route.walk is not None:
             return walk_sums(OPS, route.walk, plan, operands)
-        short = _short(plan, operands.logits, operands.labels) if route.is_native else None
-        if short is None:
+        found: list[Array] = []
+        loss = None
+        if route.is_native:
+            loss = _short_loss(plan, operands.logits, operands.labels, found)
+        if loss is None:
             return sums_of(OPS, plan, operands)
-        total, p, l = short
+        p, l = found
         count = np.int64(p.size)
         confidence = np.add.reduce(np.exp(-l), dtype=np.float64)
-        numbers = total, count, np.count_nonzero(p == 0), confidence
-        loss, weight, correct, confidence = map(operands.logits.dtype.type, numbers)
+        numbers = count, np.count_nonzero(p == 0), confidence
+        weight, correct, confidence = map(operands.logits.dtype.type, numbers)
         return loss, weight, loss, weight, correct, confidence, count
 
 
-def _short(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array, Array] | None:
-    """The summed loss of few logits in few calls, and p and l; None if it is not finite."""
+def _short_loss(
+    plan: Plan, logits: Array, labels: Array, found: list[Array] | None = None
+) -> Array | None:
+    """The loss of few logits in few calls, None if it is not finite; p and l are put to `found`."""
     classes = plan.num_classes
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)
@@ -161,7 +165,11 @@ def _short(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array, Arra
         p = f[np.arange(ids.size), ids]
         l = np.log(np.add.reduce(np.exp(f, out=f), 1))
     total = np.add.reduce(l - p, dtype=np.float64)
-    return (total, p, l) if 0 < total < INFINITY else None
+    if not 0 < total < INFINITY:
+        return None
+    if found is not None:
+        found += p, l
+    return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)
 
 
 class NumpyBackend(Backend):

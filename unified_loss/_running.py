@@ -150,7 +150,7 @@ class RunningCrossEntropy:
         sent = run("deliver", arrays, self._options)
         if sent is None:
             raise BackendError(messages.no_values_yet())
-        self._keep(backend_of(logits), sent)
+        self._keep(None if isinstance(sent, list) else backend_of(logits), sent)
 
     words.plain(update)
 
@@ -217,7 +217,7 @@ class RunningCrossEntropy:
 
     def _keep(self, backend: "Backend | None", sent: Any) -> None:
         """Take numbers, or what the backend receives later."""
-        if isinstance(sent, list) or backend is None:
+        if backend is None:
             self._seen.add(sent)
             return
         self._pending.append((backend, sent))

@@ -79,6 +79,11 @@ def _has_function(kind: Any) -> bool:
     )
 
 
+def _values(array: Array) -> Any:
+    """The numbers of an ordinary tensor on the processor, as NumPy's array of the same memory."""
+    return (array.detach() if array.requires_grad else array).numpy()
+
+
 def _has_native_loss(plan: Plan) -> bool:
     """Whether torch's own loss, the fastest kernel for few logits, says what the plan says."""
     if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
@@ -352,9 +357,8 @@ class TorchBackend(Backend):
 
     def deliver(self, plan: Plan, operands: Operands) -> Any | None:
         is_few = plan.is_ordinary and plan.device is None and operands.logits.numel() <= FEW
-        arrays = [array for array in operands if array is not None]
-        if is_few and not any(array.dtype in _NOT_OF_NUMPY for array in arrays):
-            return on_numpy(plan, operands, lambda array: array.detach().numpy())
+        if is_few and _NOT_OF_NUMPY.isdisjoint([a.dtype for a in operands if a is not None]):
+            return on_numpy(plan, operands, _values)
         with torch.no_grad():
             return super().deliver(plan, operands)
 

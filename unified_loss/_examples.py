@@ -227,19 +227,14 @@ def _garbage(ops: Ops, plan: Plan, t: Array, weights: Weights) -> tuple[Array, A
 
     A loss multiplies the sums of labels, and these may overflow where the labels are finite.
     """
-    axis = plan.axis
-    num_classes, w, s = weights
-    t_now = ops.stop_gradient(t)
-    sums = total = ops.sum(t_now, axis)
-    if w is not None:
-        w = ops.stop_gradient(w)
-        sums = ops.sum(w * t_now, axis) + total
-        if plan.label_smoothing:
-            classes = ops.cast_size(num_classes, plan.compute_dtype)
-            sums = sums + plan.label_smoothing / classes * total * ops.sum(w, axis)
+    _, w, s = weights
+    sizes = abs(ops.stop_gradient(t))
+    total = ops.sum(sizes, plan.axis)
+    if w is not None:  # products with class weights, and with their sum, may overflow as well
+        total = total * (1 + ops.sum(abs(ops.stop_gradient(w)), plan.axis))
+    is_finite = ops.isfinite(ops.sum(sizes * SMALL, plan.axis))
     is_dropped = s == 0
-    is_finite = ops.isfinite(ops.sum(t_now * SMALL, axis))
-    return is_dropped & ~ops.isfinite(sums), is_dropped & ~is_finite
+    return is_dropped & ~ops.isfinite(total), is_dropped & ~is_finite
 
 
 def with_divisor(

@@ -32,7 +32,7 @@ FUNCTIONS = (
     "where",
 )
 OPERATORS = (
-    *("add", "sub", "mul", "truediv", "floordiv", "radd", "rsub", "rmul", "rtruediv", "neg"),
+    *("add", "sub", "mul", "truediv", "floordiv", "radd", "rsub", "rmul", "rtruediv", "neg", "abs"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "invert"),
 )
 

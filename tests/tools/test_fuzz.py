@@ -53,6 +53,38 @@ FOUND = {
         ),
         Form(batch=(2,), class_weight="float32", label_smoothing=0.125),
     ),
+    "a class weight of 0 on a masked label": (
+        Call(
+            np.array([[-INF, 0, -INF], [1, 2, 3]], np.float32),
+            np.array([0, 2]),
+            1,
+            -1,
+            class_weight=np.array([0, 1, 1], np.float32),
+        ),
+        Form(batch=(2,), class_weight="float32"),
+    ),
+    "a masked label that is dropped": (
+        Call(
+            np.array([[0, -INF, -0.25]], np.float32),
+            np.array([[0, 7, 0]], np.float32),
+            1,
+            -1,
+            sample_weight=np.zeros(1, np.float32),
+            reduction="sum",
+        ),
+        Form(batch=(1,), kind="dense", labels="float32", reduction="sum"),
+    ),
+    "huge labels that cancel": (
+        Call(
+            np.array([[0, 0]], np.float32),
+            np.array([[3e38, -3e38]], np.float32),
+            1,
+            -1,
+            sample_weight=np.zeros(1, np.float32),
+            reduction="sum",
+        ),
+        Form(batch=(1,), classes=2, kind="dense", labels="float32", reduction="sum"),
+    ),
     "a huge label that is dropped": (
         Call(
             np.array([[0, 1, 2], [-50, -INF, 7], [1, 2, 3]], np.float32),
@@ -71,7 +103,8 @@ def test_what_was_found_once_stays_mended(backend, name):
     """Each fault of longer runs, in all libraries and under all transforms."""
     call, form = FOUND[name]
     wrt = [n for n in DIFFERENTIABLE if n in call.arrays and is_floating(call.arrays[n])]
-    form = form._replace(sample_weight="float32", wrt=tuple(wrt))
+    sample_weight = None if call.sample_weight is None else "float32"
+    form = form._replace(sample_weight=sample_weight, wrt=tuple(wrt))
     (runner,) = choose([backend.name])
     for transform, how in runner.transforms.items():
         fitted = runner.fit(form, how)

@@ -46,7 +46,7 @@ for _name in ("add", "sub", "mul", "truediv", "and", "or"):
     _function = getattr(operator, f"__{_name}__")
     setattr(Lazy, f"__{_name}__", _operator(_function))
     setattr(Lazy, f"__r{_name}__", _operator(_function, reflected=True))
-for _name in ("eq", "ne", "lt", "gt", "ge", "invert", "neg"):
+for _name in ("eq", "ne", "lt", "gt", "ge", "invert", "neg", "abs"):
     setattr(Lazy, f"__{_name}__", _operator(getattr(operator, f"__{_name}__")))
 
 

@@ -48,7 +48,8 @@ class _Kept(NamedTuple):
     f: Array
     e: Array  # exp f
     total: Array  # 1 in lost rows
-    muted: list[Array | None]  # where each statistic is 0, whatever it is computed from
+    lost: Array | None  # examples that do not count, and have no finite l
+    muted: list[Array | None]  # where each statistic is 0, for want of a finite number
 
 
 class _Kernel(NamedTuple):
@@ -89,17 +90,15 @@ class _Kernel(NamedTuple):
             q = self._weighted_sum(f, self.w)
             settled.append(self._settled(lost, q, examples.label_total))
         results, muted = map(list, zip(*settled, strict=True))
-        return results, _Kept(f, e, total, muted)
+        return results, _Kept(f, e, total, lost, muted)
 
     def backward(self, kept: _Kept, slopes: tuple[Array, ...]) -> list[Array]:
         """The slopes in the logits and in the weights, from those in the statistics."""
         ops, examples, w = self.ops, self.examples, self.w
-        # The slopes of other dropped examples are 0, and carry the gradients of their weights.
-        given = [
-            slope if muted is None else ops.where(muted, 0.0, slope)
-            for slope, muted in zip(slopes, kept.muted, strict=True)
-        ]
-        dl, dp, dq = given[0], -given[0] if self.merged else given[1], given[-1]
+        if kept.lost is not None:
+            # The slopes of other dropped examples are 0, and carry the gradients of their weights.
+            slopes = tuple(ops.where(kept.lost, 0.0, slope) for slope in slopes)
+        dl, dp, dq = slopes[0], -slopes[0] if self.merged else slopes[1], slopes[-1]
         dx = tf.math.multiply_no_nan(kept.e, dl / kept.total)
         target, shift = dp, None
         if self.smoothed:
@@ -127,10 +126,11 @@ class _Kernel(NamedTuple):
         slopes = []
         if k is not None:
             # Without class weights, `_of_dense_labels` mutes zero labels on masked classes.
-            f = kept.f if self.examples.class_weight is None else _finite_where_zero(ops, kept.f, k)
+            zero = None if self.examples.class_weight is None else k == 0
+            f = _masked_as_zero(ops, kept.f, either(zero, kept.muted[1]))
             slopes.append(tf.math.multiply_no_nan(f, dp))
         if w is not None:
-            f = _finite_where_zero(ops, kept.f, w)
+            f = _masked_as_zero(ops, kept.f, either(w == 0, kept.muted[-1]))
             slopes.append(_sum_to(w, tf.math.multiply_no_nan(f, dq)))
         return slopes
 
@@ -192,9 +192,9 @@ def _hit(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
     return ids == ops.along(classes, x, axis)
 
 
-def _finite_where_zero(ops: Ops, f: Array, weight: Array) -> Array:
-    """`f` with 0 in place of a -inf that a zero weight multiplies."""
-    return ops.where((weight == 0) & (f == -INFINITY), 0.0, f)
+def _masked_as_zero(ops: Ops, f: Array, where: Array | None) -> Array:
+    """`f` with 0 in place of a -inf, where that has no influence."""
+    return f if where is None else ops.where(where & (f == -INFINITY), 0.0, f)
 
 
 def _sum_to(like: Array, x: Array) -> Array:

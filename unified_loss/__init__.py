@@ -4,6 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
 from unified_loss._explain import explain
+from unified_loss._linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_with_grad,
+)
+from unified_loss._types import LinearGradients
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
     AmbiguousAxisError,
@@ -29,6 +34,7 @@ __all__ = [
     "DTypeError",
     "Fix",
     "LabelError",
+    "LinearGradients",
     "LossInputError",
     "LossInputWarning",
     "OptionError",
@@ -40,6 +46,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_with_grad",
     "explain",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
 ]
 
 # The types of what errors and `explain` hold, which no call needs until there are such.

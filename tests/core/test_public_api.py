@@ -22,6 +22,7 @@ PARAMETERS = {
     "check": "auto",
 }
 CALLS = (unified_loss.cross_entropy, unified_loss.cross_entropy_with_grad)
+LINEAR_CALLS = (unified_loss.linear_cross_entropy, unified_loss.linear_cross_entropy_with_grad)
 NUMPYDOC_SECTIONS = ("Parameters", "Returns", "Raises", "See Also", "Examples")
 
 
@@ -44,7 +45,7 @@ def test_all_lists_every_public_name() -> None:
 
 
 def test_public_names_are_the_documented_ones() -> None:
-    """R25, R27: three calls, the errors and the warnings; a new one is a deliberate act."""
+    """R25, R27: five calls, the errors and the warnings; a new one is a deliberate act."""
     assert set(unified_loss.__all__) == {
         "AmbiguousAxisError",
         "ArgumentError",
@@ -52,6 +53,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "DTypeError",
         "Fix",
         "LabelError",
+        "LinearGradients",
         "LossInputError",
         "LossInputWarning",
         "OptionError",
@@ -63,6 +65,8 @@ def test_public_names_are_the_documented_ones() -> None:
         "cross_entropy",
         "cross_entropy_with_grad",
         "explain",
+        "linear_cross_entropy",
+        "linear_cross_entropy_with_grad",
     }
 
 
@@ -94,6 +98,19 @@ def test_both_calls_have_the_same_parameters() -> None:
     assert list(one.values()) == list(other.values())
 
 
+@pytest.mark.parametrize("function", LINEAR_CALLS)
+def test_signature_of_the_linear_form_is_the_contract(function: Any) -> None:
+    """R27, R28: three arrays, then the options of the calls but the axis, and two more."""
+    parameters = inspect.signature(function).parameters
+    assert list(parameters)[:3] == ["hidden", "weight", "labels"]
+    wanted = {"bias": None, "softcap": None, **PARAMETERS}
+    wanted.pop("axis")
+    options = {name: one.default for name, one in list(parameters.items())[3:]}
+    assert options == wanted
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    assert all(parameters[name].kind is keyword for name in wanted)
+
+
 def test_explain_has_the_parameters_of_the_calls() -> None:
     """R27: and one more, for shapes."""
     explained = inspect.signature(unified_loss.explain).parameters
@@ -114,7 +131,7 @@ def test_public_objects_are_documented(name: str) -> None:
     assert text.splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("function", [*CALLS, unified_loss.explain])
+@pytest.mark.parametrize("function", [*CALLS, *LINEAR_CALLS, unified_loss.explain])
 def test_docstrings_tell_all_parameters(function: Any) -> None:
     """R27: numpydoc sections in order, and each parameter among them."""
     text = inspect.getdoc(function) or ""

@@ -8,14 +8,15 @@ import array_api_compat
 import numpy as np
 
 from unified_loss import _messages as messages
-from unified_loss._ops import Factors, KernelOps
+from unified_loss._linear import _two_steps as two_steps
+from unified_loss._ops import Factors, LinearOps
 from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Operands, Plan
+from unified_loss._types import Array, Form, Head, Operands, Plan
 from unified_loss.exceptions import BackendError, LossInputError
 
 
-class ArrayOps(KernelOps):
+class ArrayOps(LinearOps):
     """`Ops` on an array-API namespace, and the way between it and NumPy."""
 
     def __init__(self, xp: Any) -> None:
@@ -40,6 +41,19 @@ class ArrayOps(KernelOps):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         """The loss and its gradient."""
         return loss_and_gradient_of(self, plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        """The loss of the linear form."""
+        x = two_steps.logits_of(self, form, head, operands)
+        return self.loss(form.plan, operands._replace(logits=x))
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        """The loss of the linear form and its gradients."""
+        x = two_steps.logits_of(self, form, head, operands)
+        loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x))
+        return loss, two_steps.gradients_of(self, form, head, operands, x, slope)
 
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
@@ -138,6 +152,34 @@ class ArrayOps(KernelOps):
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return self.xp.where(ids == self.classes(x, axis), x - b, x)
 
+    # Of the linear form.
+
+    def tanh(self, x: Array) -> Array:
+        return self.xp.tanh(x)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        found = self.product(hidden, weight.T)
+        return found if bias is None else found + bias
+
+    def product(self, a: Array, b: Array) -> Array:
+        return self.xp.matmul(a, b)
+
+    def transposed(self, x: Array) -> Array:
+        return x.T
+
+    def as_matrix(self, x: Array) -> Array:
+        return self.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+    def reshape_like(self, x: Array, like: Array) -> Array:
+        return self.xp.reshape(x, like.shape)
+
+    def sum_of_rows(self, x: Array) -> Array:
+        return self.squeeze(self.sum(x, 0), 0)
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        zero = self.xp.zeros((), dtype=hidden.dtype, device=array_api_compat.device(hidden))
+        return self.xp.broadcast_to(zero, (*hidden.shape[:-1], weight.shape[0]))
+
 
 class StandardOps(ArrayOps):
     """A library of which only the standard is known: its release 2022.12 is enough."""
@@ -201,6 +243,14 @@ class OtherOps(StandardOps):
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         return self._told(super().loss_and_gradient, plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return self._told(super().linear_loss, form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        return self._told(super().linear_loss_and_gradients, form, head, operands)
 
     def _told(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

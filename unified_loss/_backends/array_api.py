@@ -12,7 +12,7 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
-from unified_loss._types import Array, Operands, Plan, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
 
 
@@ -110,6 +110,18 @@ class ArrayApiBackend(Backend):
         ops = _ops(operands.logits)
         with np.errstate(all="ignore"):
             return ops.loss_and_gradient(plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        ops = _ops(head.hidden)
+        with np.errstate(all="ignore"):
+            return ops.linear_loss(form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        ops = _ops(head.hidden)
+        with np.errstate(all="ignore"):
+            return ops.linear_loss_and_gradients(form, head, operands)
 
 
 BACKEND = ArrayApiBackend()

@@ -13,6 +13,7 @@ from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
+from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import INFINITY, Factors
 from unified_loss._statistics import (
     Statistics,
@@ -21,7 +22,7 @@ from unified_loss._statistics import (
     plain_statistics,
 )
 from unified_loss._threads import number_of_threads
-from unified_loss._types import Array, Operands, Plan, Shape, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 
 # Thresholds, in logits. Below SMALL one pass over whole arrays is faster than any walk. With few
 # classes a block is transposed, so that the reductions run over contiguous rows of many examples. A
@@ -79,6 +80,9 @@ class NumpyOps(ArrayOps):
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         np.put_along_axis(x, ids, np.take_along_axis(x, ids, axis) - b, axis)
         return x
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return np.broadcast_to(np.zeros((), hidden.dtype), (*hidden.shape[:-1], len(weight)))
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         return np.empty(shape, like.dtype if dtype == like.dtype.name else dtype)
@@ -206,6 +210,28 @@ class NumpyBackend(Backend):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         route = self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return copy_context().run(_linear, form, head, operands, with_gradients=False)[0]
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        return copy_context().run(_linear, form, head, operands, with_gradients=True)
+
+
+def _linear(
+    form: Form, head: Head, operands: Operands, *, with_gradients: bool
+) -> tuple[Array, Any]:
+    with np.errstate(all="ignore"):
+        head = Head(*(None if part is None else np.asarray(part) for part in head))
+        x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
+        operands = operands._replace(logits=x)
+        route = BACKEND.route(form.plan, x.size)
+        loss, slope = _evaluate(route, form.plan, operands, with_gradient=with_gradients)
+        if not with_gradients:
+            return loss, None
+        return loss, two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
 BACKEND = NumpyBackend()

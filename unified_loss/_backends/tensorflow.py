@@ -10,9 +10,10 @@ from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
+from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import combine, row_maximum, without_lost
-from unified_loss._types import Array, Operands, Plan, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
 # Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
 # classes, up to FEW_NATIVE, what is done for each example costs as much as the logits.
@@ -121,6 +122,25 @@ class TensorflowOps:
     def pick_class(self, weights: Array, ids: Array) -> Array:
         # The gradient of a reshape is dense, that of a gather alone is not.
         return tf.gather(tf.reshape(weights, [-1]), ids)
+
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return tf.cast(x, like.dtype)
+
+    def tanh(self, x: Array) -> Array:
+        return tf.tanh(x)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        found = tf.tensordot(hidden, weight, [[-1], [1]])
+        if hidden.shape.rank is not None:
+            found.set_shape([*hidden.shape[:-1], weight.shape[0]])
+        return found if bias is None else found + bias
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        shape = tf.concat([tf.shape(hidden)[:-1], tf.shape(weight)[:1]], 0)
+        found = tf.zeros(shape, hidden.dtype)
+        if hidden.shape.rank is not None:
+            found.set_shape([*hidden.shape[:-1], weight.shape[0]])
+        return found
 
 
 OPS = TensorflowOps()
@@ -321,6 +341,24 @@ class TensorflowBackend(Backend):
             tape.watch(logits)
             value = self.loss(plan, operands._replace(logits=logits))
         return value, tape.gradient(value, logits)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
+        ops: Any = OPS  # which has what is asked for here
+        x = two_steps.logits_of(ops, form, head, operands)
+        plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
+        return self.loss(plan, operands._replace(logits=x))
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        parts = [tf.convert_to_tensor(part) for part in head if part is not None]
+        with tf.GradientTape() as tape:
+            tape.watch(parts)
+            whole = Head(*parts, *[None] * (3 - len(parts)))
+            value = self.linear_loss(form, whole, operands)
+        slopes = tape.gradient(value, parts)
+        return value, Head(*slopes, *[None] * (3 - len(parts)))
 
 
 BACKEND = TensorflowBackend()

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from unified_loss._types import Array, Plan
+from unified_loss._types import Array, Plan, Shape
 
 INFINITY = float("inf")
 
@@ -151,3 +151,17 @@ class LinearOps(KernelOps, Protocol):
 
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
         """Something that has the shape of the logits, and no more: its values are not asked for."""
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        """`x` in another shape."""
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        """Arrays one below the other."""
+
+    def reduced(self, x: Array, b: Array) -> Array:
+        """`x`, which is given away, less one number a row."""
+        return x - b
+
+    def exponential(self, x: Array) -> Array:
+        """The exponential of `x`, which is given away."""
+        return self.exp(x)

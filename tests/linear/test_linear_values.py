@@ -17,6 +17,8 @@ from tests.linear.cases import (
     truth,
 )
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_is_that_of_the_logits(

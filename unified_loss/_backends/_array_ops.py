@@ -12,7 +12,7 @@ from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors, LinearOps
 from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
-from unified_loss._types import Array, Form, Head, Operands, Plan
+from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 from unified_loss.exceptions import BackendError, LossInputError
 
 
@@ -172,6 +172,25 @@ class ArrayOps(LinearOps):
 
     def reshape_like(self, x: Array, like: Array) -> Array:
         return self.xp.reshape(x, like.shape)
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        return self.xp.reshape(x, shape)
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        return self.xp.concat(parts, axis=0)
+
+    def taken(self, x: Array, places: Array) -> Array:
+        return self.xp.take(x, places, axis=0)
+
+    def zeros(self, shape: Shape, dtype: str, like: Array) -> Array:
+        device = array_api_compat.device(like)
+        return self.xp.zeros(shape, dtype=getattr(self.xp, dtype), device=device)
+
+    def zeros_like(self, x: Array) -> Array:
+        return self.xp.zeros_like(x)
+
+    def as_number(self, value: float, dtype: str, like: Array) -> Array:
+        return self.zeros((), dtype, like) + value
 
     def sum_of_rows(self, x: Array) -> Array:
         return self.squeeze(self.sum(x, 0), 0)

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from unified_loss._ops import INFINITY, Factors, LinearOps
 from unified_loss._shapes import kept, without
-from unified_loss._types import Array, Plan
+from unified_loss._types import Array, Plan, Shape
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
            if isinstance(dtype, torch.dtype)}  # fmt: skip
@@ -151,6 +151,12 @@ class TorchOps(LinearOps):
 
     def reshape_like(self, x: Array, like: Array) -> Array:
         return x.reshape(like.shape)
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        return x.reshape(shape)
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        return torch.cat(parts)
 
     def sum_of_rows(self, x: Array) -> Array:
         return torch.sum(x, 0)

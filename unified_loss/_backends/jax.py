@@ -10,6 +10,7 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss._backend import Backend, Route
 from unified_loss._backends import _jax_kernels as kernels
+from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._linear import _two_steps as two_steps
@@ -99,15 +100,26 @@ def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     return _never_minus_zero(value), gradient
 
 
-@partial(jax.jit, static_argnums=0)
-def _linear_loss(form: Form, head: Head, operands: Operands) -> Array:
+@partial(jax.jit, static_argnums=(0, 1))
+def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Array:
+    if layout is not None:
+        return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
     x = two_steps.logits_of(OPS, form, head, operands)
     plan, operands = form.plan, operands._replace(logits=x)
     return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
 
 
-@partial(jax.jit, static_argnums=0)
-def _linear_loss_and_gradients(form: Form, head: Head, operands: Operands) -> tuple[Array, Head]:
+@partial(jax.jit, static_argnums=(0, 1))
+def _linear_loss_and_gradients(
+    form: Form, layout: linear.Layout | None, head: Head, operands: Operands
+) -> tuple[Array, Head]:
+    if layout is not None:
+
+        def loss(head: Head) -> Array:
+            return _linear_loss(form, layout, head, operands)
+
+        value, pull = jax.vjp(loss, head)
+        return value, pull(jnp.ones_like(value))[0]
     x = two_steps.logits_of(OPS, form, head, operands)
     plan, operands = form.plan, operands._replace(logits=x)
     value, slope = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
@@ -178,12 +190,13 @@ class JaxBackend(Backend):
         return _loss_and_gradient(plan, operands)
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
-        return _linear_loss(form, head, operands)
+        return _linear_loss(form, linear.layout_of(form, head), head, operands)
 
     def linear_loss_and_gradients(
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
-        return _linear_loss_and_gradients(form, head, operands)
+        layout = linear.layout_of(form, head)
+        return _linear_loss_and_gradients(form, layout, head, operands)
 
 
 BACKEND = JaxBackend()

@@ -8,6 +8,7 @@ import tensorflow as tf
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
+from unified_loss._backends import _tensorflow_linear as linear
 from unified_loss._backends._tensorflow_statistics import row_statistics
 from unified_loss._examples import examples_and_divisor
 from unified_loss._linear import _two_steps as two_steps
@@ -160,10 +161,11 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     return value if 0 < value.numpy() < INFINITY else None
 
 
-def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
+def _prepared(plan: Plan, operands: Operands, whole: Array | None = None) -> tuple[Plan, Operands]:
     """Variables read, labels in int64, shapes that tracing does not know checked in the graph.
 
-    TensorFlow has few kernels for other integers.
+    TensorFlow has few kernels for other integers. `whole`: the shape of logits that something of
+    their rank stands for.
     """
     logits, *others, normalizer = (
         None if part is None else tf.convert_to_tensor(part) for part in operands
@@ -177,7 +179,7 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
             if ignore_index is not None and ignore_index >= 2**63:
                 ignore_index -= 2**64
     if not all(part is None or part.shape.is_fully_defined() for part in operands):
-        whole = tf.shape(logits)
+        whole = tf.shape(logits) if whole is None else whole
         axis = plan.axis % tf.rank(logits)
         batch = tf.concat([whole[:axis], whole[axis + 1 :]], 0)
         kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
@@ -345,6 +347,11 @@ class TensorflowBackend(Backend):
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
         ops: Any = OPS  # which has what is asked for here
+        size = linear.size_of_tiles(form, head)
+        if size is not None:
+            whole = tf.concat([tf.shape(head.hidden)[:-1], tf.shape(head.weight)[:1]], 0)
+            plan, operands = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
+            return linear.loss_of(ops, size, form._replace(plan=plan), head, operands)
         x = two_steps.logits_of(ops, form, head, operands)
         plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
         return self.loss(plan, operands._replace(logits=x))

@@ -76,6 +76,7 @@ def test_every_table_has_a_page():
 
 
 def test_contract_is_complete():
-    """The page of the contract has R1 to R27, each once."""
+    """The page of the contract has R1 to R32, each once, the linear form before the errors."""
     page = (DOCS / "contract.md").read_text(encoding="utf-8")
-    assert re.findall(r"^### R(\d+) ", page, re.MULTILINE) == [str(rule) for rule in range(1, 28)]
+    order = [*range(1, 25), *range(28, 33), *range(25, 28)]
+    assert re.findall(r"^### R(\d+) ", page, re.MULTILINE) == [str(rule) for rule in order]

@@ -71,7 +71,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     if key is not None:
         plans.remember(key, judged, problem)
     if plan.check is True:
-        _warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
+        warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
         plan, backend.read(arrays.logits, wait=False)
     ):
@@ -79,7 +79,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
-        _warn_of("several", problem, plan, taken.labels)
+        warn_of("several", problem, plan, taken.labels)
     plan, operands = brought_to(plan, arrays.logits, taken)
     is_ordinary = key is not None or backend.outline(*operands) is not None
     return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
@@ -225,17 +225,17 @@ def diagnose(
         pass
 
 
-def _warn_of_suspicions(
-    backend: Backend, plan: Plan, problem: Problem, logits: Array, taken: Taken
+def warn_of_suspicions(
+    backend: Backend, plan: Plan, problem: Problem, logits: Array | None, taken: Taken
 ) -> None:
     """R17: what is legal under ``check=True``, and probably not meant."""
-    scores = backend.read(logits, wait=True)
+    scores = None if logits is None else backend.read(logits, wait=True)
     stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
     for stage in stages:
-        _warn_of(stage, problem, plan, taken.labels)
+        warn_of(stage, problem, plan, taken.labels)
 
 
-def _warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
+def warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
     """Warn of inputs that are legal, and probably not meant."""
     from unified_loss._diagnosis import suspicion, values_of
 

@@ -16,6 +16,8 @@ from unified_loss._call import (
     diagnose,
     taken_of,
     warn,
+    warn_of,
+    warn_of_suspicions,
 )
 from unified_loss._types import Array, Form, Head, Operands, Options, Problem, Spec
 from unified_loss.exceptions import (
@@ -60,6 +62,12 @@ def prepare(
         plan = label_values.told(plan, taken.labels, taken.sample_weight)
     except LossInputError as error:
         raise _explained(error, known, problem, taken) from None
+    if plan.check is True:
+        warn_of_suspicions(backend, plan, problem, None, taken)
+    elif plan.label_kind == "dense" and label_values.has_several_ones(
+        plan, taken.labels, taken.sample_weight
+    ):
+        warn_of("several", problem, plan, taken.labels)
     plan, operands = brought_to(plan, hidden, taken)
     is_ordinary = backend.outline(hidden, *operands[1:4]) is not None
     form = Form(plan._replace(is_ordinary=is_ordinary), cap)

@@ -1,5 +1,6 @@
 """What the linear form refuses, and what it says then."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from unified_loss import (
     DTypeError,
     LabelError,
     LossInputError,
+    LossInputWarning,
     OptionError,
     ShapeError,
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
 )
+from unified_loss._linear import _walks as walks
+from unified_loss._types import Form
 from unified_loss.exceptions import ArgumentError
 
 
@@ -175,3 +179,25 @@ def test_errors_are_of_the_family(backend: Backend) -> None:
     for labels in ("ab", None, object(), np.zeros((2, 4), complex)):
         with pytest.raises(LossInputError):
             linear_cross_entropy(hidden, weight, labels)
+
+
+def test_rows_are_looked_at() -> None:
+    """R17, R28: rows that do not sum to 1 under ``check=True``, and rows of several ones."""
+    hidden, weight = np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32)
+    with pytest.warns(LossInputWarning, match="sum to 1"):
+        linear_cross_entropy(hidden, weight, np.full((2, 4), 0.5), check=True)
+    with pytest.raises(LabelError):
+        linear_cross_entropy(hidden, weight, np.full((2, 4), -0.5), check=True)
+
+
+def test_many_rows_of_few_classes_are_few_tiles() -> None:
+    """R29: a tile has as many rows as it can hold."""
+    tour = walks.tour_of(some_form(), 10**7, 2, 8, in_one_pass=False)
+    assert tour is not None
+    assert len(tour.blocks(10**7)) * len(tour.tiles(2)) < 10
+
+
+def some_form() -> Form:
+    """A form of which the dtype and the cap alone are asked for."""
+    plan: Any = SimpleNamespace(compute_dtype="float32")
+    return Form(plan, None)

@@ -16,6 +16,7 @@ from tests.linear.cases import (
     loss,
     truth,
 )
+from unified_loss import linear_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -88,3 +89,39 @@ def test_no_example(backend: Backend, rng: Generator) -> None:
     case = linear(rng, batch=(0,), bias=True)
     for part in closed_form(backend, case, "float32"):
         np.testing.assert_array_equal(part, 0)
+
+
+def test_constant_in_the_bias(backend: Backend, rng: Generator) -> None:
+    """R19, R32: it changes nothing, though lse keeps few digits beside it."""
+    case = linear(rng, bias=True, label_smoothing=0.25)
+    assert case.bias is not None
+    moved = case.but(bias=case.bias + np.float32(2**14))
+    for ours, true in zip(closed_form(backend, moved, "float32"), truth(case)[:4], strict=True):
+        assert_near(ours, true, "float32")
+
+
+def test_dropped_rows_take_no_part_in_the_products(
+    monkeypatch: pytest.MonkeyPatch, way: str, torch_is_under_test: None, rng: Generator
+) -> None:
+    """R30: where labels can be read: the rows that are multiplied are those that count."""
+    torch = pytest.importorskip("torch")
+    from unified_loss._backends._torch_blocks import TorchBlockOps
+
+    if way == "two_steps":
+        pytest.skip("all logits are made")
+    seen = []
+    multiply = TorchBlockOps.affine_into
+    monkeypatch.setattr(
+        TorchBlockOps,
+        "affine_into",
+        lambda self, scratch, hidden, *rest: (
+            seen.append(len(hidden)),
+            multiply(self, scratch, hidden, *rest),
+        )[1],
+    )
+    case = linear(rng, batch=(8,))
+    case.problem.labels[::2] = -100
+    parts = [torch.tensor(part, requires_grad=True) for part in (case.hidden, case.weight)]
+    linear_cross_entropy(*parts, torch.tensor(case.problem.labels)).backward()
+    passes = 1 if way == "rows" else 2 * len(range(0, 5, 2))
+    assert sum(seen) == 4 * passes

@@ -23,8 +23,6 @@ from unified_loss._ops import INFINITY
 from unified_loss._statistics import Statistics, combine
 from unified_loss._types import Array, Form, Head
 
-# A block has at least so many classes: fewer make products slow.
-CLASSES_AT_LEAST = 128
 UNEVEN = 4  # how many times as many blocks may be taken for even ones
 
 
@@ -92,7 +90,7 @@ def layout_of(form: Form, head: Head) -> Layout | None:
     features = weight.shape[1] if isinstance(weight.shape[1], int) else 0
     if walks.tour_of(form, number, classes, features, in_one_pass=False) is None:
         return None
-    size = max(min(CLASSES_AT_LEAST, walks.TILE), walks.TILE // max(1, number))
+    size = walks.classes_of_all_rows(number)
     least = -(-classes // size)
     even = (blocks for blocks in range(least, UNEVEN * least + 1) if classes % blocks == 0)
     blocks = next(even, least)

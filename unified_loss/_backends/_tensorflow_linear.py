@@ -32,7 +32,7 @@ def size_of_tiles(form: Form, head: Head) -> int | None:
     tour = walks.tour_of(form, number, classes, features, in_one_pass=False)
     if tour is None:
         return None
-    size = min(classes, max(1, walks.TILE // max(1, number)))
+    size = min(classes, walks.classes_of_all_rows(number))
     return -(-classes // -(-classes // size))
 
 

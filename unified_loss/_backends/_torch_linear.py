@@ -199,7 +199,7 @@ def tiled(form: Form, head: Head, operands: Operands) -> Array:
     if examples.dropped is not None:
         dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
         hidden = ops.where(dead, 0.0, hidden)
-    step = max(1, walks.TILE // max(1, number))
+    step = walks.classes_of_all_rows(number)
     zero = hidden.new_zeros(()).expand(number, 1)
     sums = nothing(plan, zero)
     k, w = examples.weighted_labels, examples.class_weight

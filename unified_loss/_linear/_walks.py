@@ -25,6 +25,7 @@ ROW_BLOCK = 2**23
 TILE = 2**22
 TILE_ROWS = 2**11
 FEW_FEATURES = 128
+CLASSES_AT_LEAST = 128  # of a tile of all rows: fewer make products slow
 # R29, in bytes: a share of the logits' size within these bounds, less what threads need.
 SMALLEST, LARGEST, SHARE, ASIDE = 2**26, 2**29, 4, 2**24
 
@@ -63,8 +64,13 @@ def tour_of(
         block = min(rows, max(ROWS_AT_LEAST, ROW_BLOCK // classes))
         if block * classes <= scratch:
             return Tour("rows", block, classes)
-    block = min(rows, TILE_ROWS)
+    block = min(rows, max(TILE_ROWS, TILE // max(1, classes)))
     return Tour("classes", block, min(classes, max(1, TILE // block)))
+
+
+def classes_of_all_rows(rows: int) -> int:
+    """How many classes a tile of all rows has."""
+    return max(1, min(CLASSES_AT_LEAST, TILE), TILE // max(1, rows))
 
 
 class Flat(NamedTuple):

@@ -33,6 +33,8 @@ from unified_loss._types import Array, Operands, Plan, Shape
 class TorchBlockOps(TorchOps):
     """`BlockOps` on PyTorch: l is 0, and the factors f are log-probabilities."""
 
+    compacts = True
+
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
 

@@ -10,7 +10,7 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
-from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
+from unified_loss._backends._array_ops import ArrayOps, CupyOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
@@ -28,7 +28,7 @@ def _mlx_ops(xp: Any) -> ArrayOps:
     return MlxOps(xp)
 
 
-OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx": _mlx_ops}
+OPS = {"array_api_strict": StrictOps, "cupy": CupyOps, "dask": _dask_ops, "mlx": _mlx_ops}
 
 
 def _ops(array: Array) -> ArrayOps:

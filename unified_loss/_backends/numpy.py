@@ -53,6 +53,8 @@ def _quietly(share: Callable[[], None]) -> None:
 class NumpyOps(ArrayOps):
     """`Ops` on NumPy; totals are accumulated in float64."""
 
+    compacts = True
+
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype, copy=False)
 

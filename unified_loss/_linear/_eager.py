@@ -6,7 +6,7 @@ of which has some of its rows. Dropped rows take part in nothing (R30).
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from unified_loss._blocks import Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
@@ -20,6 +20,8 @@ from unified_loss._types import Array, Head, Operands, Shape
 
 class WalkOps(LinearOps, Protocol):
     """What the walks need beside the arithmetic of tiles."""
+
+    compacts: ClassVar[bool]  # whether rows that are dropped can be left out for free
 
     def zeros(self, shape: Shape, dtype: str, like: Array) -> Array:
         """An array of zeros, where `like` is."""
@@ -144,7 +146,7 @@ def field_of(ops: Any, flat: Flat, tour: Tour, walk: Walk) -> Field:
     """The way of a call, without the examples that are dropped, where that can be seen for free."""
     examples, divisor = examples_in(ops, flat, tour)
     places = None
-    if examples.dropped is not None and flat.plan.device is None:
+    if examples.dropped is not None and ops.compacts and flat.plan.device is None:
         places = ops.places(examples.dropped)
         if places is not None:
             examples = of_rows(examples, places)

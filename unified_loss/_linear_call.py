@@ -1,5 +1,6 @@
 """The way of a call of the linear form: everything checked, every argument beside hidden."""
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from unified_loss import _labels as label_values
@@ -43,6 +44,10 @@ def prepare(
     backend: Backend, head: Head, arrays: Operands, options: Options, softcap: Any
 ) -> LinearCall:
     """Check everything that can be checked (R26), and bring all arrays to hidden (R2)."""
+    key = _key_of(backend, head, arrays, options, softcap)
+    seen = None if key is None else plans.seen(key, backend, arrays)
+    if seen is not None:
+        return LinearCall(Form(seen[0], None if softcap is None else float(softcap)), head, arrays)
     hidden, weight, bias = head
     taken = taken_of(backend, arrays._replace(logits=hidden), options, first="hidden")
     weight, weight_spec = _part(backend, hidden, weight, "weight")
@@ -59,9 +64,12 @@ def prepare(
         check_normalizer(plan, taken.normalizer)
         if isinstance(plan.num_classes, int) and plan.num_classes == 1:
             warn(SingleClassWarning(messages.single_class(problem)))
+        judged = plan
         plan = label_values.told(plan, taken.labels, taken.sample_weight)
     except LossInputError as error:
         raise _explained(error, known, problem, taken) from None
+    if key is not None:
+        plans.remember(key, judged, problem)
     if plan.check is True:
         warn_of_suspicions(backend, plan, problem, None, taken)
     elif plan.label_kind == "dense" and label_values.has_several_ones(
@@ -72,6 +80,20 @@ def prepare(
     is_ordinary = backend.outline(hidden, *operands[1:4]) is not None
     form = Form(plan._replace(is_ordinary=is_ordinary), cap)
     return LinearCall(form, Head(hidden, weight, bias), operands)
+
+
+def _key_of(
+    backend: Backend, head: Head, arrays: Operands, options: Options, softcap: Any
+) -> Hashable:
+    """What a call is recognized by, all but its values; None if it cannot be."""
+    hidden, weight, bias = head
+    if not backend.owns(weight) or not (bias is None or backend.owns(bias)):
+        return None
+    outlines = [backend.outline(part) for part in (weight, bias) if part is not None]
+    if None in outlines or not (softcap is None or type(softcap) in {int, float}):
+        return None
+    key = plans.key_of(backend, arrays._replace(logits=hidden), options)
+    return None if key is None else (key, *outlines, softcap, type(softcap))
 
 
 def _part(

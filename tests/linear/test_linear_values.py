@@ -125,3 +125,29 @@ def test_dropped_rows_take_no_part_in_the_products(
     linear_cross_entropy(*parts, torch.tensor(case.problem.labels)).backward()
     passes = 1 if way == "rows" else 2 * len(range(0, 5, 2))
     assert sum(seen) == 4 * passes
+
+
+def test_autocast_changes_nothing(torch_is_under_test: None, rng: Generator) -> None:
+    """R23, R28: products are of the dtypes of what is multiplied."""
+    torch = pytest.importorskip("torch")
+    case = linear(rng, bias=True)
+    parts = [torch.tensor(part, requires_grad=True) for part in (case.hidden, case.weight)]
+    labels = torch.tensor(case.problem.labels)
+    plain = linear_cross_entropy(*parts, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = linear_cross_entropy(*parts, labels)
+    gradients = torch.autograd.grad(value, parts)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, plain, rtol=0, atol=0)
+    for ours, wanted in zip(gradients, torch.autograd.grad(plain, parts), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+
+
+def test_repeated_calls_are_equal(backend: Backend, rng: Generator) -> None:
+    """R21, R26: a call that is remembered is what it was; others like it are not mixed up."""
+    case = linear(rng, bias=True)
+    first = loss(backend, case, "float32")
+    np.testing.assert_array_equal(loss(backend, case, "float32"), first)
+    for other in (case.but(softcap=0.5), case.but(bias=None), case.but(reduction="none")):
+        for _ in range(2):
+            assert_near(loss(backend, other, "float32"), truth(other).loss, "float32")

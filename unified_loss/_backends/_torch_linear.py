@@ -5,6 +5,7 @@ second derivatives, are differentiated by torch: tile by tile, each made again f
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 
 def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, differentiable."""
-    with torch.autocast(head.hidden.device.type, enabled=False):
-        if _is_ordinary(form, head, operands):
+    with _as_given(head):
+        is_ordinary = _is_ordinary(form, head, operands)
+        if is_ordinary:
             wanted = _wanted(head)
             tour = _tour(form, head, wanted)
             if tour is not None:
@@ -37,7 +39,7 @@ def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
                 return _walked(tour, form, head, operands, wanted)[0]
         elif walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
             return tiled(form, head, operands)
-        form, x = _logits(backend, form, head, operands)
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
         return backend.loss(form.plan, operands._replace(logits=x))
 
 
@@ -45,22 +47,22 @@ def loss_and_gradients(
     backend: Backend, form: Form, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
     """The loss, and the gradients of its sum."""
-    with torch.autocast(head.hidden.device.type, enabled=False):
-        is_recorded = torch.is_grad_enabled() and any(_wanted(head))
-        if _is_ordinary(form, head, operands) and not is_recorded:
+    with _as_given(head):
+        is_ordinary = _is_ordinary(form, head, operands)
+        if is_ordinary and not any(_wanted(head)):
             wanted = eager.all_of(head)
             tour = _tour(form, head, wanted)
             if tour is not None:
                 value, gradients, _ = _walked(tour, form, head, operands, wanted)
                 return value, gradients
-        form, x = _logits(backend, form, head, operands)
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
         value, slope = backend.loss_and_gradient(form.plan, operands._replace(logits=x))
         return value, two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
 def traced_loss(run: Any, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, for a graph."""
-    with torch.autocast(head.hidden.device.type, enabled=False):
+    with _as_given(head):
         x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
         return run(loss_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
 
@@ -69,16 +71,22 @@ def traced_loss_and_gradients(
     run: Any, form: Form, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
     """The loss and the gradients of its sum, for a graph."""
-    with torch.autocast(head.hidden.device.type, enabled=False):
+    with _as_given(head):
         x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
         value, slope = run(loss_and_gradient_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
         return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, x, slope)
 
 
-def _logits(backend: Backend, form: Form, head: Head, operands: Operands) -> tuple[Form, Array]:
-    """The logits, and the form of a call that is ordinary if they are."""
+def _as_given(head: Head) -> AbstractContextManager[Any]:
+    """Where products are of the dtypes of what is multiplied (R28)."""
+    device = head.hidden.device.type
+    is_cast = torch.is_autocast_enabled(device) if device != "meta" else False
+    return torch.autocast(device, enabled=False) if is_cast else nullcontext()
+
+
+def _logits(form: Form, head: Head, operands: Operands, *, is_ordinary: bool) -> tuple[Form, Array]:
+    """The logits, and the form of a call that is ordinary if all that they are made of is."""
     x = two_steps.logits_of(OPS, form, head, operands)
-    is_ordinary = form.plan.is_ordinary and backend.outline(x, *operands[1:4]) is not None
     return form._replace(plan=form.plan._replace(is_ordinary=is_ordinary)), x
 
 
@@ -87,10 +95,10 @@ def _is_ordinary(form: Form, head: Head, operands: Operands) -> bool:
     normalizer = operands.normalizer
     if normalizer is not None and normalizer.requires_grad and torch.is_grad_enabled():
         return False
-    parts = [part for part in (head.weight, head.bias, normalizer) if part is not None]
     return form.plan.is_ordinary and all(
-        type(part) in _ORDINARY and part.layout is torch.strided and not part.is_neg()
-        for part in parts
+        part is None
+        or (type(part) in _ORDINARY and part.layout is torch.strided and not part.is_neg())
+        for part in (head.weight, head.bias, normalizer)
     )
 
 
@@ -161,7 +169,7 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(slope):
             gradients = _differentiable(ctx.form, head, operands, ctx.wanted, slope)
         elif ctx.tour.by == "classes":
-            with torch.autocast(head.hidden.device.type, enabled=False):
+            with _as_given(head):
                 field = _field(ctx.tour, ctx.form, head, operands)
                 gradients = eager.gradients_of(field, ctx.statistics, ctx.wanted, slope)
         else:
@@ -178,7 +186,7 @@ def _differentiable(
 ) -> list[Array | None]:
     """The gradients, by torch, of which it can make further ones."""
     inputs = [part for part, is_wanted in zip(head, wanted, strict=True) if is_wanted]
-    with torch.enable_grad(), torch.autocast(head.hidden.device.type, enabled=False):
+    with torch.enable_grad(), _as_given(head):
         value = tiled(form, head, operands)
         found = iter(torch.autograd.grad(value, inputs, slope, create_graph=True))
     return [next(found) if is_wanted else None for is_wanted in wanted]

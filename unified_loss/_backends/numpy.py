@@ -214,7 +214,7 @@ class NumpyBackend(Backend):
                 parts += (array.shape, array.dtype)
             else:
                 return None
-        labels: Any = arrays[1]
+        labels: Any = arrays[1] if len(arrays) > 1 else arrays[0]
         return None if labels.dtype.kind == "V" else tuple(parts)
 
     def values(self, labels: Array) -> Any:

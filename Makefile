@@ -15,6 +15,11 @@ OLDEST := arguments dask_lazy dispatch gradients integration_keras integration_t
 	jax_transforms labels masked support tensorflow_transforms transformers_evaluation \
 	transformers_models values
 
+# An index shows README without the files beside it.
+LINKS_WORK := import importlib.metadata, re; \
+	text = importlib.metadata.metadata("unified_loss").get_payload(); \
+	assert "cross_entropy" in text; assert not re.search(r"\]\((?!https?:|\#)", text)
+
 # The first Python block of a Markdown page.
 FIRST_EXAMPLE := awk '/^```$$/ && inside { exit } inside; /^```python$$/ { inside = 1 } END { exit !inside }'
 
@@ -68,6 +73,7 @@ dist: .venv-dist/.installed  ## Build sdist and wheel, and try each in an empty 
 		.venv-empty/bin/pip install --quiet --constraint constraints.txt "$$package"; \
 		$(FIRST_EXAMPLE) README.md > .venv-empty/first_example.py; \
 		.venv-empty/bin/python -I .venv-empty/first_example.py; \
+		.venv-empty/bin/python -I -c '$(LINKS_WORK)'; \
 		.venv-empty/bin/python -I -m unified_loss doctor; \
 	done
 

@@ -54,23 +54,34 @@ def draw_all(rows: Sequence[Row], folder: Path = HERE) -> list[Path]:
 
 
 def ratios(rows: Iterable[Row]) -> Figure | None:
-    """Our time over the native loss's, by size."""
-    series = _series(row for row in rows if _is_against_native(row) and row["ratio"] is not None)
-    if not series:
+    """Our time over the native loss's, a line for each case, the smallest on top."""
+    chosen = [row for row in rows if _is_against_native(row) and row["ratio"] is not None]
+    if not chosen:
         return None
-    figure, panels = _panels("logits", "time / time of the native loss")
-    for (framework, mode), each in series.items():
-        style = {"color": COLORS[framework], "marker": MARKS[mode], "markersize": 4}
-        for panel, direction in zip(panels, DIRECTIONS, strict=True):
-            chosen = sorted((row for row in each if row["direction"] == direction), key=size_of)
-            points = [size_of(row) for row in chosen], [row["ratio"] for row in chosen]
-            line = "-" if mode == "eager" else ":"
-            panel.plot(*points, line, label=f"{framework} {mode}", **style)
-    for panel in panels:
-        panel.axhline(1, color=GREY, linestyle="--")
-        panel.yaxis.set_major_locator(FixedLocator(RATIOS))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_locator(NullLocator())
+    cases = list(dict.fromkeys(map(_case, sorted(chosen, key=size_of, reverse=True))))
+    figure = Figure(figsize=(9, 1.5 + 0.45 * len(cases)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    series = _series(chosen)
+    for panel, direction in zip(panels, DIRECTIONS, strict=True):
+        panel.axvline(1, color=GREY, linestyle="--")
+        for place, ((framework, mode), each) in enumerate(series.items()):
+            among = [row for row in each if row["direction"] == direction]
+            # Those of one case lie a little apart, in the order of the legend.
+            shift = 0.6 * (0.5 - (place + 0.5) / len(series))
+            places = [cases.index(_case(row)) + shift for row in among]
+            panel.plot(
+                [row["ratio"] for row in among],
+                places,
+                MARKS[mode],
+                color=COLORS[framework],
+                label=f"{framework} {mode}",
+                markersize=4,
+            )
+        panel.set(title=direction, xlabel="time / time of the native loss", xscale="log")
+        panel.xaxis.set_major_locator(FixedLocator(RATIOS))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_yticks(range(len(cases)), cases)
     _finish(figure, panels)
     return figure
 
@@ -88,7 +99,7 @@ def memory(rows: Iterable[Row]) -> Figure | None:
             chosen = [row for row in each if row["direction"] == direction]
             chosen.sort(key=lambda row: row["logits_mb"])
             sizes = [row["logits_mb"] for row in chosen]
-            for column, style in (("ours_mb", f"{MARKS[mode]}-"), ("peer_mb", "x:")):
+            for column, style in (("ours_mb", MARKS[mode]), ("peer_mb", "x")):
                 name = label if column == "ours_mb" else f"{label}: native"
                 values = [row[column] for row in chosen]
                 panel.plot(sizes, values, style, color=color, label=name, markersize=5)
@@ -136,6 +147,12 @@ def _is_against_native(row: Row, *kinds: str) -> bool:
     has_gradient = row["framework"] == "numpy" and row["direction"] == BOTH
     peer = NATIVE["torch"] if has_gradient else NATIVE.get(row["framework"])
     return row["kind"] in {"time", *kinds} and plain and row["peer"] == peer
+
+
+def _case(row: Row) -> str:
+    """The shape of the logits, and their class axis if it is not the last."""
+    axis = "" if row["axis"] == "-1" else f", axis {row['axis']}"
+    return f"{row['shape'].replace('x', ' × ')}{axis}"
 
 
 def _series(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

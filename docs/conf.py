@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "myst_parser",
+    "sphinx_copybutton",
     "mathml",
     "mocks",
     "tables",
@@ -32,6 +33,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 # The integrations are classes of frameworks, none of which has to be installed for this.
 autodoc_mock_imports = ["keras", "torch", "unified_loss._backends"]
+# What was typed at a prompt is copied, without the prompt and what was printed.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

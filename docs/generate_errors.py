@@ -28,6 +28,9 @@ with its logits. What begins with `if` is *conditional*: the call is valid then,
 is what was meant; it drops, shifts or reinterprets something. `elsewhere:` is a change of the
 model or of the data.
 
+An error of another library, such as "Expected input batch_size (32) to match target batch_size
+(20)", leads here from [messages of other libraries](messages.md).
+
 Some mistakes are legal calls. Under `check=True` they are a `LossInputWarning`, which has `.cause`
 and `.fixes` too, and is shown once for each place in your program; here it is made an error:
 

@@ -3,11 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
+from unified_loss._exact import Evaluation
 from unified_loss._explain import explain
 from unified_loss._linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
 )
+from unified_loss._totals import Totals, cross_entropy_totals
 from unified_loss._types import LinearGradients
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
@@ -26,12 +28,14 @@ from unified_loss.exceptions import (
 if TYPE_CHECKING:
     from unified_loss._diagnosis import Fix, Reading
     from unified_loss._explain._report import Report
+    from unified_loss._running import RunningCrossEntropy
 
 __all__ = [
     "AmbiguousAxisError",
     "ArgumentError",
     "BackendError",
     "DTypeError",
+    "Evaluation",
     "Fix",
     "LabelError",
     "LinearGradients",
@@ -40,18 +44,26 @@ __all__ = [
     "OptionError",
     "Reading",
     "Report",
+    "RunningCrossEntropy",
     "ShapeError",
     "SingleClassWarning",
+    "Totals",
     "__version__",
     "cross_entropy",
+    "cross_entropy_totals",
     "cross_entropy_with_grad",
     "explain",
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
 ]
 
-# The types of what errors and `explain` hold, which no call needs until there are such.
-_HOMES = {"Fix": "_diagnosis", "Reading": "_diagnosis", "Report": "_explain._report"}
+# What no call needs until it is asked for.
+_HOMES = {
+    "Fix": "_diagnosis",
+    "Reading": "_diagnosis",
+    "Report": "_explain._report",
+    "RunningCrossEntropy": "_running",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -112,3 +112,28 @@ class Backend:
     ) -> tuple[Array, Head]:
         """The loss, and the gradients of its sum with respect to hidden, weight and bias."""
         raise NotImplementedError
+
+    def sums(self, plan: Plan, operands: Operands) -> tuple[Array, ...]:
+        """What `Totals` holds, as 0-d arrays."""
+        raise NotImplementedError
+
+    def deliver(self, plan: Plan, operands: Operands) -> Any | None:
+        """The same sums as a list of numbers, or what `send` makes of them."""
+        return self.send(self.sums(plan, operands))
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        """0-d arrays on their way to the host, which nobody waits for; None while tracing."""
+        return numbers
+
+    def has_arrived(self, sent: Any) -> bool | None:
+        """Whether `receive` would not wait for an accelerator; None where nobody can tell."""
+        return True
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        """The numbers of all that was sent, which may have to be waited for."""
+
+        def value(number: Array) -> Any:
+            found: Any = self.read(number, wait=True)
+            return found.item()
+
+        return [list(map(value, each)) for each in sent]

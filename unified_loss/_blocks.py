@@ -23,6 +23,7 @@ from unified_loss._statistics import (
     row_maximum,
     row_statistics,
 )
+from unified_loss._sums import FLOATS, Sums, sums_of
 from unified_loss._threads import Around, for_each
 from unified_loss._types import Array, Operands, Plan, Shape
 
@@ -134,14 +135,23 @@ class Field(NamedTuple):
         """What labels and weights say of the examples of a block, whose logits are `x`."""
         if self.plan.label_kind == "index":
             return Examples(*self.parts(known, cut))
+        return examples_of(self.ops, self.plan, self.block(cut, x), plain=plain)
+
+    def block(self, cut: Cut, x: Array) -> Operands:
+        """The operands of a block, whose logits are `x`."""
+        _, labels, _, weight, _ = self.operands
+        is_dense = self.plan.label_kind == "dense"
+        return self.operands._replace(
+            logits=x,
+            labels=self.part(labels, cut) if is_dense else self._one_each(labels, cut),
+            sample_weight=None if weight is None else self._one_each(weight, cut),
+        )
+
+    def _one_each(self, array: Array, cut: Cut) -> Array:
+        """The slice of an array without a class axis."""
         rows, _, columns = cut
-        weight = self.operands.sample_weight
-        if weight is not None:
-            weight = weight[rows, columns]
-            weight = weight.swapaxes(0, 1) if self.walk.transposed else weight
-        labels = self.part(self.operands.labels, cut)
-        operands = self.operands._replace(logits=x, labels=labels, sample_weight=weight)
-        return examples_of(self.ops, self.plan, operands, plain=plain)
+        part = array[rows, columns]
+        return part.swapaxes(0, 1) if self.walk.transposed else part
 
 
 def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tuple[Array, Kept]:
@@ -236,6 +246,23 @@ def walk_gradient(
 
     field.go(fill)
     return slope.reshape(shape)
+
+
+def walk_sums(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> Sums:
+    """What `Totals` holds: the sums of the blocks, added up."""
+    field = _flattened(ops, walk, plan, operands)
+    blocks = sum(1 for _ in cuts(field.shape, walk.size))
+    dtypes = (*(plan.compute_dtype,) * FLOATS, "int64")
+    found = [ops.empty((blocks,), dtype, operands.logits) for dtype in dtypes]
+
+    def add_up(item: Item) -> None:
+        number, cut = item
+        block = field.block(cut, field.part(field.operands.logits, cut))
+        for array, value in zip(found, sums_of(ops, field.plan, block), strict=True):
+            array[number] = value
+
+    field.go(add_up)
+    return tuple(map(ops.total, found))
 
 
 def _flattened(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> Field:

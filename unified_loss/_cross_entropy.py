@@ -203,7 +203,7 @@ def cross_entropy(
         raise words.refused(cross_entropy.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    return _run("loss", arrays, options)
+    return run("loss", arrays, options)
 
 
 @overload
@@ -285,7 +285,7 @@ def cross_entropy_with_grad(
         raise words.refused(cross_entropy_with_grad.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    return _run("loss_and_gradient", arrays, options)
+    return run("loss_and_gradient", arrays, options)
 
 
 def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
@@ -297,7 +297,8 @@ def kernel_of(logits: Any, labels: Any, **given: Any) -> str:
     return kernel
 
 
-def _run(entry: str, arrays: Operands, options: Options) -> Any:
+def run(entry: str, arrays: Operands, options: Options) -> Any:
+    """What the backend's function `entry` returns for a call, after all that can be checked."""
     try:
         backend = backend_of(arrays.logits)
     except LossInputError as error:

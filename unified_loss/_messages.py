@@ -446,3 +446,31 @@ def bad_probabilities(count: int, of: int, first: tuple[int, ...]) -> str:
         f"dense labels must be finite and non-negative, but {count} of {of} entries are not, "
         f"the first at {first}; log-probabilities and logits are not."
     )
+
+
+def not_totals(text: str, value: Any) -> str:
+    """R35, R36."""
+    return f"{text}, not {name_of(type(value)).removeprefix('builtins.')}."
+
+
+def totals_have_axes(shape: Shape) -> str:
+    """R36."""
+    return f"totals must be 0-d arrays, but have shape {shown(shape)}." + hint(
+        "add them up: Totals(*(total.sum() for total in totals))"
+    )
+
+
+def no_values_yet() -> str:
+    """R36."""
+    return (
+        "RunningCrossEntropy holds numbers, and there are none while a program is traced."
+        + hint("return cross_entropy_totals(...) from the program, and merge() what it returns.")
+    )
+
+
+def other_options(name: str, mine: Any, theirs: Any) -> str:
+    """R36."""
+    return (
+        f"sums of another {name} cannot be merged: here it is {shown_value(mine)}, there "
+        f"{shown_value(theirs)}."
+    )

@@ -7,6 +7,16 @@ from unified_loss._types import Array, Plan, Shape
 INFINITY = float("inf")
 
 
+class Factors(NamedTuple):
+    """The factors f = x - m of a row, as the statistics see them."""
+
+    x: Array
+    m: Array  # a constant to autodiff
+    dead: Array | None  # rows that do not count and are not finite: they have no slope
+    dropped: Array | None  # rows that do not count
+    f: Array | None  # x - m, with 0 in dead rows; None where the exponentials alone need it
+
+
 class Ops(Protocol):
     """Reductions and gathers along an axis keep it at size 1."""
 
@@ -43,8 +53,11 @@ class Ops(Protocol):
     def total(self, x: Array) -> Array:
         """Sum of all entries, as a 0-d array."""
 
+    def number(self, x: Array) -> Array:
+        """Number of true entries, as a 0-d integer array."""
+
     def count(self, x: Array, dtype: str) -> Array:
-        """Number of true entries, counted in integers, as a 0-d array of `dtype`."""
+        """The same number as a 0-d array of `dtype`."""
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         """Number of rows along `axis`: an int, or a 0-d array of `dtype` where it is unknown."""
@@ -70,15 +83,19 @@ class Ops(Protocol):
     def pick_class(self, weights: Array, ids: Array) -> Array:
         """The weight of each class id."""
 
+    def exp(self, x: Array) -> Array:
+        """Exponential."""
 
-class Factors(NamedTuple):
-    """The factors f = x - m of a row, as the statistics see them."""
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        """The entry of `x` at `ids` along `axis`."""
 
-    x: Array
-    m: Array  # a constant to autodiff
-    dead: Array | None  # rows that do not count and are not finite: they have no slope
-    dropped: Array | None  # rows that do not count
-    f: Array | None  # x - m, with 0 in dead rows; None where the exponentials alone need it
+    def weighted_sum(
+        self, weights: Array, factors: Factors, silent: Array | None, axis: int
+    ) -> Array:
+        """Sum of weights times factors; a -inf counts as 0 where its weight is 0.
+
+        The sum counts as 0 in rows that are silent, if it is not finite.
+        """
 
 
 class KernelOps(Ops, Protocol):
@@ -86,9 +103,6 @@ class KernelOps(Ops, Protocol):
 
     def cast_like(self, x: Array, like: Array) -> Array:
         """`x` as an array of the dtype of `like`."""
-
-    def exp(self, x: Array) -> Array:
-        """Exponential."""
 
     def log(self, x: Array) -> Array:
         """Natural logarithm."""
@@ -106,17 +120,10 @@ class KernelOps(Ops, Protocol):
     def weighted_sum(
         self, weights: Array, factors: Factors, silent: Array | None, axis: int
     ) -> Array:
-        """Sum of weights times factors; a -inf counts as 0 where its weight is 0.
-
-        The sum counts as 0 in rows that are silent, if it is not finite.
-        """
         f = factors.f
         nothing = weights == 0 if silent is None else silent | (weights == 0)
         found = self.sum(weights * self.where(nothing & (f == -INFINITY), 0.0, f), axis)
         return found if silent is None else self.where(silent & ~self.isfinite(found), 0.0, found)
-
-    def pick(self, x: Array, ids: Array, axis: int) -> Array:
-        """The entry of `x` at `ids` along `axis`."""
 
     def scaled(self, x: Array, a: Array) -> Array:
         """`x`, which the caller made and gives away, times one number a row."""

@@ -27,6 +27,7 @@ SUITES = {
     "values": ["core/test_values", "core/test_edges", "core/test_masked"],
     "gradients": ["core/test_gradients", "core/test_dropped_rows"],
     "others": ["core/test_invariance", "core/test_small_dtypes"],
+    "totals": ["totals/test_totals", "totals/test_running"],
     "compiled": ["backends/fused_compiled"],
 }
 

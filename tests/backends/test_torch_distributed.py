@@ -17,6 +17,7 @@ if not torch.distributed.is_available():
 CHECKS = (
     "values_and_gradients",
     "only_numbers_of_rows_move",
+    "totals_of_all",
     "arguments_of_other_placements",
     "losses_stay_where_their_rows_are",
     "second_derivatives",

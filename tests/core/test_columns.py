@@ -1,4 +1,4 @@
-"""Columns of pandas, polars and pyarrow, and buffers, as labels and weights."""
+"""Columns of pandas, polars, pyarrow and xarray, and buffers, as labels and weights."""
 
 import array
 from typing import Any
@@ -12,6 +12,7 @@ from unified_loss import BackendError, DTypeError, cross_entropy, explain
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 pa = pytest.importorskip("pyarrow")
+xr = pytest.importorskip("xarray")
 
 LOGITS = np.array([[1, 2, 4], [0, 3, 1], [2, 2, 0]], np.float32)
 IDS = [2, 0, 1]
@@ -26,6 +27,7 @@ COLUMNS = {
     "polars": pl.Series,
     "pyarrow": pa.array,
     "pyarrow in chunks": lambda values: pa.chunked_array([values[:1], values[1:]]),
+    "xarray": lambda values: xr.DataArray(values, dims="n"),
     "buffer": lambda values: array.array("q" if isinstance(values[0], int) else "d", values),
     "memory": lambda values: memoryview(np.array(values)),
 }
@@ -57,12 +59,6 @@ def test_a_table_of_rows_is_host_data() -> None:
 def test_a_category_of_numbers_is_its_numbers() -> None:
     """R2: nothing is lost."""
     assert cross_entropy(LOGITS, pd.Series(IDS, dtype="category")) == cross_entropy(LOGITS, IDS)
-
-
-def test_arrays_of_xarray_are_host_data() -> None:
-    """R2: whatever reads as a NumPy array."""
-    xr = pytest.importorskip("xarray")
-    assert cross_entropy(LOGITS, xr.DataArray(IDS, dims="n")) == cross_entropy(LOGITS, IDS)
 
 
 def hint_of(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import unified_loss
+from unified_loss import integrations
 
 PARAMETERS = {
     "axis": None,
@@ -21,6 +22,7 @@ PARAMETERS = {
     "normalizer": None,
     "check": "auto",
 }
+DIVISION = {"reduction", "normalizer"}
 CALLS = (unified_loss.cross_entropy, unified_loss.cross_entropy_with_grad)
 LINEAR_CALLS = (unified_loss.linear_cross_entropy, unified_loss.linear_cross_entropy_with_grad)
 NUMPYDOC_SECTIONS = ("Parameters", "Returns", "Raises", "See Also", "Examples")
@@ -40,17 +42,18 @@ def test_all_lists_every_public_name() -> None:
         and not isinstance(value, types.ModuleType)
         and getattr(value, "__module__", "") != "typing"
     } - {"TYPE_CHECKING"}
-    later = {"Fix", "Reading", "Report"}  # imported when they are asked for
+    later = {"Fix", "Reading", "Report", "RunningCrossEntropy"}  # imported when they are asked for
     assert unified_loss.__all__ == sorted({*names, *later, "__version__"})
 
 
 def test_public_names_are_the_documented_ones() -> None:
-    """R25, R27: five calls, the errors and the warnings; a new one is a deliberate act."""
+    """R25, R27: the calls, their results, the errors and the warnings; a new one is a deed."""
     assert set(unified_loss.__all__) == {
         "AmbiguousAxisError",
         "ArgumentError",
         "BackendError",
         "DTypeError",
+        "Evaluation",
         "Fix",
         "LabelError",
         "LinearGradients",
@@ -59,15 +62,27 @@ def test_public_names_are_the_documented_ones() -> None:
         "OptionError",
         "Reading",
         "Report",
+        "RunningCrossEntropy",
         "ShapeError",
         "SingleClassWarning",
+        "Totals",
         "__version__",
         "cross_entropy",
+        "cross_entropy_totals",
         "cross_entropy_with_grad",
         "explain",
         "linear_cross_entropy",
         "linear_cross_entropy_with_grad",
     }
+
+
+def test_every_public_name_is_on_the_page() -> None:
+    """R27: of the package, and of the integrations, each under the module that it lives in."""
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    found = set(re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE))
+    assert found == {*unified_loss.__all__} - {"__version__"}
+    for name, home in integrations._HOMES.items():
+        assert f"<unified_loss.integrations.{home}.{name}>`" in page
 
 
 def test_other_modules_are_private() -> None:
@@ -111,6 +126,17 @@ def test_signature_of_the_linear_form_is_the_contract(function: Any) -> None:
     assert all(parameters[name].kind is keyword for name in wanted)
 
 
+def test_totals_have_the_parameters_of_the_calls() -> None:
+    """R27, R35: but those of the division, which they have not done."""
+    called = inspect.signature(unified_loss.cross_entropy).parameters
+    shared = [(name, one) for name, one in called.items() if name not in DIVISION]
+    totals = inspect.signature(unified_loss.cross_entropy_totals).parameters
+    assert list(totals.items()) == shared
+    running = inspect.signature(unified_loss.RunningCrossEntropy).parameters
+    arrays = {"logits", "labels", "sample_weight"}
+    assert list(running.items()) == [pair for pair in shared if pair[0] not in arrays]
+
+
 def test_explain_has_the_parameters_of_the_calls() -> None:
     """R27: and one more, for shapes."""
     explained = inspect.signature(unified_loss.explain).parameters
@@ -131,7 +157,10 @@ def test_public_objects_are_documented(name: str) -> None:
     assert text.splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("function", [*CALLS, *LINEAR_CALLS, unified_loss.explain])
+@pytest.mark.parametrize(
+    "function",
+    [*CALLS, *LINEAR_CALLS, unified_loss.cross_entropy_totals, unified_loss.explain],
+)
 def test_docstrings_tell_all_parameters(function: Any) -> None:
     """R27: numpydoc sections in order, and each parameter among them."""
     text = inspect.getdoc(function) or ""

@@ -18,7 +18,16 @@ from tests.helpers.backends import BACKENDS
 from tests.helpers.differentiation import hessian
 from tests.helpers.problems import Problem, sample
 from tests.helpers.reference import central_differences
-from unified_loss import BackendError, LabelError, cross_entropy, cross_entropy_with_grad
+from tests.helpers.totals import expected, options_of
+from unified_loss import (
+    BackendError,
+    LabelError,
+    RunningCrossEntropy,
+    Totals,
+    cross_entropy,
+    cross_entropy_totals,
+    cross_entropy_with_grad,
+)
 
 JAX = BACKENDS["jax"]
 COLLECTIVE = re.compile(
@@ -116,6 +125,42 @@ def test_split_logits(layout: str, options: str, function: Any, mesh: Any, rng: 
     assert_accurate(slope, problem, "float32", "gradient")
     whole = problem if problem.reduction != "none" else problem.but(reduction="sum")
     assert_accurate(loss, whole, "float32")
+
+
+@pytest.mark.parametrize("options", ["plain", "everything", "dense_everything"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_totals_of_split_logits(layout: str, options: str, mesh: Any, rng: Generator) -> None:
+    """R35: any split gives the same sums, and moves O(N) numbers."""
+    rows = 16
+    problem = sample(rng, batch=(rows,), classes=80, **OPTIONS[options])
+    arrays = placed(problem, mesh, *LAYOUTS[layout])
+
+    def totals(arrays: dict[str, Any]) -> Totals:
+        return cross_entropy_totals(**arrays, **options_of(problem))
+
+    program = jax.jit(totals).lower(arrays).compile()
+    assert all(numbers <= 10 * rows for numbers in moved(program.as_text()))
+    np.testing.assert_allclose(list(map(float, program(arrays))), expected(problem), rtol=1e-5)
+    running = RunningCrossEntropy()
+    running.merge(program(arrays))
+    assert running.compute().count == expected(problem).count
+
+
+def test_totals_inside_shard_map(rng: Generator) -> None:
+    """R34, R35: the sums of each device add up by `psum`; so do losses over one normalizer."""
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(AxisType.Auto,))
+    problem = sample(rng, batch=(16,), classes=5, ignored=3)
+
+    def local(logits: Any, labels: Any) -> Any:
+        totals = jax.lax.psum(cross_entropy_totals(logits, labels), "rows")
+        loss = cross_entropy(logits, labels, normalizer=totals.mass)
+        return totals, jax.lax.psum(loss, "rows")
+
+    split, whole = PartitionSpec("rows"), PartitionSpec()
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(split, split), out_specs=whole)
+    totals, loss = jax.jit(mapped)(problem.logits, problem.labels)
+    np.testing.assert_allclose(list(map(float, totals)), expected(problem), rtol=1e-5)
+    assert_accurate(np.asarray(loss), problem, "float32")
 
 
 def test_unreduced_loss_stays_where_its_rows_are(mesh: Any, rng: Generator) -> None:

@@ -106,12 +106,22 @@ def words_of_keras_are_answered() -> None:
 
 
 def weights_may_keep_the_class_axis() -> None:
-    """Sample weights (N, T, 1) are those of (N, T), as in Keras's losses."""
+    """Sample weights (N, T, 1) are those of (N, T), as in Keras's losses, whatever came before."""
     logits = rng.normal(size=(4, 2, 3)).astype("float32")
     labels, weight = IDS.reshape(4, 2), rng.uniform(size=(4, 2)).astype("float32")
     for reduction in ("mean", "sum_over_batch_size"):
         loss = CrossEntropy(reduction=reduction)
         assert float(loss(labels, logits, weight[..., None])) == float(loss(labels, logits, weight))
+    keras.utils.set_random_seed(0)
+    for order in (("tokens", "column", "rows", "none"), ("column", "tokens", "rows", "none")):
+        model = keras.Sequential([keras.layers.Input((2, 3)), keras.layers.Dense(3)])
+        model.compile(loss=CrossEntropy())
+        given = {"tokens": weight, "column": weight[..., None], "rows": weight[:, 0], "none": None}
+        found = {
+            name: model.evaluate(logits, labels, sample_weight=given[name], verbose=0)
+            for name in order
+        }
+        assert found["column"] == found["tokens"] != found["rows"]
 
 
 def warnings_name_the_line_of_fit() -> None:

@@ -30,7 +30,15 @@ from tests.helpers import gloo
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, problem_of
-from unified_loss import BackendError, LabelError, cross_entropy, cross_entropy_with_grad
+from tests.helpers.totals import expected, options_of
+from unified_loss import (
+    BackendError,
+    LabelError,
+    RunningCrossEntropy,
+    cross_entropy,
+    cross_entropy_totals,
+    cross_entropy_with_grad,
+)
 
 Placed = tuple[Any, list[Any]]  # a mesh and the placements on it
 
@@ -126,6 +134,27 @@ def only_numbers_of_rows_move() -> None:
             assert_accurate(whole(logits.grad), problem, "float32", "gradient")
 
 
+def totals_of_all() -> None:
+    """R35, R36: whole sums on each process, and the same bits in the running form."""
+    for kind in ("index", "dense"):
+        problem = sample(seeded(), kind, batch=(8,), classes=66, **EVERYTHING)
+        arrays = TORCH.place(problem, "float32")
+        for mesh, places in layouts(1, 0):
+            given = arrays | {"logits": distribute_tensor(arrays["logits"], mesh, places)}
+            with Traffic() as traffic:
+                totals = cross_entropy_totals(**given, **options_of(problem))
+            assert traffic.names <= {"all_reduce"}, traffic.names
+            assert traffic.largest <= 8
+            truth = expected(problem)
+            np.testing.assert_allclose([float(whole(each)) for each in totals], truth, rtol=1e-5)
+            running = RunningCrossEntropy()
+            running.merge(totals)
+            assert running.compute().count == truth.count
+            everywhere: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(everywhere, running)
+            assert len({each.compute() for each in everywhere}) == 1
+
+
 def arguments_of_other_placements() -> None:
     """Labels and weights may be spread in any way; a plain tensor is a replica."""
     for kind in ("index", "dense"):
@@ -157,10 +186,10 @@ def losses_stay_where_their_rows_are() -> None:
     problem = sample(seeded(), batch=(4, 6), class_axis=1, sample_weight="first", reduction="none")
     arrays = TORCH.place(problem, "float32")
     mesh = mesh_of(distributed.get_world_size())
-    for axis, expected in ((0, Shard(0)), (1, Replicate()), (2, Shard(1))):
+    for axis, wanted in ((0, Shard(0)), (1, Replicate()), (2, Shard(1))):
         logits = distribute_tensor(arrays["logits"], mesh, [Shard(axis)]).requires_grad_()
         losses = cross_entropy(**arrays | {"logits": logits}, **problem.options)
-        assert losses.placements == (expected,)
+        assert losses.placements == (wanted,)
         assert_accurate(whole(losses), problem, "float32")
         losses.sum().backward()
         assert_accurate(whole(logits.grad), problem, "float32", "gradient")
@@ -287,6 +316,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     for check in (
         values_and_gradients,
         only_numbers_of_rows_move,
+        totals_of_all,
         arguments_of_other_placements,
         losses_stay_where_their_rows_are,
         second_derivatives,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.backends import BACKENDS, Backend
-from unified_loss import LossInputError, OptionError, ShapeError
+from unified_loss import ArgumentError, BackendError, LossInputError, OptionError, ShapeError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -15,12 +15,14 @@ pytest.importorskip("accelerate")
 from torch._dynamo.testing import CompileCounter  # noqa: E402 (as after the lines above)
 
 from tests.helpers.transformers_models import (  # noqa: E402
+    ENCODER,
     MODELS,
     VIRTUAL,
     batch_of,
     model_of,
+    rows_of,
 )
-from tests.helpers.transformers_training import LENGTH, TOKENS, trained, trainer_of  # noqa: E402
+from tests.helpers.transformers_training import LENGTH, TOKENS, Task, trained, trainer_of  # noqa: E402
 from unified_loss.integrations.transformers import (  # noqa: E402
     CausalLMLoss,
     ClassificationLoss,
@@ -294,9 +296,75 @@ def test_labels_that_cannot_be_shifted_are_refused(shape: tuple[int, ...]) -> No
 
 
 def test_outputs_without_logits_are_refused() -> None:
-    """Issue 11, R25: those of a question-answering model, say."""
-    with pytest.raises(LossInputError, match="'start_logits', 'end_logits'"):
-        ClassificationLoss()(dict.fromkeys(("start_logits", "end_logits")), torch.zeros(2))
+    """Issue 11, R25: those of a question-answering model have a fix that runs."""
+    outputs = {"start_logits": torch.randn(4, LENGTH), "end_logits": torch.randn(4, LENGTH)}
+    with pytest.raises(LossInputError, match="'start_logits', 'end_logits'") as info:
+        ClassificationLoss()(outputs, torch.zeros(4, dtype=torch.int64))
+    code = info.value.fixes[0].text.partition(": ")[2].partition(" in place")[0]
+    logits = eval(code, {"torch": torch, "outputs": outputs})  # noqa: S307 (our own text)
+    assert ClassificationLoss()(logits, torch.ones(4, 2, dtype=torch.int64)) > 0
+    with pytest.raises(LossInputError, match="'hidden'") as info:
+        ClassificationLoss()({"hidden": torch.zeros(4, 2)}, torch.zeros(4))
+    assert not info.value.fixes
+
+
+def answers(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    """The loss of the first and the last token of each answer, as the page has it."""
+    logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], 1)
+    return ClassificationLoss()(logits, labels, num_items_in_batch)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_spans_train_as_the_loss_of_the_model(micro_batches: int, tmp_path: Any) -> None:
+    """A question-answering head: parameters and losses of a real `Trainer`."""
+    rows = rows_of()
+    ends = torch.stack([torch.tensor([row % 3, 3 + row % 4]) for row in range(len(rows))])
+    runs = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = transformers.BertForQuestionAnswering(transformers.BertConfig(**ENCODER))
+        labels = [
+            {"labels": end} if ours else {"start_positions": end[0], "end_positions": end[1]}
+            for end in ends
+        ]
+        given = zip(rows, labels, strict=True)
+        inputs = [{"input_ids": row["input_ids"]} | one for row, one in given]
+        task = Task(model, inputs, answers if ours else None)
+        names = {"label_names": ["labels"]} if ours else {}
+        options = {"gradient_accumulation_steps": micro_batches, **names}
+        trainer = trainer_of(task, tmp_path, micro_batches, **options)
+        runs.append((*trained(trainer), trainer.evaluate()["eval_loss"]))
+    (found, our_losses, ours_at_last), (wanted, losses, theirs_at_last) = runs
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    assert our_losses == pytest.approx(losses, rel=1e-6)
+    assert ours_at_last == pytest.approx(theirs_at_last, rel=1e-6)
+
+
+def test_questions_without_an_answer_are_dropped() -> None:
+    """R16: labels of -100, and a batch of nothing else has a loss of 0."""
+    outputs = {"start_logits": torch.randn(4, LENGTH), "end_logits": torch.randn(4, LENGTH)}
+    labels = torch.tensor([[1, 2], [-100, -100], [0, 3], [-100, -100]])
+    kept = {name: logits[::2] for name, logits in outputs.items()}
+    torch.testing.assert_close(answers(outputs, labels), answers(kept, labels[::2]))
+    assert answers(outputs, torch.full((4, 2), -100)) == 0
+
+
+@pytest.mark.parametrize("kind", [CausalLMLoss, ClassificationLoss])
+def test_a_class_in_place_of_an_instance_is_answered(kind: Any, tmp_path: Any) -> None:
+    """R8: by a real `Trainer`, in its first step."""
+    task = model_of("llama")._replace(loss=kind)
+    with pytest.raises(ArgumentError, match=rf"{kind.__name__}\(\)"):
+        trainer_of(task, tmp_path).train()
+
+
+@pytest.mark.parametrize("given", ["balanced", {0: 1.0, 1: 2.0}])
+def test_class_weights_by_name_tell_their_array(given: Any) -> None:
+    """R7: of both losses, when they are made."""
+    for kind in (CausalLMLoss, ClassificationLoss):
+        with pytest.raises(BackendError, match=r"must be an array of shape \(C,\)") as info:
+            kind(class_weight=given)
+        assert "class_weight = " in str(info.value)
 
 
 @pytest.mark.parametrize("kind", [CausalLMLoss, ClassificationLoss])

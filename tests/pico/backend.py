@@ -70,5 +70,9 @@ class PicoBackend(Backend):
         with np.errstate(all="ignore"):
             return OPS.linear_loss_and_gradients(form, head, operands)
 
+    def sums(self, plan: Plan, operands: Operands) -> tuple[Array, ...]:
+        with np.errstate(all="ignore"):
+            return OPS.sums(plan, operands)
+
 
 BACKEND = PicoBackend()

@@ -76,7 +76,8 @@ def test_every_table_has_a_page():
 
 
 def test_contract_is_complete():
-    """The page of the contract has R1 to R32, each once, the linear form before the errors."""
+    """The page of the contract has R1 to R32 and those of totals, in order, each once."""
     page = (DOCS / "contract.md").read_text(encoding="utf-8")
-    order = [*range(1, 25), *range(28, 33), *range(25, 28)]
-    assert re.findall(r"^### R(\d+) ", page, re.MULTILINE) == [str(rule) for rule in order]
+    rules = [int(rule) for rule in re.findall(r"^### R(\d+) ", page, re.MULTILINE)]
+    assert rules == sorted(set(rules))
+    assert {*range(1, 33), 34, 35, 36} <= set(rules)

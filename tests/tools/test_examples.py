@@ -1,16 +1,17 @@
-"""The files under `docs/examples` run as they stand."""
+"""The files under `docs/examples` run as they stand, and print what their pages say."""
 
+import functools
 import importlib.util
-import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "docs" / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
+RUNNER = runpy.run_path(str(DOCS / "generate_outputs.py"))
+NUMBER = re.compile(r"\d+\.?\d*(?:e[-+]\d+)?")
 NEEDS = {
     "equinox_padding.py": ("equinox", "optax"),
     "flax_digits.py": ("flax", "optax", "sklearn"),
@@ -22,20 +23,18 @@ NEEDS = {
 }
 
 
+@functools.cache
+def printed(name):
+    """What an example prints, run once."""
+    return RUNNER["output_of"](EXAMPLES / name)
+
+
 def output_of(name):
-    """Run an example in a process of its own, and return what it prints."""
+    """What an example prints, if it can run here."""
     absent = [module for module in NEEDS[name] if importlib.util.find_spec(module) is None]
     if absent:
         pytest.skip(f"{name} needs {', '.join(absent)}")
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return printed(name)
 
 
 def losses_in(output):
@@ -47,6 +46,20 @@ def losses_in(output):
 def test_every_example_is_tested():
     """No example is left out."""
     assert {file.name for file in EXAMPLES.glob("*.py")} == NEEDS.keys()
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_every_page_shows_what_its_program_prints(name):
+    """The same words, and numbers that differ as those of processors do."""
+    program = EXAMPLES / name
+    kept = RUNNER["written"](program).read_text(encoding="utf-8")
+    found = output_of(name)
+    assert NUMBER.sub("#", found) == NUMBER.sub("#", kept)
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (found, kept)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.2, abs=0.01)
+    page = program.with_suffix(".md").read_text(encoding="utf-8")
+    for file in (name, RUNNER["written"](program).name):
+        assert f"```{{literalinclude}} {file}\n" in page
 
 
 def test_keras_cnn_learns():

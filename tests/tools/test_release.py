@@ -1,34 +1,13 @@
 """The version, the changelog and the bounds of the frameworks tell the same."""
 
 import re
-import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import unified_loss
-
-ROOT = Path(__file__).parents[2]
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PROJECT, GROUPS = SETTINGS["project"], SETTINGS["dependency-groups"]
-EXTRAS = PROJECT["optional-dependencies"]
-FRAMEWORKS = [name for name in EXTRAS if name != "demo"]
-
-
-def bounds() -> list[Requirement]:
-    """What the package, the extra of each framework, and the reference of the standard ask for."""
-    asked = [*PROJECT["dependencies"], *(each for name in FRAMEWORKS for each in EXTRAS[name])]
-    asked += [each for each in GROUPS["runner"] if each.startswith("array-api-strict")]
-    return [Requirement(each) for each in asked if not each.startswith("unified_loss")]
-
-
-def pins(name: str) -> dict[str, Version]:
-    """The versions of a file of constraints."""
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    found = (line.split("==") for line in lines if not line.startswith("#"))
-    return {package.replace("_", "-"): Version(version) for package, version in found}
+from tests.helpers.releases import ROOT, bounds, pins
 
 
 @pytest.mark.parametrize("bound", bounds(), ids=str)

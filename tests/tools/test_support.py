@@ -1,15 +1,18 @@
 """The table of what each library supports, in the docs, is what the libraries do."""
 
+import re
+
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from tests.helpers import support
 from tests.helpers.backends import BACKENDS, Backend
 
 
 def written() -> list[list[str]]:
-    """The cells of the page, by lines."""
-    lines = support.PAGE.read_text(encoding="utf-8").splitlines()
+    """The cells of the first table of the page, by lines."""
+    lines = support.PAGE.read_text(encoding="utf-8").partition("\n## ")[0].splitlines()
     table = [line for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
@@ -28,7 +31,18 @@ def test_support_table_is_complete() -> None:
     assert [row[0] for row in rows] == list(support.ROWS)
     text = support.PAGE.read_text(encoding="utf-8")
     assert text.startswith(support.HEAD)
-    assert text.endswith(support.FOOT)
+    assert text.endswith(support.FOOT + support.versions())
+
+
+def test_every_version_is_told() -> None:
+    """R2: of each Python and each framework, and the pins of what is tested here."""
+    text = support.versions()
+    assert "Python 3.11, 3.12, 3.13" in text
+    rows = re.findall(r"^\| `(\S+)` \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+    frameworks = {"numpy", "torch", "jax", "tensorflow", "keras", "mlx", "dask", "transformers"}
+    assert frameworks <= {name for name, _, _ in rows}
+    for name, oldest, newest in rows:
+        assert Version(oldest) <= Version(newest), name
 
 
 def test_a_table_shows_no_wrong_cell() -> None:

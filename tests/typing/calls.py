@@ -9,14 +9,18 @@ from unified_loss import (
     AmbiguousAxisError,
     BackendError,
     DTypeError,
+    Evaluation,
     LabelError,
     LinearGradients,
     LossInputError,
     LossInputWarning,
     OptionError,
+    RunningCrossEntropy,
     ShapeError,
     SingleClassWarning,
+    Totals,
     cross_entropy,
+    cross_entropy_totals,
     cross_entropy_with_grad,
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
@@ -72,6 +76,25 @@ def every_option(logits: Scores, labels: Ids) -> None:
         check=True,
     )
     cross_entropy_with_grad(logits, labels, reduction="sum", check="auto", axis=None)
+
+
+def sums_over_parts(logits: Scores, labels: Ids, tensor: Tensor) -> None:
+    """Totals add to totals; numbers of Python come out."""
+    totals = cross_entropy_totals(logits, labels, sample_weight=[1, 2], label_smoothing=0.1)
+    assert_type(totals, Totals)
+    assert_type(totals + cross_entropy_totals(tensor, [0]), Totals)
+    assert_type(sum([totals, totals], Totals.zero()), Totals)
+    assert_type(totals.compute(), Evaluation)
+    running = RunningCrossEntropy(class_weight=[1, 2], ignore_index=None, check=False)
+    running.update(logits, labels=labels, sample_weight=None)
+    running.merge(totals)
+    running.merge(running)
+    assert_type(running.compute().loss, float)
+    assert_type(running.compute().count, int)
+    totals + 1  # type: ignore[operator]
+    running.merge(1)  # type: ignore[arg-type]
+    running.update(logits, labels, mask=None)  # type: ignore[arg-type]
+    cross_entropy_totals(logits, labels, reduction="sum")  # type: ignore[arg-type]
 
 
 def mistakes(logits: Scores, labels: Ids) -> None:

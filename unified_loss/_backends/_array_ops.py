@@ -15,6 +15,7 @@ from unified_loss._linear import _walks as walks
 from unified_loss._ops import Factors, LinearOps
 from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 from unified_loss.exceptions import BackendError, LossInputError
 
@@ -84,6 +85,22 @@ class ArrayOps(LinearOps):
         walk = Walk(2**62, transposed=False, threads=1, around=_here)
         return eager.field_of(self, flat, tour, walk)
 
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        """What `Totals` holds."""
+        return sums_of(self, plan, operands)
+
+    def send(self, numbers: Sums) -> Any | None:
+        """See `Backend`."""
+        return numbers
+
+    def has_arrived(self, sent: Any) -> bool | None:
+        """See `Backend`; also None where the library cannot tell."""
+        return True if self.reads_freely(sent[0]) else None
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        """See `Backend`."""
+        return [[np.asarray(self.to_numpy(number)).item() for number in each] for each in sent]
+
     def cast(self, x: Array, dtype: str) -> Array:
         return self.xp.astype(x, getattr(self.xp, dtype), copy=False)
 
@@ -127,8 +144,11 @@ class ArrayOps(LinearOps):
     def total(self, x: Array) -> Array:
         return self.xp.sum(x)
 
+    def number(self, x: Array) -> Array:
+        return self.total(self.cast(x, "int64"))
+
     def count(self, x: Array, dtype: str) -> Array:
-        return self.cast(self.total(self.cast(x, "int64")), dtype)
+        return self.cast(self.number(x), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         return math.prod(logits.shape[:axis] + logits.shape[axis + 1 :])
@@ -322,6 +342,9 @@ class OtherOps(StandardOps):
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
         return self._told(super().linear_loss_and_gradients, form, head, operands)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        return self._told(super().sums, plan, operands)
 
     def _told(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 
@@ -15,6 +16,7 @@ from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._shapes import Axes, kept, operand_axes, sizes_along, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._sums import Sums
 from unified_loss._types import Array, Form, Head, Operands, Plan
 from unified_loss.exceptions import ShapeError
 
@@ -98,6 +100,16 @@ class DaskOps(ArrayOps):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         loss, slope = loss_and_gradient_of(self, plan, self._ready(plan, operands))
         return loss.array, slope.array
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        return tuple(total.array for total in super().sums(plan, self._ready(plan, operands)))
+
+    def has_arrived(self, sent: Any) -> bool:
+        """Nothing is on its way until it is asked for."""
+        return False
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        return [[number.item() for number in each] for each in dask.compute(*sent)]
 
     def _ready(self, plan: Plan, operands: Operands) -> Operands:
         """The operands in the logits' chunks."""
@@ -192,9 +204,6 @@ class DaskOps(ArrayOps):
 
     def total(self, x: Array) -> Array:
         return reduction(_sum, x, None)
-
-    def count(self, x: Array, dtype: str) -> Array:
-        return self.cast(self.total(self.cast(x, "int64")), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         batch = without(tuple(range(logits.ndim)), axis)

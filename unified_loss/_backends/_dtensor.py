@@ -111,8 +111,8 @@ class DTensorOps(TorchOps):
     def total(self, x: Array) -> Array:
         return _whole(super().total(x))
 
-    def count(self, x: Array, dtype: str) -> Array:
-        return self.cast(self.total(x), dtype)
+    def number(self, x: Array) -> Array:
+        return self.total(x)
 
     def along(self, vector: Array, like: Array, axis: int) -> Array:
         for i in range(like.ndim):

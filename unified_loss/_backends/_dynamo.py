@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
+from unified_loss import _messages as messages
 from unified_loss._backends import _torch_linear as linear
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._backends.torch import TorchBackend, run
@@ -17,10 +18,11 @@ from unified_loss._call import prepare
 from unified_loss._linear_call import prepare as prepare_linear
 from unified_loss._shapes import fits
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._sums import sums_of
 from unified_loss._types import Array, Head, Operands, Options, Shape, Size, Spec
-from unified_loss.exceptions import ShapeError
+from unified_loss.exceptions import BackendError, ShapeError
 
-ENTRIES = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of}
+ENTRIES = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of, "sums": sums_of}
 
 
 def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
@@ -89,6 +91,8 @@ def call(entry: str, *arguments: Any) -> Any:
 
     Some compilers keep the call and run it on real tensors, where that must hold as well.
     """
+    if entry not in ENTRIES:
+        raise BackendError(messages.no_values_yet())
     number = len(Operands._fields)
     arrays, options = Operands(*arguments[:number]), Options(*arguments[number:])
     try:

@@ -7,6 +7,7 @@ import numpy as np
 
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._shapes import kept
+from unified_loss._sums import Sums
 from unified_loss._types import Array, Form, Head, Operands, Plan
 
 
@@ -89,6 +90,17 @@ class MlxOps(ArrayOps):
 
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
         return self.affine(hidden, weight, None)  # lazy: nothing computes it
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().sums(plan, operands)
+
+    def send(self, numbers: Sums) -> Any | None:
+        try:
+            mx.async_eval(*numbers)  # or their graph would hold the logits
+        except ValueError:  # traced by `mx.compile` or a transform
+            return None
+        return numbers
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         if self._is_compiled:  # a program without shapes can hold no function of ours

@@ -10,8 +10,12 @@ from unified_loss._statistics import Statistics
 from unified_loss._types import Array, Plan
 
 
-def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples) -> Statistics:
+def row_statistics(
+    ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples, *, apart: bool = False
+) -> Statistics:
     """What `_statistics.row_statistics` computes, in fewer arrays of the logits' size.
+
+    Without options l - p stands for l, unless they are asked for `apart`.
 
     What is not finite and does not count is replaced in the statistics, which are few, not in the
     logits; and `multiply_no_nan` is a product in which zeros of the second factor win. The
@@ -22,7 +26,7 @@ def row_statistics(ops: Ops, plan: Plan, x: Array, m: Array, examples: Examples)
     teaches = any(factor is not None for factor in factors)
     if not targeted:
         examples = examples._replace(ids=None, weighted_labels=None)
-    merged = examples.ids is not None and not smoothed and not plan.z_loss
+    merged = examples.ids is not None and not (smoothed or plan.z_loss or apart)
     w = examples.class_weight if smoothed else None
     kernel = _Kernel(ops, plan.axis, examples, w, smoothed, merged, teaches)
     m = tf.maximum(m, x.dtype.min)  # a row of -inf gives log 0, not inf - inf
@@ -74,11 +78,11 @@ class _Kernel(NamedTuple):
         l = tf.math.log(total)  # 0 where lost
         settled = [(l, lost)]
         if self.merged:
-            settled = [self._settled(lost, l - _pick(ops, f, examples.ids, axis))]
+            settled = [self._settled(lost, l - pick(ops, f, examples.ids, axis))]
         elif examples.ids is not None:
             # Smoothing keeps examples whose own class has weight 0.
             weight = None if self.w is None else examples.label_mass
-            settled.append(self._settled(lost, _pick(ops, f, examples.ids, axis), weight))
+            settled.append(self._settled(lost, pick(ops, f, examples.ids, axis), weight))
         elif examples.weighted_labels is not None:
             settled.append(self._settled(lost, self._weighted_sum(f, examples.weighted_labels)))
         if self.smoothed:
@@ -109,7 +113,7 @@ class _Kernel(NamedTuple):
             shift = ops.where(hit, shift + target, shift)
         elif examples.ids is not None:
             # `vectorized_map` knows updates, not additions, and those at places of 32 bits alone.
-            entries = _pick(ops, dx, examples.ids, self.axis) + target
+            entries = pick(ops, dx, examples.ids, self.axis) + target
             places = _coordinates(ops, tf.cast(examples.ids, tf.int32), self.axis)
             if len(places) > 2:
                 places = [tf.broadcast_to(place, tf.shape(examples.ids)) for place in places]
@@ -163,7 +167,7 @@ def _exp(f: Array) -> Any:
     return e, lambda slope: tf.math.multiply_no_nan(e, slope)
 
 
-def _pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
+def pick(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
     """The entry of `x` at `ids` along `axis`."""
     rank = x.shape.rank
     if rank is None:

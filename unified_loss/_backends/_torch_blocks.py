@@ -15,7 +15,7 @@ import torch
 from torch._C import _functorch
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps, is_watched
-from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
+from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples, examples_and_divisor, examples_of, with_divisor
 from unified_loss._statistics import (
     Statistics,
@@ -27,6 +27,7 @@ from unified_loss._statistics import (
     row_maximum,
     row_statistics,
 )
+from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Operands, Plan, Shape
 
 
@@ -182,6 +183,14 @@ def loss_and_gradient(walk: Walk | None, plan: Plan, operands: Operands) -> tupl
         return loss_and_gradient_of(TorchOps(), plan, operands)
     loss, kept = walk_loss(OPS, walk, plan, operands)
     return loss, walk_gradient(OPS, walk, plan, operands, kept)
+
+
+def sums(plan: Plan, operands: Operands) -> Sums:
+    """What `Totals` holds, as constants."""
+    walk = walk_for(plan, operands.logits.numel())
+    if walk is None:
+        return sums_of(TorchOps(), plan, operands)
+    return walk_sums(OPS, walk, plan, operands)
 
 
 class _Loss(torch.autograd.Function):

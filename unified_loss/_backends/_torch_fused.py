@@ -18,7 +18,7 @@ from torch._C import _functorch
 
 from unified_loss._backends._torch_blocks import differentiable_gradient
 from unified_loss._backends._torch_ops import DTYPES, OPS, is_watched
-from unified_loss._examples import examples_and_divisor, examples_of_sums, with_divisor
+from unified_loss._examples import Examples, examples_and_divisor, examples_of_sums, with_divisor
 from unified_loss._shapes import kept, without
 from unified_loss._statistics import (
     Coefficients,
@@ -28,6 +28,7 @@ from unified_loss._statistics import (
     settled,
     slopes_of,
 )
+from unified_loss._sums import Sums, added_up, own_terms
 from unified_loss._types import Array, Operands, Plan, Shape
 
 DEVICES = frozenset({"cuda", "xpu"})  # for which torch brings Triton; AMD's go by "cuda"
@@ -209,7 +210,17 @@ class _Loss(torch.autograd.Function):
         return None, slope, None, None, None, None
 
 
-def _loss(plan: Plan, operands: Operands) -> tuple[Array, Kept]:
+def sums(plan: Plan, operands: Operands) -> Sums:
+    """What `Totals` holds, as constants."""
+    operands = _readable(plan, operands)
+    with torch.no_grad():
+        examples, _, found = _examined(plan, operands)
+        terms = own_terms(OPS, plan, operands, examples, found)
+        return added_up(OPS, plan, examples, found, *terms)
+
+
+def _examined(plan: Plan, operands: Operands) -> tuple[Examples, Array | None, Statistics]:
+    """The examples, what "mean" divides by, and the statistics."""
     if plan.label_kind == "index":
         examples, divisor = examples_and_divisor(OPS, plan, operands)
         found = index_statistics(plan, operands, _rows(plan, operands, examples.dropped))
@@ -217,7 +228,11 @@ def _loss(plan: Plan, operands: Operands) -> tuple[Array, Kept]:
         found, sums = dense_statistics(plan, operands)
         examples = examples_of_sums(OPS, plan, operands, *sums)
         examples, divisor = with_divisor(OPS, plan, operands, examples)
-    found = settled(OPS, plan, examples, found)
+    return examples, divisor, settled(OPS, plan, examples, found)
+
+
+def _loss(plan: Plan, operands: Operands) -> tuple[Array, Kept]:
+    examples, divisor, found = _examined(plan, operands)
     loss = combine(OPS, plan, examples, found, divisor)
     slopes = slopes_of(OPS, plan, examples, found)
     return loss, Kept(found.m, found.l, examples.dropped, slopes, divisor)

@@ -91,8 +91,11 @@ class TorchOps(LinearOps):
     def total(self, x: Array) -> Array:
         return torch.sum(x)
 
+    def number(self, x: Array) -> Array:
+        return torch.sum(x)
+
     def count(self, x: Array, dtype: str) -> Array:
-        return torch.sum(x).to(DTYPES[dtype])
+        return self.cast(self.number(x), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         number = math.prod(without(logits.shape, axis))

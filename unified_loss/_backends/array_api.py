@@ -1,6 +1,7 @@
 """Any library with an array-API namespace: array-api-strict, CuPy, Dask, MLX, and those to come."""
 
 import sys
+from itertools import groupby
 from typing import Any
 
 import array_api_compat
@@ -12,6 +13,7 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps, CupyOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
+from unified_loss._sums import Sums
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
 
@@ -122,6 +124,21 @@ class ArrayApiBackend(Backend):
         ops = _ops(head.hidden)
         with np.errstate(all="ignore"):
             return ops.linear_loss_and_gradients(form, head, operands)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        ops = _ops(operands.logits)
+        with np.errstate(all="ignore"):
+            return ops.sums(plan, operands)
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        return _ops(numbers[0]).send(numbers)
+
+    def has_arrived(self, sent: Any) -> bool | None:
+        return _ops(sent[0]).has_arrived(sent)
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        by_library = (list(each) for _, each in groupby(sent, lambda each: type(each[0])))
+        return [numbers for each in by_library for numbers in _ops(each[0][0]).receive(each)]
 
 
 BACKEND = ArrayApiBackend()

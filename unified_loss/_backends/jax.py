@@ -16,6 +16,7 @@ from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
 
@@ -49,8 +50,8 @@ class JaxOps(ArrayOps):
         x, m, dead, *_ = factors
         return kernels.weighted_sum(axis, weights, x, m, dead, silent)
 
-    def count(self, x: Array, dtype: str) -> Array:
-        return jnp.sum(x).astype(dtype)
+    def number(self, x: Array) -> Array:
+        return jnp.sum(x)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         count = super().count_rows(logits, axis, dtype)
@@ -126,6 +127,23 @@ def _linear_loss_and_gradients(
     return _never_minus_zero(value), two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
+@partial(jax.jit, static_argnums=0)
+def _sums(plan: Plan, operands: Operands) -> Sums:
+    loss, *others = sums_of(OPS, plan, agreeing(plan, operands))
+    return (_never_minus_zero(loss), *others)
+
+
+@partial(jax.jit, static_argnums=0)
+def _few_sums(plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    """The sums in two arrays, since each that comes to the host takes its time."""
+    *floats, count = _sums(plan, operands)
+    return jnp.stack(floats), count
+
+
+def _on_cpu(array: Array) -> bool:
+    return all(device.platform == "cpu" for device in array.devices())
+
+
 _ROUTE = Route("row statistics (XLA)")
 
 
@@ -171,8 +189,7 @@ class JaxBackend(Backend):
     def read(self, array: Array, *, wait: bool) -> Any | None:
         if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
             return None
-        on_host = all(device.platform == "cpu" for device in array.devices())
-        if not wait and not on_host:  # pragma: no cover (needs an accelerator)
+        if not wait and not _on_cpu(array):  # pragma: no cover (needs an accelerator)
             return None
         return np.asarray(array)
 
@@ -197,6 +214,26 @@ class JaxBackend(Backend):
     ) -> tuple[Array, Head]:
         layout = linear.layout_of(form, head)
         return _linear_loss_and_gradients(form, layout, head, operands)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        return _sums(plan, operands)
+
+    def deliver(self, plan: Plan, operands: Operands) -> Any | None:
+        return self.send(_few_sums(plan, operands))
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        if isinstance(numbers[0], jax.core.Tracer):
+            return None
+        if not _on_cpu(numbers[0]):  # pragma: no cover (needs an accelerator)
+            for number in numbers:
+                number.copy_to_host_async()
+        return numbers
+
+    def has_arrived(self, sent: Any) -> bool:
+        return all(number.is_ready() for number in sent)
+
+    def receive(self, sent: list[Any]) -> list[list[float]]:
+        return [[value for part in each for value in np.ravel(part).tolist()] for each in sent]
 
 
 BACKEND = JaxBackend()

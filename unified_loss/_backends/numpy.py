@@ -11,7 +11,7 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps
-from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss
+from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
@@ -23,6 +23,7 @@ from unified_loss._statistics import (
     loss_of,
     plain_statistics,
 )
+from unified_loss._sums import Sums, sums_of
 from unified_loss._threads import number_of_threads
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 
@@ -72,8 +73,8 @@ class NumpyOps(ArrayOps):
             return x.sum(axis, keepdims=True, dtype=np.float64).astype(x.dtype)
         return x.sum(axis, keepdims=True)
 
-    def count(self, x: Array, dtype: str) -> Array:
-        return np.dtype(dtype).type(np.count_nonzero(x))
+    def number(self, x: Array) -> Array:
+        return np.int64(np.count_nonzero(x))
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
         f = self.differences(factors)
@@ -177,8 +178,29 @@ def _evaluate(
         return loss_of(OPS, plan, operands), None
 
 
-def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
-    """The loss of few logits in few calls; None if it is not finite."""
+def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
+    with np.errstate(all="ignore"):
+        operands = operands._replace(logits=np.asarray(operands.logits))
+        if route.walk is not None:
+            return walk_sums(OPS, route.walk, plan, operands)
+        found: list[Array] = []
+        loss = None
+        if route.is_native:
+            loss = _short_loss(plan, operands.logits, operands.labels, found)
+        if loss is None:
+            return sums_of(OPS, plan, operands)
+        p, l = found
+        count = np.int64(p.size)
+        confidence = np.add.reduce(np.exp(-l), dtype=np.float64)
+        numbers = count, np.count_nonzero(p == 0), confidence
+        weight, correct, confidence = map(operands.logits.dtype.type, numbers)
+        return loss, weight, loss, weight, correct, confidence, count
+
+
+def _short_loss(
+    plan: Plan, logits: Array, labels: Array, found: list[Array] | None = None
+) -> Array | None:
+    """The loss of few logits in few calls, None if it is not finite; p and l are put to `found`."""
     classes = plan.num_classes
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)
@@ -194,6 +216,8 @@ def _short_loss(plan: Plan, logits: Array, labels: Array) -> Array | None:
     total = np.add.reduce(l - p, dtype=np.float64)
     if not 0 < total < INFINITY:
         return None
+    if found is not None:
+        found += p, l
     return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)
 
 
@@ -252,6 +276,13 @@ class NumpyBackend(Backend):
         route = self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=False)[0]
 
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        route = self.route(plan, operands.logits.size)
+        return copy_context().run(_sums, route, plan, operands)
+
+    def deliver(self, plan: Plan, operands: Operands) -> list[float]:
+        return [number.item() for number in self.sums(plan, operands)]
+
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         route = self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
@@ -308,3 +339,9 @@ def _linear_walk(
 
 
 BACKEND = NumpyBackend()
+
+
+def on_numpy(plan: Plan, operands: Operands, read: Callable[[Array], Array]) -> list[float]:
+    """The sums of few logits that are on the host, where an operation of NumPy costs the least."""
+    arrays = (None if array is None else read(array) for array in operands)
+    return BACKEND.deliver(plan, Operands(*arrays))

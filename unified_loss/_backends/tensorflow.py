@@ -9,11 +9,14 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._backends import _tensorflow_linear as linear
-from unified_loss._backends._tensorflow_statistics import row_statistics
-from unified_loss._examples import examples_and_divisor
+from unified_loss._backends._tensorflow_statistics import pick, row_statistics
+from unified_loss._backends.numpy import SMALL as FEW
+from unified_loss._backends.numpy import on_numpy
+from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _two_steps as two_steps
-from unified_loss._ops import INFINITY
-from unified_loss._statistics import combine, row_maximum, without_lost
+from unified_loss._ops import INFINITY, Factors
+from unified_loss._statistics import Statistics, combine, row_maximum, without_lost
+from unified_loss._sums import Sums, added_up, own_terms
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
 # Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
@@ -82,8 +85,11 @@ class TensorflowOps:
     def total(self, x: Array) -> Array:
         return tf.reduce_sum(x)
 
+    def number(self, x: Array) -> Array:
+        return tf.reduce_sum(tf.cast(x, tf.int64))
+
     def count(self, x: Array, dtype: str) -> Array:
-        return tf.cast(tf.reduce_sum(tf.cast(x, tf.int64)), dtype)
+        return tf.cast(self.number(x), dtype)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:
         if logits.shape.is_fully_defined():
@@ -119,6 +125,18 @@ class TensorflowOps:
         whole = tf.shape(like)
         here = tf.range(tf.rank(like)) == axis % tf.rank(like)
         return tf.broadcast_to(weights, tf.where(here, 1, whole))
+
+    def exp(self, x: Array) -> Array:
+        return tf.exp(x)
+
+    def pick(self, x: Array, ids: Array, axis: int) -> Array:
+        return pick(self, x, ids, axis)
+
+    def weighted_sum(
+        self, weights: Array, factors: Factors, silent: Array | None, axis: int
+    ) -> Array:
+        found = self.sum(tf.math.multiply_no_nan(factors.f, weights), axis)
+        return found if silent is None else self.where(silent & ~self.isfinite(found), 0.0, found)
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
         # The gradient of a reshape is dense, that of a gather alone is not.
@@ -199,6 +217,26 @@ def _prepared(plan: Plan, operands: Operands, whole: Array | None = None) -> tup
             normalizer = _of_shape(normalizer, "normalizer", whole, tf.zeros([0], tf.int32))
     plan = plan._replace(below=below, ignore_index=ignore_index, labels_keep_axis=keeps)
     return plan, Operands(logits, labels, class_weight, sample_weight, normalizer)
+
+
+def _examined(
+    plan: Plan, operands: Operands, *, apart: bool = False
+) -> tuple[Examples, Array | None, Statistics]:
+    """The examples, what "mean" divides by, and the statistics."""
+    x = tf.cast(operands.logits, plan.compute_dtype)
+    m = row_maximum(OPS, plan, x)
+    examples, divisor = examples_and_divisor(OPS, plan, operands, m)
+    statistics = row_statistics(OPS, plan, x, m, examples, apart=apart)
+    if tf.inside_function():  # perhaps compiled by XLA, whose maxima lose NaN
+        statistics = without_lost(OPS, examples, statistics)
+    return examples, divisor, statistics
+
+
+def _never_minus_zero(value: Array) -> Array:
+    if not tf.inside_function():
+        return value
+    # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
+    return value + tf.cast(tf.math.is_nan(value), value.dtype)
 
 
 def _unfolded(array: Array | None, logits: Array) -> Array | None:
@@ -325,17 +363,26 @@ class TensorflowBackend(Backend):
             if value is not None:
                 return value
         plan, operands = _prepared(plan, operands)
-        x = tf.cast(operands.logits, plan.compute_dtype)
-        m = row_maximum(OPS, plan, x)
-        examples, divisor = examples_and_divisor(OPS, plan, operands, m)
-        statistics = row_statistics(OPS, plan, x, m, examples)
-        if tf.inside_function():  # perhaps compiled by XLA, whose maxima lose NaN
-            statistics = without_lost(OPS, examples, statistics)
-        value = combine(OPS, plan, examples, statistics, divisor)
-        if not tf.inside_function():
-            return value
-        # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
-        return value + tf.cast(tf.math.is_nan(value), value.dtype)
+        examples, divisor, statistics = _examined(plan, operands)
+        return _never_minus_zero(combine(OPS, plan, examples, statistics, divisor))
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        plan, operands = _prepared(plan, operands)
+        examples, _, statistics = _examined(plan, operands, apart=True)
+        terms = own_terms(OPS, plan, operands, examples, statistics)
+        loss, *others = added_up(OPS, plan, examples, statistics, *terms)
+        return (_never_minus_zero(loss), *others)
+
+    def deliver(self, plan: Plan, operands: Operands) -> Any | None:
+        if plan.is_ordinary and math.prod(operands.logits.shape) <= FEW:
+            return on_numpy(plan, operands, lambda array: array.numpy())
+        return super().deliver(plan, operands)
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        return numbers if tf.executing_eagerly() else None
+
+    def has_arrived(self, sent: Any) -> bool | None:
+        return True if "CPU" in sent[0].device else None
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         logits = tf.convert_to_tensor(operands.logits)

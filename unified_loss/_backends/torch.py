@@ -24,15 +24,20 @@ from unified_loss._backends._torch_ops import (
     fake_mode_of,
     is_watched,
 )
+from unified_loss._backends.numpy import SMALL as FEW
+from unified_loss._backends.numpy import on_numpy
 from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Size, Spec
 from unified_loss.exceptions import BackendError, OptionError, ShapeError
 
 # Integers of fewer bits, which torch holds for others to unpack.
 _NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint2", "uint4")
                 if name in DTYPES}  # fmt: skip
+
+_NOT_OF_NUMPY = _NAMES_ALONE | {torch.bfloat16}
 
 _native = torch.nn.functional.cross_entropy
 
@@ -73,6 +78,11 @@ def _has_function(kind: Any) -> bool:
         and kind.__torch_function__ is not torch._C._disabled_torch_function_impl  # noqa: SLF001
         and kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
     )
+
+
+def _values(array: Array) -> Any:
+    """The numbers of an ordinary tensor on the processor, as NumPy's array of the same memory."""
+    return (array.detach() if array.requires_grad else array).numpy()
 
 
 def _has_native_loss(plan: Plan) -> bool:
@@ -352,6 +362,56 @@ class TorchBackend(Backend):
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
         return linear.loss_and_gradients(self, form, head, operands)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        has_gradient = torch.is_grad_enabled() and operands.logits.requires_grad
+        route = self.route(plan, operands.logits.numel())
+        if route is _ROWS or has_gradient:
+            return run(sums_of, OPS, plan, operands)
+        module: Any = fused if route is _FUSED else blocks
+        return module.sums(*_signed(plan, operands))
+
+    def deliver(self, plan: Plan, operands: Operands) -> Any | None:
+        is_few = plan.is_ordinary and plan.device is None and operands.logits.numel() <= FEW
+        if is_few and _NOT_OF_NUMPY.isdisjoint([a.dtype for a in operands if a is not None]):
+            return on_numpy(plan, operands, _values)
+        with torch.no_grad():
+            return super().deliver(plan, operands)
+
+    def send(self, numbers: tuple[Array, ...]) -> Any | None:
+        if _is_distributed(numbers[0]):
+            numbers = tuple(number.full_tensor() for number in numbers)
+        if torch.compiler.is_compiling() or not _has_own_values(numbers[0]) or numbers[0].is_meta:
+            return None
+        return _Sent(numbers)
+
+    def has_arrived(self, sent: "_Sent") -> bool:
+        return sent.event is None or sent.event.query()
+
+    def receive(self, sent: "list[_Sent]") -> list[list[float]]:
+        return [each.numbers() for each in sent]
+
+
+class _Sent:
+    """0-d tensors that are copied to the host in the device's own time."""
+
+    def __init__(self, numbers: tuple[Array, ...]) -> None:
+        self.event: Any = None
+        *floats, count = (number.detach() for number in numbers)
+        self._parts = (*floats, count)
+        if not count.is_cpu:  # pragma: no cover (needs an accelerator)
+            # Into memory that is pinned, which neither the host nor the device waits for.
+            parts = torch.stack(floats), count
+            self._parts = tuple(part.to("cpu", non_blocking=True) for part in parts)
+            self.event = torch.Event(count.device)
+            self.event.record()
+
+    def numbers(self) -> list[float]:
+        if self.event is not None:  # pragma: no cover (needs an accelerator)
+            self.event.synchronize()
+            floats, count = self._parts
+            return [*floats.tolist(), count.item()]
+        return [part.item() for part in self._parts]
 
 
 BACKEND = TorchBackend()

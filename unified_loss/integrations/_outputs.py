@@ -10,6 +10,11 @@ from unified_loss.exceptions import LossInputError, ShapeError
 
 IGNORE_INDEX = -100  # the label that `Trainer` does not count
 ENCODED = "encoder_last_hidden_state"  # the field of encoder-decoder models alone
+SPAN = {"start_logits", "end_logits"}  # of a model that answers with a span of tokens
+SPANS = (
+    'for the first and the last token of a span: torch.stack([outputs["start_logits"], '
+    'outputs["end_logits"]], 1) in place of the outputs, and labels of shape (N, 2)'
+)
 LIBRARY = ("transformers.modeling_outputs", "transformers.models.")
 NEXT_TOKEN = ("CausalLM", "ConditionalGeneration", "DoubleHeads", "WithLMHead")
 
@@ -32,7 +37,7 @@ def read(outputs: Any) -> tuple[Tensor, dict[str, Any]]:
         return outputs[0], {}
     if "logits" not in outputs:
         message = f'outputs have no key "logits", but {", ".join(map(repr, outputs))}.'
-        raise LossInputError(message)
+        raise refused(LossInputError, message, *([SPANS] if outputs.keys() >= SPAN else ()))
     found = {name: one for name, one in outputs.items() if one is not None}
     losses = {name: one for name, one in found.items() if name.endswith("_loss")}
     if "encoder_router_logits" in found and not losses:  # those of NLLB

@@ -284,13 +284,26 @@ def _scores(y_pred: Any) -> Any:
 
 
 def _of_examples(sample_weight: Any, y_pred: Any) -> Any:
-    """Sample weights of shape (N, T, 1) beside logits (N, T, C), as Keras allows, are (N, T)."""
+    """Sample weights (N, T, 1) beside logits (N, T, C), as Keras allows, are (N, T)."""
     if not hasattr(sample_weight, "shape"):
         return sample_weight
-    ndim = _ndim(sample_weight)
-    if ndim is None or not 3 <= ndim == _ndim(y_pred) or sample_weight.shape[-1] != 1:
+    ndim, wanted = _ndim(sample_weight), _ndim(y_pred)
+    if wanted is None or wanted < 3:
+        return sample_weight
+    if ndim is None:
+        return _of_examples_in_graph(sample_weight, wanted)
+    if ndim != wanted or sample_weight.shape[-1] != 1:
         return sample_weight
     return ops.squeeze(ops.convert_to_tensor(sample_weight), -1)
+
+
+def _of_examples_in_graph(sample_weight: Any, ndim: int) -> Any:
+    """The same for an array of TensorFlow whose rank will be known when the graph runs."""
+    import tensorflow as tf
+
+    shape = tf.shape(sample_weight)
+    is_kept = tf.reduce_all(shape[ndim - 1 :] == 1)
+    return tf.reshape(sample_weight, shape[: tf.where(is_kept, ndim - 1, tf.size(shape))])
 
 
 def _core_reduction(name: Any) -> str:

@@ -1,0 +1,1 @@
+"""Sums over examples, and over batches of them."""

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Any
 from unified_loss._cross_entropy import cross_entropy, cross_entropy_with_grad
 from unified_loss._exact import Evaluation
 from unified_loss._explain import explain
+from unified_loss._linear_cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_with_grad,
+)
 from unified_loss._totals import Totals, cross_entropy_totals
+from unified_loss._types import LinearGradients
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
     AmbiguousAxisError,
@@ -33,6 +38,7 @@ __all__ = [
     "Evaluation",
     "Fix",
     "LabelError",
+    "LinearGradients",
     "LossInputError",
     "LossInputWarning",
     "OptionError",
@@ -47,6 +53,8 @@ __all__ = [
     "cross_entropy_totals",
     "cross_entropy_with_grad",
     "explain",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
 ]
 
 # What no call needs until it is asked for.

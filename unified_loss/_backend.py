@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from unified_loss import _shapes as shapes
-from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Size, Spec
 
 
 class Route(NamedTuple):
@@ -87,6 +87,10 @@ class Backend:
         """
         return None
 
+    def linear_in_graph(self) -> Callable[..., Any] | None:
+        """The same for the linear form: it takes the arguments of its own `prepare`."""
+        return None
+
     def route(self, plan: Plan, size: int) -> Route:
         """The kernel that serves a loss of `size` logits."""
         raise NotImplementedError
@@ -97,6 +101,16 @@ class Backend:
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         """The loss and the gradient of its sum with respect to the logits."""
+        raise NotImplementedError
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        """The loss of the linear form; the operands have no logits."""
+        raise NotImplementedError
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        """The loss, and the gradients of its sum with respect to hidden, weight and bias."""
         raise NotImplementedError
 
     def sums(self, plan: Plan, operands: Operands) -> tuple[Array, ...]:

@@ -204,12 +204,18 @@ def walk_gradient(
     operands: Operands,
     kept: Kept,
     factor: Array | None = None,
+    into: Array | None = None,
 ) -> Array:
-    """The gradient of the loss that was computed, times `factor` of the loss's shape."""
+    """The gradient of the loss that was computed, times `factor` of the loss's shape.
+
+    `into`: where it goes; the logits themselves can be given away so.
+    """
     shape = operands.logits.shape
     field = _flattened(ops, walk, plan, operands)
     plan = field.plan
-    slope = ops.empty(field.shape, plan.logits_dtype, field.operands.logits)
+    if into is None:
+        into = ops.empty(field.shape, plan.logits_dtype, field.operands.logits)
+    slope = into.reshape(field.shape)
     if kept.all_dropped:
         slope[...] = 0
         return slope.reshape(shape)

@@ -56,12 +56,12 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
     _refuse_labels_first()
-    taken = _taken(backend, arrays, options)
+    taken = taken_of(backend, arrays, options)
     specs = (None if argument is None else argument.spec for argument in taken)
     problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size))
     try:
         judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
-        _check_normalizer(judged, taken.normalizer)
+        check_normalizer(judged, taken.normalizer)
         if isinstance(judged.num_classes, int) and judged.num_classes == 1:
             warn(SingleClassWarning(messages.single_class(problem)))
         plan = label_values.told(judged, taken.labels, taken.sample_weight)
@@ -71,7 +71,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     if key is not None:
         plans.remember(key, judged, problem)
     if plan.check is True:
-        _warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
+        warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
         plan, backend.read(arrays.logits, wait=False)
     ):
@@ -79,8 +79,8 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
-        _warn_of("several", problem, plan, taken.labels)
-    plan, operands = _brought(plan, arrays.logits, taken)
+        warn_of("several", problem, plan, taken.labels)
+    plan, operands = brought_to(plan, arrays.logits, taken)
     is_ordinary = key is not None or backend.outline(*operands) is not None
     return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
 
@@ -107,26 +107,26 @@ def swapped(kind: Any = LossInputWarning, text: str = messages.rows_of_scores())
     return told
 
 
-def _taken(backend: Backend, arrays: Operands, options: Options) -> Taken:
-    """R2: the arguments, each of the logits' library or host data."""
+def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = "logits") -> Taken:
+    """R2: the arguments, each of the library of the first one, or host data."""
     logits, labels, class_weight, sample_weight, normalizer = arrays
     reason = backend.refusal(logits)
     if reason is not None:
-        raise BackendError(messages.refused("logits", _kind(logits), reason))
+        raise BackendError(messages.refused(first, _kind(logits), reason))
     look = options.check if isinstance(options.check, bool) else "auto"
 
     def optional(value: Any, name: str, look: Any) -> Argument | None:
-        return None if value is None else _argument(backend, logits, value, name, look)
+        return None if value is None else argument(backend, logits, value, name, look)
 
     return Taken(
-        _argument(backend, logits, labels, "labels", look),
+        argument(backend, logits, labels, "labels", look),
         optional(class_weight, "class_weight", look),
         optional(sample_weight, "sample_weight", look),
         optional(number(normalizer), "normalizer", "auto"),
     )
 
 
-def _argument(backend: Backend, logits: Array, value: Any, name: str, look: Any) -> Argument:
+def argument(backend: Backend, logits: Array, value: Any, name: str, look: Any) -> Argument:
     """An argument of the logits' library, or host data as a NumPy array."""
     if backend.owns(value):
         reason = backend.refusal(value)
@@ -174,14 +174,14 @@ def number(normalizer: Any) -> Any:
     return rules.normalizer(normalizer)
 
 
-def _check_normalizer(plan: Plan, normalizer: Argument | None) -> None:
+def check_normalizer(plan: Plan, normalizer: Argument | None) -> None:
     """R8: refuse a normalizer <= 0 where it can be read for free."""
     value = None if normalizer is None else normalizer.values
     if value is not None and value != float("inf"):  # which is held everywhere
         rules.held("normalizer", rules.normalizer(value.item()), plan.compute_dtype)
 
 
-def _brought(plan: Plan, logits: Array, taken: Taken) -> tuple[Plan, Operands]:
+def brought_to(plan: Plan, logits: Array, taken: Taken) -> tuple[Plan, Operands]:
     """The arguments where the logits are; index labels on the host as codes of 32 bits."""
     labels = taken.labels
     dtype = labels_dtype = plan.compute_dtype
@@ -225,17 +225,17 @@ def diagnose(
         pass
 
 
-def _warn_of_suspicions(
-    backend: Backend, plan: Plan, problem: Problem, logits: Array, taken: Taken
+def warn_of_suspicions(
+    backend: Backend, plan: Plan, problem: Problem, logits: Array | None, taken: Taken
 ) -> None:
     """R17: what is legal under ``check=True``, and probably not meant."""
-    scores = backend.read(logits, wait=True)
+    scores = None if logits is None else backend.read(logits, wait=True)
     stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
     for stage in stages:
-        _warn_of(stage, problem, plan, taken.labels)
+        warn_of(stage, problem, plan, taken.labels)
 
 
-def _warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
+def warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
     """Warn of inputs that are legal, and probably not meant."""
     from unified_loss._diagnosis import suspicion, values_of
 

@@ -302,18 +302,18 @@ def run(entry: str, arrays: Operands, options: Options) -> Any:
     try:
         backend = backend_of(arrays.logits)
     except LossInputError as error:
-        raise _folded(error) from error.__cause__
+        raise folded(error) from error.__cause__
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(entry, arrays, options)
     try:
         _, plan, operands, _ = _prepare()(backend, arrays, options)
     except LossInputError as error:
-        raise _folded(error) from error.__cause__
+        raise folded(error) from error.__cause__
     return getattr(backend, entry)(plan, operands)
 
 
-def _folded(error: LossInputError) -> LossInputError:
+def folded(error: LossInputError) -> LossInputError:
     """The error without the way to it, which tells nothing of the caller's mistake."""
     return error.with_traceback(None)
 

@@ -62,8 +62,8 @@ def known_names() -> tuple[str, ...]:
     return (*LOADERS, *ARRAY_API_LIBRARIES)
 
 
-def backend_of(logits: Any) -> Backend:
-    """The backend of the logits; `BackendError` if there is none."""
+def backend_of(logits: Any, name: str = "logits") -> Backend:
+    """The backend of the logits, or of what else comes first; `BackendError` if there is none."""
     # Nothing is remembered: `torch.compile` would compile again once that has changed.
     for base in type(logits).__mro__:
         package = str(base.__module__).partition(".")[0]
@@ -82,9 +82,9 @@ def backend_of(logits: Any) -> Backend:
         backend = _array_api()
         if backend.owns(logits):
             return backend
-    unknown = BackendError(_unknown(logits))
+    unknown = BackendError(_unknown(logits, name))
     if not _is_recorded(logits):
-        explain_object(unknown, "logits", logits, "numpy")
+        explain_object(unknown, name, logits, "numpy")
     raise unknown
 
 
@@ -123,19 +123,19 @@ def _is_recorded(value: Any) -> bool:
     return any(base.__module__ == "torch.fx.proxy" for base in type(value).__mro__)
 
 
-def _unknown(value: Any) -> str:
+def _unknown(value: Any, name: str) -> str:
     libraries = known_names()
     installed = [library for library in libraries if importlib.util.find_spec(library)]
     text = (
-        "logits must be an array of a supported library, but are "
+        f"{name} must be an array of a supported library, but are "
         f"{messages.name_of(type(value))}.\n"
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )
     if hasattr(type(value), "to_numpy"):
-        return text + "\n  hint: logits.to_numpy()"
+        return text + f"\n  hint: {name}.to_numpy()"
     if isinstance(value, list | tuple | int | float):
-        return text + "\n  hint: np.asarray(logits)"
+        return text + f"\n  hint: np.asarray({name})"
     if _is_recorded(value):
         fix = 'torch.fx.wrap("cross_entropy") at the top of the module that calls it'
         return text + f"\n  hint: {fix}, or CrossEntropyLoss of unified_loss.integrations.torch"

@@ -85,6 +85,49 @@ def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
     return f"{text}."
 
 
+def part_not_floating(name: str, spec: Spec) -> str:
+    """R28."""
+    return f"{name} must be floating, but is {described(spec)}."
+
+
+def no_features() -> str:
+    """R28."""
+    return "hidden must have an axis of features, its last one, but has shape ()."
+
+
+def weight_not_a_matrix(weight: Spec) -> str:
+    """R28."""
+    return f"weight must have shape (C, D), a row per class, but has shape {shown(weight.shape)}."
+
+
+def weight_shape(hidden: Spec, weight: Spec) -> str:
+    """R28."""
+    features = shown_size(hidden.shape[-1])
+    return (
+        f"weight must have shape (C, {features}), a row per class of the {features} features of "
+        f"hidden {shown(hidden.shape)}, but has shape {shown(weight.shape)}."
+    )
+
+
+def bias_shape(bias: Spec, classes: Size) -> str:
+    """R28."""
+    return (
+        f"bias must have shape {shown((classes,))}, one number per class, but has shape "
+        f"{shown(bias.shape)}."
+    )
+
+
+def labels_beside_hidden(hidden: Spec, weight: Spec, labels: Spec) -> str:
+    """R28."""
+    batch = hidden.shape[:-1]
+    dense = (*batch, weight.shape[0])
+    return (
+        f"labels must have shape {shown(batch)}, the shape of hidden {shown(hidden.shape)} without "
+        f"its features, or {shown(dense)} as rows over the classes of weight "
+        f"{shown(weight.shape)}, but have shape {shown(labels.shape)}."
+    )
+
+
 def axis_not_an_integer(axis: Any) -> str:
     """R3."""
     return f"axis must be one integer or None, but is {shown_value(axis)}."

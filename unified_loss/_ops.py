@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from unified_loss._types import Array
+from unified_loss._types import Array, Plan, Shape
 
 INFINITY = float("inf")
 
@@ -130,3 +130,45 @@ class KernelOps(Ops, Protocol):
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         """`x`, which the caller made and gives away, less `b` at `ids` along `axis`."""
+
+
+class LinearOps(KernelOps, Protocol):
+    """What the linear form needs beside them."""
+
+    def tanh(self, x: Array) -> Array:
+        """Hyperbolic tangent."""
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        """Hidden states (..., D) times the rows of a weight (C, D), and a bias: (..., C)."""
+
+    def product(self, a: Array, b: Array) -> Array:
+        """The product of two matrices."""
+
+    def transposed(self, x: Array) -> Array:
+        """A matrix with its axes exchanged."""
+
+    def as_matrix(self, x: Array) -> Array:
+        """`x` with all axes but the last one made one."""
+
+    def reshape_like(self, x: Array, like: Array) -> Array:
+        """`x` in the shape of `like`."""
+
+    def sum_of_rows(self, x: Array) -> Array:
+        """The sum of the rows of a matrix, as a vector."""
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        """Something that has the shape of the logits, and no more: its values are not asked for."""
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        """`x` in another shape."""
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        """Arrays one below the other."""
+
+    def reduced(self, x: Array, b: Array) -> Array:
+        """`x`, which is given away, less one number a row."""
+        return x - b
+
+    def exponential(self, x: Array) -> Array:
+        """The exponential of `x`, which is given away."""
+        return self.exp(x)

@@ -104,3 +104,36 @@ class Operands(NamedTuple):
     class_weight: Array | None
     sample_weight: Array | None
     normalizer: Array | None
+
+
+class Head(NamedTuple):
+    """What the logits of the linear form are made of: arrays, or their `Spec`s."""
+
+    hidden: Array
+    weight: Array
+    bias: Array | None
+
+
+class Form(NamedTuple):
+    """A call of the linear form without its arrays: the plan for the logits, and their cap."""
+
+    plan: Plan
+    softcap: float | None
+
+
+class LinearGradients(NamedTuple):
+    """The gradients of a linear cross-entropy.
+
+    Attributes
+    ----------
+    hidden : array, shape (..., D)
+        Of the shape, dtype and library of the hidden states.
+    weight : array, shape (C, D)
+        Of the weight.
+    bias : array, shape (C,), or None
+        Of the bias, if there is one.
+    """
+
+    hidden: Any
+    weight: Any
+    bias: Any

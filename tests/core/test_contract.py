@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "_messages": {"_shapes", "_types"},
     "_words": {"_messages", "exceptions"},
     "_rules": {"_messages", "_shapes", "_types", "exceptions"},
+    "_linear_rules": {"_messages", "_rules", "_types", "exceptions"},
     "_backend": {"_shapes", "_types"},
     "_host": {"_messages", "_rules", "_types", "exceptions", "numpy"},
     "_labels": {"_backend", "_host", "_messages", "_rules", "_types", "exceptions", "numpy"},
@@ -45,17 +46,23 @@ LAYERS: dict[str, set[str]] = {
     "_statistics": {"_examples", "_ops", "_types"},
     "_sums": {"_examples", "_ops", "_statistics", "_types"},
     "_blocks": {"_examples", "_ops", "_shapes", "_statistics", "_sums", "_threads", "_types"},
-    "_backends": {"_backend", "_blocks", "_examples", "_host", "_messages", "_ops", "_rules",
-                  "_shapes", "_statistics", "_sums", "_threads", "_types", "exceptions", *HOST,
+    "_linear": {"_blocks", "_examples", "_ops", "_shapes", "_statistics", "_threads", "_types"},
+    "_backends": {"_backend", "_blocks", "_examples", "_host", "_linear", "_messages", "_ops",
+                  "_rules", "_shapes", "_statistics", "_sums", "_threads", "_types", "exceptions",
+                  *HOST,
                   *FRAMEWORKS},
     "_dispatch": {"_backend", "_backends", "_messages", "_types", "exceptions"},
     "_columns": {"_dispatch", "_messages", "_rules", "exceptions", "numpy"},
     "_libraries": {"_dispatch", "_types", "numpy"},
-    "_diagnosis": {"_libraries", "_messages", "_plan", "_rules", "_shapes", "_types", "exceptions",
-                   *HOST},
+    "_diagnosis": {"_libraries", "_linear_rules", "_messages", "_plan", "_rules", "_shapes",
+                   "_types", "exceptions", *HOST},
     "_call": {"_backend", "_columns", "_diagnosis", "_dispatch", "_host", "_labels", "_messages",
               "_plan", "_rules", "_types", "exceptions"},
+    "_linear_call": {"_backend", "_call", "_diagnosis", "_labels", "_linear_rules", "_messages",
+                     "_plan", "_rules", "_types", "exceptions"},
     "_cross_entropy": {"_call", "_dispatch", "_types", "_words", "exceptions"},
+    "_linear_cross_entropy": {"_cross_entropy", "_dispatch", "_linear_call", "_types", "_words",
+                              "exceptions"},
     "_exact": {"_sums"},
     "_totals": {"_backend", "_cross_entropy", "_dispatch", "_exact", "_messages", "_types",
                 "_words", "exceptions"},
@@ -69,13 +76,14 @@ LAYERS: dict[str, set[str]] = {
                  "_types", "_words", "exceptions", "numpy"},
     "_doctor": {"_cross_entropy", "_libraries", "_types", "numpy"},
     "_demo": {"_cross_entropy", "_libraries", "_types", "numpy", *FRAMEWORKS},
-    "__init__": {"_cross_entropy", "_exact", "_explain", "_running", "_totals", "_version",
+    "__init__": {"_cross_entropy", "_exact", "_explain", "_linear_cross_entropy", "_running",
+                 "_totals", "_types", "_version",
                  "exceptions"},
     "__main__": {"_demo", "_doctor", "_explain", "_version"},
 }  # fmt: skip
 # To Dynamo, a whole call is one operation: the one place where a backend makes a call. Logits of
 # no library are diagnosed once the call has failed.
-LOOKS_BACK = {("_dynamo", "_call"), ("_dispatch", "_diagnosis")}
+LOOKS_BACK = {("_dynamo", "_call"), ("_dynamo", "_linear_call"), ("_dispatch", "_diagnosis")}
 
 
 def functions(protocol: type) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-TRIED = ("values", "gradients", "labels", "masked", "wrong_shapes", "dispatch", "diagnosis_causes")
+TRIED = ("values", "gradients", "labels", "masked", "wrong_shapes", "dispatch", "diagnosis_causes",
+         "linear_values")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TRIED)

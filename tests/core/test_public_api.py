@@ -24,6 +24,7 @@ PARAMETERS = {
 }
 DIVISION = {"reduction", "normalizer"}
 CALLS = (unified_loss.cross_entropy, unified_loss.cross_entropy_with_grad)
+LINEAR_CALLS = (unified_loss.linear_cross_entropy, unified_loss.linear_cross_entropy_with_grad)
 NUMPYDOC_SECTIONS = ("Parameters", "Returns", "Raises", "See Also", "Examples")
 
 
@@ -55,6 +56,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "Evaluation",
         "Fix",
         "LabelError",
+        "LinearGradients",
         "LossInputError",
         "LossInputWarning",
         "OptionError",
@@ -69,6 +71,8 @@ def test_public_names_are_the_documented_ones() -> None:
         "cross_entropy_totals",
         "cross_entropy_with_grad",
         "explain",
+        "linear_cross_entropy",
+        "linear_cross_entropy_with_grad",
     }
 
 
@@ -109,6 +113,19 @@ def test_both_calls_have_the_same_parameters() -> None:
     assert list(one.values()) == list(other.values())
 
 
+@pytest.mark.parametrize("function", LINEAR_CALLS)
+def test_signature_of_the_linear_form_is_the_contract(function: Any) -> None:
+    """R27, R28: three arrays, then the options of the calls but the axis, and two more."""
+    parameters = inspect.signature(function).parameters
+    assert list(parameters)[:3] == ["hidden", "weight", "labels"]
+    wanted = {"bias": None, "softcap": None, **PARAMETERS}
+    wanted.pop("axis")
+    options = {name: one.default for name, one in list(parameters.items())[3:]}
+    assert options == wanted
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    assert all(parameters[name].kind is keyword for name in wanted)
+
+
 def test_totals_have_the_parameters_of_the_calls() -> None:
     """R27, R35: but those of the division, which they have not done."""
     called = inspect.signature(unified_loss.cross_entropy).parameters
@@ -141,7 +158,8 @@ def test_public_objects_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [*CALLS, unified_loss.cross_entropy_totals, unified_loss.explain]
+    "function",
+    [*CALLS, *LINEAR_CALLS, unified_loss.cross_entropy_totals, unified_loss.explain],
 )
 def test_docstrings_tell_all_parameters(function: Any) -> None:
     """R27: numpydoc sections in order, and each parameter among them."""

@@ -21,6 +21,7 @@ FUNCTIONS = (
     "expand_dims",
     "isfinite",
     "log",
+    "matmul",
     "max",
     "mean",
     "reshape",
@@ -28,6 +29,7 @@ FUNCTIONS = (
     "sum",
     "take",
     "take_along_axis",
+    "tanh",
     "transpose",
     "where",
 )
@@ -45,6 +47,11 @@ class Array:
     def __init__(self, data: Any) -> None:
         self.data = np.asarray(data)
         self.shape, self.dtype, self.ndim = self.data.shape, self.data.dtype, self.data.ndim
+
+    @property
+    def T(self) -> "Array":  # noqa: N802 (as all libraries name it)
+        """With its axes in the other order."""
+        return type(self)(self.data.T)
 
     def __getitem__(self, place: Any) -> "Array":
         return type(self)(self.data[_bare(place)])

@@ -11,6 +11,7 @@ from unified_loss import (
     DTypeError,
     Evaluation,
     LabelError,
+    LinearGradients,
     LossInputError,
     LossInputWarning,
     OptionError,
@@ -21,6 +22,8 @@ from unified_loss import (
     cross_entropy,
     cross_entropy_totals,
     cross_entropy_with_grad,
+    linear_cross_entropy,
+    linear_cross_entropy_with_grad,
 )
 
 Scores = npt.NDArray[np.float32]
@@ -43,6 +46,18 @@ def array_in_array_out(logits: Scores, labels: Ids, tensor: Tensor) -> None:
     assert_type(pair, tuple[np.floating[Any], npt.NDArray[Any]])
     assert_type(cross_entropy(tensor, [0, 1]), Tensor)
     assert_type(cross_entropy_with_grad(tensor, labels), tuple[Tensor, Tensor])
+
+
+def linear_form(hidden: Scores, labels: Ids, tensor: Tensor) -> None:
+    """The result is of the type of the hidden states."""
+    assert_type(linear_cross_entropy(hidden, hidden, labels), np.floating[Any])
+    assert_type(linear_cross_entropy(hidden, hidden, labels, reduction="none"), Scores)
+    assert_type(linear_cross_entropy(tensor, tensor, labels, bias=[1], softcap=30), Tensor)
+    loss, gradients = linear_cross_entropy_with_grad(tensor, tensor, labels)
+    assert_type(loss, Tensor)
+    assert_type(gradients, LinearGradients)
+    linear_cross_entropy(hidden, hidden, labels, axis=-1)  # type: ignore[call-overload]
+    linear_cross_entropy(hidden, labels)  # type: ignore[call-overload]
 
 
 def every_option(logits: Scores, labels: Ids) -> None:

@@ -2,22 +2,30 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat
 import numpy as np
 
 from unified_loss import _messages as messages
-from unified_loss._ops import Factors, KernelOps
+from unified_loss._blocks import Walk
+from unified_loss._linear import _eager as eager
+from unified_loss._linear import _two_steps as two_steps
+from unified_loss._linear import _walks as walks
+from unified_loss._ops import Factors, LinearOps
 from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
-from unified_loss._types import Array, Operands, Plan
+from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 from unified_loss.exceptions import BackendError, LossInputError
 
 
-class ArrayOps(KernelOps):
+class ArrayOps(LinearOps):
     """`Ops` on an array-API namespace, and the way between it and NumPy."""
+
+    # Whether the linear form walks: arrays have values, can be written to, and have no autodiff.
+    goes_by_tiles: ClassVar[bool] = False
+    compacts: ClassVar[bool] = False  # whether rows that are dropped can be left out for free
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
@@ -41,6 +49,41 @@ class ArrayOps(KernelOps):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         """The loss and its gradient."""
         return loss_and_gradient_of(self, plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        """The loss of the linear form."""
+        tour = self._tour(form, head)
+        if tour is not None:
+            field = self._field(tour, form, head, operands)
+            return eager.loss_of(field, eager.statistics_of(field))
+        x = two_steps.logits_of(self, form, head, operands)
+        return self.loss(form.plan, operands._replace(logits=x))
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        """The loss of the linear form and its gradients."""
+        tour = self._tour(form, head)
+        if tour is not None:
+            field = self._field(tour, form, head, operands)
+            statistics = eager.statistics_of(field)
+            loss = eager.loss_of(field, statistics)
+            return loss, eager.gradients_of(field, statistics, eager.all_of(head))
+        x = two_steps.logits_of(self, form, head, operands)
+        loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x))
+        return loss, two_steps.gradients_of(self, form, head, operands, x, slope)
+
+    def _tour(self, form: Form, head: Head) -> walks.Tour | None:
+        """The walk of a call, by classes; None for two steps."""
+        sizes = (*head.hidden.shape, *head.weight.shape)
+        if not self.goes_by_tiles or not all(isinstance(size, int) for size in sizes):
+            return None
+        return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
+
+    def _field(self, tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
+        flat = walks.flattened(self, form, head, operands)
+        walk = Walk(2**62, transposed=False, threads=1, around=_here)
+        return eager.field_of(self, flat, tour, walk)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         """What `Totals` holds."""
@@ -158,6 +201,76 @@ class ArrayOps(KernelOps):
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return self.xp.where(ids == self.classes(x, axis), x - b, x)
 
+    # Of the linear form.
+
+    def tanh(self, x: Array) -> Array:
+        return self.xp.tanh(x)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        found = self.product(hidden, weight.T)
+        return found if bias is None else found + bias
+
+    def product(self, a: Array, b: Array) -> Array:
+        return self.xp.matmul(a, b)
+
+    def transposed(self, x: Array) -> Array:
+        return x.T
+
+    def as_matrix(self, x: Array) -> Array:
+        return self.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+    def reshape_like(self, x: Array, like: Array) -> Array:
+        return self.xp.reshape(x, like.shape)
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        return self.xp.reshape(x, shape)
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        return self.xp.concat(parts, axis=0)
+
+    def taken(self, x: Array, places: Array) -> Array:
+        return self.xp.take(x, places, axis=0)
+
+    def zeros(self, shape: Shape, dtype: str, like: Array) -> Array:
+        device = array_api_compat.device(like)
+        return self.xp.zeros(shape, dtype=getattr(self.xp, dtype), device=device)
+
+    def scratch(self, size: int, dtype: str, like: Array) -> Any:
+        """None: room is made by each product."""
+
+    def affine_into(self, scratch: Any, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        return self.affine(hidden, weight, bias)
+
+    def cap(self, x: Array, softcap: float) -> Array:
+        return two_steps.capped(self, softcap, x)
+
+    def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
+        total[place, :] = total[place, :] + self.product(a, b)
+
+    def zeros_like(self, x: Array) -> Array:
+        return self.xp.zeros_like(x)
+
+    def as_number(self, value: float, dtype: str, like: Array) -> Array:
+        return self.zeros((), dtype, like) + value
+
+    def sum_of_rows(self, x: Array) -> Array:
+        return self.squeeze(self.sum(x, 0), 0)
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        zero = self.xp.zeros((), dtype=hidden.dtype, device=array_api_compat.device(hidden))
+        return self.xp.broadcast_to(zero, (*hidden.shape[:-1], weight.shape[0]))
+
+
+def _here(share: Callable[[], None]) -> None:
+    """Nothing is needed around the share of this thread."""
+    share()
+
+
+class CupyOps(ArrayOps):  # pragma: no cover (needs an accelerator)
+    """CuPy."""
+
+    goes_by_tiles = True
+
 
 class StandardOps(ArrayOps):
     """A library of which only the standard is known: its release 2022.12 is enough."""
@@ -222,6 +335,14 @@ class OtherOps(StandardOps):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         return self._told(super().loss_and_gradient, plan, operands)
 
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return self._told(super().linear_loss, form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        return self._told(super().linear_loss_and_gradients, form, head, operands)
+
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         return self._told(super().sums, plan, operands)
 
@@ -237,6 +358,8 @@ class OtherOps(StandardOps):
 
 class StrictOps(StandardOps):
     """The reference implementation of the standard is NumPy inside."""
+
+    goes_by_tiles = True
 
     def reads_freely(self, array: Array) -> bool:
         return array.device == self.xp.Device("CPU_DEVICE")

@@ -12,11 +12,12 @@ import numpy as np
 
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._examples import examples_and_divisor
+from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._shapes import Axes, kept, operand_axes, sizes_along, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums
-from unified_loss._types import Array, Operands, Plan
+from unified_loss._types import Array, Form, Head, Operands, Plan
 from unified_loss.exceptions import ShapeError
 
 
@@ -120,6 +121,55 @@ class DaskOps(ArrayOps):
         }
         operands = operands._replace(**ready)
         return Operands(*(None if array is None else Lazy(array) for array in operands))
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        x = self._logits(form, head, operands)
+        return self.loss(form.plan, operands._replace(logits=x.array))
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        x = self._logits(form, head, operands)
+        loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x.array))
+        lazy, wrapped = self._wrapped(form.plan, head, operands)
+        found = two_steps.gradients_of(self, form, lazy, wrapped, x, Lazy(slope))
+        return loss, Head(*(None if part is None else part.array for part in found))
+
+    def _logits(self, form: Form, head: Head, operands: Operands) -> Array:
+        return two_steps.logits_of(self, form, *self._wrapped(form.plan, head, operands))
+
+    def _wrapped(self, plan: Plan, head: Head, operands: Operands) -> tuple[Head, Operands]:
+        """Lazy parts, features in one chunk; the operands in the chunks of the logits."""
+        hidden, weight, bias = head
+        hidden, weight = hidden.rechunk({hidden.ndim - 1: -1}), weight.rechunk({1: -1})
+        if bias is not None:
+            bias = bias.rechunk((weight.chunks[0],))
+        logits = da.matmul(hidden, weight.T)
+        ready = self._ready(plan, operands._replace(logits=logits))
+        lazy = (None if part is None else Lazy(part) for part in (hidden, weight, bias))
+        return Head(*lazy), ready
+
+    def tanh(self, x: Array) -> Array:
+        return elementwise(np.tanh, x)
+
+    def product(self, a: Array, b: Array) -> Array:
+        return Lazy(quietly(da.matmul, a.array, b.array))
+
+    def transposed(self, x: Array) -> Array:
+        return Lazy(x.array.T)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        found = self.product(hidden, self.transposed(weight))
+        return found if bias is None else found + bias
+
+    def as_matrix(self, x: Array) -> Array:
+        return Lazy(_as_matrix(x.array))
+
+    def reshape_like(self, x: Array, like: Array) -> Array:
+        return Lazy(x.array.reshape(like.shape).rechunk(like.array.chunks))
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return self.affine(hidden, weight, None)  # lazy: nothing computes it
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x if x.dtype == dtype else elementwise(operator.methodcaller("astype", dtype), x)
@@ -252,6 +302,13 @@ def _like(name: str, array: Array, axes: Axes, plan: Plan, logits: Array) -> Arr
         dtype=array.dtype,
         meta=array._meta,  # noqa: SLF001  (`_checked` cannot run on it)
     )
+
+
+def _as_matrix(array: Array) -> Array:
+    """The array with all axes but the last one made one."""
+    if array.ndim == 2:
+        return array
+    return array.reshape((-1 if array.size else 0, array.shape[-1]))
 
 
 def _first(array: Array, axes: Axes) -> Array:

@@ -11,13 +11,15 @@ import torch
 from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
 from unified_loss import _messages as messages
+from unified_loss._backends import _torch_linear as linear
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._backends.torch import TorchBackend, run
 from unified_loss._call import prepare
+from unified_loss._linear_call import prepare as prepare_linear
 from unified_loss._shapes import fits
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import sums_of
-from unified_loss._types import Array, Operands, Options, Shape, Size, Spec
+from unified_loss._types import Array, Head, Operands, Options, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
 ENTRIES = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of, "sums": sums_of}
@@ -28,15 +30,36 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
     logits, labels, class_weight, sample_weight, normalizer = arrays
-    # Bounds of `rules.HELD`, written out: Dynamo takes a number from elsewhere for an input.
-    if isinstance(normalizer, int | float) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
-        one = torch.ones((), dtype=_wide(logits.dtype), device=logits.device)
-        normalizer = normalizer * one  # no constant: it is another number in each step
+    normalizer = _open(normalizer, logits)
     axis, *others = options
     if axis is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
         axis = _static_axis(logits.shape, labels.shape)
     arguments = logits, labels, class_weight, sample_weight, normalizer
     return call(entry, *arguments, axis, *others)
+
+
+def enter_linear(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    entry: str, head: Head, arrays: Operands, options: Options, softcap: Any
+) -> Any:
+    """The same for the linear form."""
+    _, labels, class_weight, sample_weight, normalizer = arrays
+    normalizer = _open(normalizer, head.hidden)
+    arguments = labels, class_weight, sample_weight, normalizer
+    found = linear_call(entry, softcap, *head, *arguments, *options)
+    if entry == "linear_loss":
+        return found
+    loss, *gradients = found
+    return loss, (*gradients, *[None] * (3 - len(gradients)))
+
+
+def _open(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    normalizer: Any, like: Array
+) -> Any:
+    """A number that is another one in each step, and so no constant."""
+    # Bounds of `rules.HELD`, written out: Dynamo takes a number from elsewhere for an input.
+    if isinstance(normalizer, int | float) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
+        return normalizer * torch.ones((), dtype=_wide(like.dtype), device=like.device)
+    return normalizer
 
 
 def _wide(
@@ -78,6 +101,26 @@ def call(entry: str, *arguments: Any) -> Any:
     except ShapeError:
         prepare(InNumbers(), arrays, options)  # which tell more of the mistake than symbols
         raise
+
+
+@torch.compiler.allow_in_graph
+def linear_call(entry: str, softcap: Any, *arguments: Any) -> Any:
+    """`entry` of the linear form, without a tuple in the result."""
+    hidden, weight, bias, *operands = arguments[:7]
+    head, arrays, options = (
+        Head(hidden, weight, bias),
+        Operands(None, *operands),
+        Options(*arguments[7:]),
+    )
+    try:
+        call = prepare_linear(Traced(), head, arrays, options, softcap)
+    except ShapeError:
+        prepare_linear(InNumbers(), head, arrays, options, softcap)
+        raise
+    if entry == "linear_loss":
+        return linear.traced_loss(run, *call)
+    loss, gradients = linear.traced_loss_and_gradients(run, *call)
+    return (loss, *(part for part in gradients if part is not None))
 
 
 class Traced(TorchBackend):

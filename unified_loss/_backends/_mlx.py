@@ -8,7 +8,7 @@ import numpy as np
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._shapes import kept
 from unified_loss._sums import Sums
-from unified_loss._types import Array, Operands, Plan
+from unified_loss._types import Array, Form, Head, Operands, Plan
 
 
 @mx.custom_function
@@ -77,6 +77,19 @@ class MlxOps(ArrayOps):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         self._is_compiled = _is_placeholder(operands.labels)
         return super().loss_and_gradient(plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().linear_loss(form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().linear_loss_and_gradients(form, head, operands)
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return self.affine(hidden, weight, None)  # lazy: nothing computes it
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         self._is_compiled = _is_placeholder(operands.labels)

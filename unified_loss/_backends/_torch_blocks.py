@@ -34,6 +34,8 @@ from unified_loss._types import Array, Operands, Plan, Shape
 class TorchBlockOps(TorchOps):
     """`BlockOps` on PyTorch: l is 0, and the factors f are log-probabilities."""
 
+    compacts = True
+
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
 
@@ -65,6 +67,48 @@ class TorchBlockOps(TorchOps):
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return x.scatter_(axis, ids, torch.gather(x, axis, ids) - b)
+
+    # Of the walks of the linear form.
+
+    def zeros(self, shape: Shape, dtype: str, like: Array) -> Array:
+        return torch.zeros(shape, dtype=DTYPES[dtype], device=like.device)
+
+    def zeros_like(self, x: Array) -> Array:
+        return torch.zeros_like(x, memory_format=torch.contiguous_format)
+
+    def as_number(self, value: float, dtype: str, like: Array) -> Array:
+        return torch.tensor(value, dtype=DTYPES[dtype], device=like.device)
+
+    def places(self, dropped: Array) -> Array | None:
+        return (~dropped).nonzero()[:, 0] if dropped.any() else None
+
+    def taken(self, x: Array, places: Array) -> Array:
+        return x[places]
+
+    def scratch(self, size: int, dtype: str, like: Array) -> Any:
+        return torch.empty(size, dtype=DTYPES[dtype], device=like.device)
+
+    def affine_into(self, scratch: Any, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        shape = len(hidden), len(weight)
+        found: Array = scratch[: math.prod(shape)].view(shape)
+        if bias is None:
+            return torch.mm(hidden, weight.t(), out=found)
+        return torch.addmm(bias, hidden, weight.t(), out=found)
+
+    def reduced(self, x: Array, b: Array) -> Array:
+        return x.sub_(b)
+
+    def exponential(self, x: Array) -> Array:
+        return x.exp_()
+
+    def cap(self, x: Array, softcap: float) -> Array:
+        return x.div_(softcap).tanh_().mul_(softcap)
+
+    def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
+        if isinstance(place, slice):
+            total[place].addmm_(a, b)
+        else:
+            total[place] += torch.mm(a, b)
 
     def is_finite(self, x: Array) -> bool:
         return math.isfinite(x.sum().item())
@@ -102,6 +146,15 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
         return Walk(SHARED_BLOCK, is_few, 1, _unrecorded)
     threads = torch.get_num_threads() if size >= PARALLEL else 1
     return Walk(TRANSPOSED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
+
+
+def any_walk(plan: Plan) -> Walk:
+    """The way through logits of rows that are many, wherever they are."""
+    if plan.device is not None:  # pragma: no cover (needs an accelerator)
+        return Walk(2**62, transposed=False, threads=1, around=_unrecorded)
+    if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
+        return Walk(SHARED_BLOCK, transposed=False, threads=1, around=_unrecorded)
+    return Walk(BLOCK, transposed=False, threads=torch.get_num_threads(), around=_alone)
 
 
 def loss(walk: Walk | None, plan: Plan, operands: Operands) -> Array:

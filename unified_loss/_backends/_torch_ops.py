@@ -8,9 +8,9 @@ import torch
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
-from unified_loss._ops import INFINITY, Factors, KernelOps
+from unified_loss._ops import INFINITY, Factors, LinearOps
 from unified_loss._shapes import kept, without
-from unified_loss._types import Array
+from unified_loss._types import Array, Plan, Shape
 
 DTYPES = {str(dtype).rpartition(".")[2]: dtype for dtype in vars(torch).values()
            if isinstance(dtype, torch.dtype)}  # fmt: skip
@@ -43,7 +43,7 @@ def is_transformed() -> bool:
     )
 
 
-class TorchOps(KernelOps):
+class TorchOps(LinearOps):
     """`Ops` on PyTorch."""
 
     def cast(self, x: Array, dtype: str) -> Array:
@@ -134,6 +134,38 @@ class TorchOps(KernelOps):
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return torch.where(ids == self.classes(x, axis), x - b, x)
+
+    # Of the linear form.
+
+    def tanh(self, x: Array) -> Array:
+        return torch.tanh(x)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        return torch.nn.functional.linear(hidden, weight, bias)
+
+    def product(self, a: Array, b: Array) -> Array:
+        return torch.matmul(a, b)
+
+    def transposed(self, x: Array) -> Array:
+        return x.t()
+
+    def as_matrix(self, x: Array) -> Array:
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+    def reshape_like(self, x: Array, like: Array) -> Array:
+        return x.reshape(like.shape)
+
+    def reshaped(self, x: Array, shape: Shape) -> Array:
+        return x.reshape(shape)
+
+    def concatenated(self, parts: list[Array]) -> Array:
+        return torch.cat(parts)
+
+    def sum_of_rows(self, x: Array) -> Array:
+        return torch.sum(x, 0)
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return hidden.new_zeros(()).expand(*hidden.shape[:-1], weight.shape[0])
 
     def classes(self, x: Array, axis: int) -> Array:
         """The class ids, laid along the class axis of `x`."""

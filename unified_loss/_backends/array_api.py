@@ -11,10 +11,10 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
-from unified_loss._backends._array_ops import ArrayOps, OtherOps, StrictOps
+from unified_loss._backends._array_ops import ArrayOps, CupyOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
 from unified_loss._sums import Sums
-from unified_loss._types import Array, Operands, Plan, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 from unified_loss.exceptions import BackendError
 
 
@@ -30,7 +30,7 @@ def _mlx_ops(xp: Any) -> ArrayOps:
     return MlxOps(xp)
 
 
-OPS = {"array_api_strict": StrictOps, "cupy": ArrayOps, "dask": _dask_ops, "mlx": _mlx_ops}
+OPS = {"array_api_strict": StrictOps, "cupy": CupyOps, "dask": _dask_ops, "mlx": _mlx_ops}
 
 
 def _ops(array: Array) -> ArrayOps:
@@ -112,6 +112,18 @@ class ArrayApiBackend(Backend):
         ops = _ops(operands.logits)
         with np.errstate(all="ignore"):
             return ops.loss_and_gradient(plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        ops = _ops(head.hidden)
+        with np.errstate(all="ignore"):
+            return ops.linear_loss(form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        ops = _ops(head.hidden)
+        with np.errstate(all="ignore"):
+            return ops.linear_loss_and_gradients(form, head, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         ops = _ops(operands.logits)

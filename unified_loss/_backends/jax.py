@@ -10,12 +10,14 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss._backend import Backend, Route
 from unified_loss._backends import _jax_kernels as kernels
+from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_operands import agreeing, layout, split
+from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
-from unified_loss._types import Array, Operands, Plan, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
 
 class JaxOps(ArrayOps):
@@ -74,6 +76,12 @@ class JaxOps(ArrayOps):
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return jnp.where(kernels.is_at(ids, x, axis), x - b, x)
 
+    def product(self, a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b)
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return self.affine(hidden, weight, None)  # of which a compiler keeps nothing
+
 
 OPS = JaxOps(jnp)
 
@@ -91,6 +99,32 @@ def _loss(plan: Plan, operands: Operands) -> Array:
 def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     value, gradient = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
     return _never_minus_zero(value), gradient
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Array:
+    if layout is not None:
+        return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
+    x = two_steps.logits_of(OPS, form, head, operands)
+    plan, operands = form.plan, operands._replace(logits=x)
+    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _linear_loss_and_gradients(
+    form: Form, layout: linear.Layout | None, head: Head, operands: Operands
+) -> tuple[Array, Head]:
+    if layout is not None:
+
+        def loss(head: Head) -> Array:
+            return _linear_loss(form, layout, head, operands)
+
+        value, pull = jax.vjp(loss, head)
+        return value, pull(jnp.ones_like(value))[0]
+    x = two_steps.logits_of(OPS, form, head, operands)
+    plan, operands = form.plan, operands._replace(logits=x)
+    value, slope = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
+    return _never_minus_zero(value), two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -171,6 +205,15 @@ class JaxBackend(Backend):
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         return _loss_and_gradient(plan, operands)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return _linear_loss(form, linear.layout_of(form, head), head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        layout = linear.layout_of(form, head)
+        return _linear_loss_and_gradients(form, layout, head, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         return _sums(plan, operands)

@@ -13,6 +13,9 @@ from unified_loss._backend import Backend, Route
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples
+from unified_loss._linear import _eager as eager
+from unified_loss._linear import _two_steps as two_steps
+from unified_loss._linear import _walks as walks
 from unified_loss._ops import INFINITY, Factors
 from unified_loss._statistics import (
     Statistics,
@@ -22,7 +25,7 @@ from unified_loss._statistics import (
 )
 from unified_loss._sums import Sums, sums_of
 from unified_loss._threads import number_of_threads
-from unified_loss._types import Array, Operands, Plan, Shape, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 
 # Thresholds, in logits. Below SMALL one pass over whole arrays is faster than any walk. With few
 # classes a block is transposed, so that the reductions run over contiguous rows of many examples. A
@@ -35,6 +38,7 @@ FEW_CLASSES = 64
 TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
+PRODUCT = 2**12  # rows of a product that is made to be added
 
 
 _SHORT = Route("log-sum-exp in one pass", is_native=True)
@@ -49,6 +53,8 @@ def _quietly(share: Callable[[], None]) -> None:
 
 class NumpyOps(ArrayOps):
     """`Ops` on NumPy; totals are accumulated in float64."""
+
+    compacts = True
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.astype(dtype, copy=False)
@@ -80,6 +86,49 @@ class NumpyOps(ArrayOps):
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         np.put_along_axis(x, ids, np.take_along_axis(x, ids, axis) - b, axis)
         return x
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        return np.broadcast_to(np.zeros((), hidden.dtype), (*hidden.shape[:-1], len(weight)))
+
+    # Of the walks of the linear form.
+
+    def zeros(self, shape: Shape, dtype: str, like: Array) -> Array:
+        return np.zeros(shape, dtype)
+
+    def places(self, dropped: Array) -> Array | None:
+        return np.flatnonzero(~dropped) if dropped.any() else None
+
+    def scratch(self, size: int, dtype: str, like: Array) -> Any:
+        return np.empty(size, dtype)
+
+    def affine_into(self, scratch: Any, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        shape = len(hidden), len(weight)
+        found = scratch[: math.prod(shape)].reshape(shape)
+        np.matmul(hidden, weight.T, out=found)
+        if bias is not None:
+            found += bias
+        return found
+
+    def reduced(self, x: Array, b: Array) -> Array:
+        return np.subtract(x, b, out=x)
+
+    def exponential(self, x: Array) -> Array:
+        return np.exp(x, out=x)
+
+    def cap(self, x: Array, softcap: float) -> Array:
+        x /= softcap
+        np.tanh(x, out=x)
+        x *= softcap
+        return x
+
+    def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
+        if not isinstance(place, slice):
+            total[place] += a @ b
+            return
+        rows = total[place]
+        for start in range(0, len(rows), PRODUCT):  # NumPy has no sum of a product and an array
+            part = slice(start, start + PRODUCT)
+            rows[part] += a[part] @ b
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         return np.empty(shape, like.dtype if dtype == like.dtype.name else dtype)
@@ -189,7 +238,7 @@ class NumpyBackend(Backend):
                 parts += (array.shape, array.dtype)
             else:
                 return None
-        labels: Any = arrays[1]
+        labels: Any = arrays[1] if len(arrays) > 1 else arrays[0]
         return None if labels.dtype.kind == "V" else tuple(parts)
 
     def values(self, labels: Array) -> Any:
@@ -237,6 +286,56 @@ class NumpyBackend(Backend):
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         route = self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return copy_context().run(_linear, form, head, operands, with_gradients=False)[0]
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        return copy_context().run(_linear, form, head, operands, with_gradients=True)
+
+
+def _linear(
+    form: Form, head: Head, operands: Operands, *, with_gradients: bool
+) -> tuple[Array, Any]:
+    with np.errstate(all="ignore"):
+        head = Head(*(None if part is None else np.asarray(part) for part in head))
+        in_one_pass = with_gradients and form.plan.reduction != "none" and _is_of_one_dtype(head)
+        tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
+        if tour is not None:
+            return _linear_walk(tour, form, head, operands, with_gradients=with_gradients)
+        x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
+        operands = operands._replace(logits=x)
+        route = BACKEND.route(form.plan, x.size)
+        loss, slope = _evaluate(route, form.plan, operands, with_gradient=with_gradients)
+        if not with_gradients:
+            return loss, None
+        return loss, two_steps.gradients_of(OPS, form, head, operands, x, slope)
+
+
+def _is_of_one_dtype(head: Head) -> bool:
+    """Whether nothing is rounded before it is returned, and so nothing kept apart."""
+    return head.hidden.dtype == head.weight.dtype and head.hidden.dtype.name in {
+        "float32",
+        "float64",
+    }
+
+
+def _linear_walk(
+    tour: walks.Tour, form: Form, head: Head, operands: Operands, *, with_gradients: bool
+) -> tuple[Array, Any]:
+    flat = walks.flattened(OPS, form, head, operands)
+    field = eager.field_of(
+        OPS, flat, tour, Walk(BLOCK, transposed=False, threads=number_of_threads(), around=_quietly)
+    )
+    wanted = eager.all_of(head)
+    if tour.by == "rows":
+        loss, gradients = eager.loss_and_gradients_in_one_pass(field, wanted)
+        return np.asarray(loss)[()], gradients
+    statistics = eager.statistics_of(field)
+    loss = np.asarray(eager.loss_of(field, statistics))[()]
+    return loss, eager.gradients_of(field, statistics, wanted) if with_gradients else None
 
 
 BACKEND = NumpyBackend()

@@ -8,14 +8,16 @@ import tensorflow as tf
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
+from unified_loss._backends import _tensorflow_linear as linear
 from unified_loss._backends._tensorflow_statistics import pick, row_statistics
 from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
 from unified_loss._examples import Examples, examples_and_divisor
+from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import INFINITY, Factors
 from unified_loss._statistics import Statistics, combine, row_maximum, without_lost
 from unified_loss._sums import Sums, added_up, own_terms
-from unified_loss._types import Array, Operands, Plan, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
 # Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
 # classes, up to FEW_NATIVE, what is done for each example costs as much as the logits.
@@ -140,6 +142,25 @@ class TensorflowOps:
         # The gradient of a reshape is dense, that of a gather alone is not.
         return tf.gather(tf.reshape(weights, [-1]), ids)
 
+    def cast_like(self, x: Array, like: Array) -> Array:
+        return tf.cast(x, like.dtype)
+
+    def tanh(self, x: Array) -> Array:
+        return tf.tanh(x)
+
+    def affine(self, hidden: Array, weight: Array, bias: Array | None) -> Array:
+        found = tf.tensordot(hidden, weight, [[-1], [1]])
+        if hidden.shape.rank is not None:
+            found.set_shape([*hidden.shape[:-1], weight.shape[0]])
+        return found if bias is None else found + bias
+
+    def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
+        shape = tf.concat([tf.shape(hidden)[:-1], tf.shape(weight)[:1]], 0)
+        found = tf.zeros(shape, hidden.dtype)
+        if hidden.shape.rank is not None:
+            found.set_shape([*hidden.shape[:-1], weight.shape[0]])
+        return found
+
 
 OPS = TensorflowOps()
 
@@ -158,10 +179,11 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     return value if 0 < value.numpy() < INFINITY else None
 
 
-def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
+def _prepared(plan: Plan, operands: Operands, whole: Array | None = None) -> tuple[Plan, Operands]:
     """Variables read, labels in int64, shapes that tracing does not know checked in the graph.
 
-    TensorFlow has few kernels for other integers.
+    TensorFlow has few kernels for other integers. `whole`: the shape of logits that something of
+    their rank stands for.
     """
     logits, *others, normalizer = (
         None if part is None else tf.convert_to_tensor(part) for part in operands
@@ -175,7 +197,7 @@ def _prepared(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
             if ignore_index is not None and ignore_index >= 2**63:
                 ignore_index -= 2**64
     if not all(part is None or part.shape.is_fully_defined() for part in operands):
-        whole = tf.shape(logits)
+        whole = tf.shape(logits) if whole is None else whole
         axis = plan.axis % tf.rank(logits)
         batch = tf.concat([whole[:axis], whole[axis + 1 :]], 0)
         kept = tf.concat([whole[:axis], [1], whole[axis + 1 :]], 0)
@@ -368,6 +390,29 @@ class TensorflowBackend(Backend):
             tape.watch(logits)
             value = self.loss(plan, operands._replace(logits=logits))
         return value, tape.gradient(value, logits)
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
+        ops: Any = OPS  # which has what is asked for here
+        size = linear.size_of_tiles(form, head)
+        if size is not None:
+            whole = tf.concat([tf.shape(head.hidden)[:-1], tf.shape(head.weight)[:1]], 0)
+            plan, operands = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
+            return linear.loss_of(ops, size, form._replace(plan=plan), head, operands)
+        x = two_steps.logits_of(ops, form, head, operands)
+        plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
+        return self.loss(plan, operands._replace(logits=x))
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        parts = [tf.convert_to_tensor(part) for part in head if part is not None]
+        with tf.GradientTape() as tape:
+            tape.watch(parts)
+            whole = Head(*parts, *[None] * (3 - len(parts)))
+            value = self.linear_loss(form, whole, operands)
+        slopes = tape.gradient(value, parts)
+        return value, Head(*slopes, *[None] * (3 - len(parts)))
 
 
 BACKEND = TensorflowBackend()

@@ -14,6 +14,7 @@ from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends import _torch_fused as fused
+from unified_loss._backends import _torch_linear as linear
 from unified_loss._backends._torch_ops import (
     DTYPES,
     GRAPH_OPS,
@@ -29,7 +30,7 @@ from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
-from unified_loss._types import Array, Operands, Plan, Size, Spec
+from unified_loss._types import Array, Form, Head, Operands, Plan, Size, Spec
 from unified_loss.exceptions import BackendError, OptionError, ShapeError
 
 # Integers of fewer bits, which torch holds for others to unpack.
@@ -282,6 +283,13 @@ class TorchBackend(Backend):
 
         return _dynamo.enter
 
+    def linear_in_graph(self) -> Callable[..., Any] | None:
+        if not torch.compiler.is_dynamo_compiling():
+            return None
+        from unified_loss._backends import _dynamo  # which needs this class
+
+        return _dynamo.enter_linear
+
     def spec(self, array: Array) -> Spec:
         return Spec(self.name, tuple(array.shape), NAMES[array.dtype])
 
@@ -346,6 +354,14 @@ class TorchBackend(Backend):
         if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss_and_gradient(*_signed(plan, operands))
         return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
+
+    def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
+        return linear.loss(self, form, head, operands)
+
+    def linear_loss_and_gradients(
+        self, form: Form, head: Head, operands: Operands
+    ) -> tuple[Array, Head]:
+        return linear.loss_and_gradients(self, form, head, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         has_gradient = torch.is_grad_enabled() and operands.logits.requires_grad

@@ -1,0 +1,1 @@
+"""The linear form: the loss of hidden states and a weight."""

@@ -1,0 +1,319 @@
+"""The linear form on JAX, a block of classes at a time.
+
+The statistics over all classes are one function, whose derivative is a scan like its own, of which
+a body is made again for the backward. So nothing of the logits' size is kept, in any derivative.
+
+Where there are several devices the blocks are strided: the k-th of K holds the classes k, k + K,
+k + 2 K and so on. An axis that a mesh splits stays split so; blocks of neighbors would be gathered.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from unified_loss._examples import Examples, examples_and_divisor
+from unified_loss._linear import _walks as walks
+from unified_loss._linear._tiles import Sums, finished
+from unified_loss._linear._two_steps import in_compute_dtype
+from unified_loss._ops import INFINITY
+from unified_loss._statistics import Statistics, combine
+from unified_loss._types import Array, Form, Head
+
+UNEVEN = 4  # how many times as many blocks may be taken for even ones
+
+
+class Given(NamedTuple):
+    """What the statistics are a function of; absent parts are None."""
+
+    hidden: Array
+    weight: Array
+    bias: Array | None
+    t: Array | None  # dense labels, (N, C)
+    w: Array | None  # class weights, (C,)
+
+
+class Layout(NamedTuple):
+    """How the classes are laid out in blocks, and what is asked of them."""
+
+    blocks: int
+    size: int  # of a block
+    classes: int
+    strided: bool
+    softcap: float | None
+    has_p: bool
+    has_q: bool
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the last places of some block hold no class."""
+        return self.blocks * self.size != self.classes
+
+    def cut(self, x: Array) -> Array:
+        """Rows of classes as blocks of them, one below the other."""
+        missing = self.blocks * self.size - self.classes
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
+        if self.strided:
+            return jnp.moveaxis(x.reshape(self.size, self.blocks, *x.shape[1:]), 1, 0)
+        return x.reshape(self.blocks, self.size, *x.shape[1:])
+
+    def columns(self, x: Array, block: Array) -> Array:
+        """The columns of a block, where all columns are those of the classes."""
+        missing = self.blocks * self.size - self.classes
+        x = jnp.pad(x, [(0, 0), (0, missing)]) if missing else x
+        if self.strided:
+            return lax.dynamic_index_in_dim(
+                x.reshape(-1, self.size, self.blocks), block, 2, keepdims=False
+            )
+        return lax.dynamic_index_in_dim(
+            x.reshape(-1, self.blocks, self.size), block, 1, keepdims=False
+        )
+
+    def ids(self, block: Array, like: Array, dtype: Any) -> Array:
+        """The class ids of a block, along the rows of `like`."""
+        place = lax.broadcasted_iota(dtype, like.shape, 1)
+        block = block.astype(dtype)
+        return place * self.blocks + block if self.strided else block * self.size + place
+
+
+def layout_of(form: Form, head: Head) -> Layout | None:
+    """The blocks of a call, None for two steps."""
+    hidden, weight, _ = head
+    classes = weight.shape[0]
+    if not isinstance(classes, int):
+        return None
+    rows = [size if isinstance(size, int) else None for size in hidden.shape[:-1]]
+    number = walks.TILE_ROWS if None in rows else walks.sizes_of(head)[0]
+    features = weight.shape[1] if isinstance(weight.shape[1], int) else 0
+    if walks.tour_of(form, number, classes, features, in_one_pass=False) is None:
+        return None
+    size = walks.classes_of_all_rows(number)
+    least = -(-classes // size)
+    even = (blocks for blocks in range(least, UNEVEN * least + 1) if classes % blocks == 0)
+    blocks = next(even, least)
+    plan = form.plan
+    return Layout(
+        blocks=blocks,
+        size=-(-classes // blocks),
+        classes=classes,
+        strided=len(jax.devices()) > 1,
+        softcap=form.softcap,
+        has_p=plan.label_smoothing != 1,
+        has_q=plan.label_smoothing != 0,
+    )
+
+
+def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Array:
+    """The loss, differentiable in every argument."""
+    flat = walks.flattened(ops, form, head, operands)
+    plan = flat.plan
+    hidden, weight, bias = in_compute_dtype(ops, plan, flat.head)
+    hollow = jnp.broadcast_to(jnp.zeros((), hidden.dtype), (hidden.shape[0], weight.shape[0]))
+    known = flat.operands._replace(logits=hollow)
+    examples, _ = examples_and_divisor(ops, plan, known)
+    dropped = examples.dropped
+    if dropped is not None:
+        dead = dropped & ops.any(~ops.isfinite(hidden), 1)
+        hidden = ops.where(dead, 0.0, hidden)
+    t = w = None
+    if plan.label_kind == "dense" and layout.has_p:
+        t = ops.cast(known.labels, plan.compute_dtype)
+    if plan.class_weight and (layout.has_q or t is not None):
+        w = ops.cast(known.class_weight, plan.compute_dtype)
+    ids = examples.ids if layout.has_p else None
+    found = statistics(layout, Given(hidden, weight, bias, t, w), ids, dropped)
+    settled = _settled(ops, plan, examples, found)
+    examples, divisor = examples_and_divisor(ops, plan, known, settled.m)
+    value = combine(ops, plan, examples, settled, divisor)
+    return value.reshape(flat.batch) if plan.reduction == "none" else value
+
+
+def _settled(ops: Any, plan: Any, examples: Examples, found: Statistics) -> Statistics:
+    """The statistics, finite where they have no influence, as other walks have them."""
+    m, l, p, q = found
+    m = lax.stop_gradient(m)
+    known = finished(
+        ops, plan, examples._replace(ids=None), Sums(m, jnp.ones_like(l), p, q, None, None)
+    )
+    return known._replace(l=l)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def statistics(
+    layout: Layout, given: Given, ids: Array | None, dropped: Array | None
+) -> Statistics:
+    """The statistics of all classes, of which m is a constant; `dropped` has no slope if dead."""
+    hidden, _, _, t, _ = given
+    nothing = _nothing(given)
+    sums = Sums(
+        nothing - INFINITY,
+        nothing,
+        nothing if layout.has_p else None,
+        nothing if layout.has_q else None,
+        nothing if t is not None else None,
+        nothing if layout.has_q else None,
+    )
+
+    def add(sums: Sums, block: Any) -> tuple[Sums, None]:
+        x, hit, k, w, valid = _tile(layout, hidden, t, ids, block)
+        highest = jnp.max(x, 1, keepdims=True)
+        m = jnp.maximum(sums.m, highest)
+        shift = jnp.where(m == -INFINITY, 0.0, m)
+        f = x - shift
+        moved = jnp.where(sums.m == m, 0.0, sums.m - shift)
+        s = sums.s * jnp.exp(moved) + _sum(jnp.exp(f))
+        p, q, mass, total = sums.p, sums.q, sums.mass, sums.weight
+        if hit is not None:
+            p = p + _sum(jnp.where(hit, x, 0.0))
+        if k is not None:
+            p = p + _times(mass, moved) + _sum(k * _muted(k, f))
+            mass = mass + _sum(k)
+        if layout.has_q:
+            ones = _class_weights(x, w, valid)
+            q = q + _times(total, moved) + _sum(ones * _muted(ones, f))
+            total = total + _sum(ones)
+        return Sums(m, s, p, q, mass, total), None
+
+    sums, _ = lax.scan(add, sums, _blocks(layout, given))
+    l = jnp.log(sums.s)
+    m = jnp.where(sums.m == -INFINITY, 0.0, sums.m)
+    p = sums.p - m if ids is not None else sums.p
+    return Statistics(m, l, p, sums.q)
+
+
+@partial(statistics.defjvp, symbolic_zeros=True)
+def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
+    given, ids, dropped = primals
+    found = statistics(layout, given, ids, dropped)
+    changes = Given(*(None if isinstance(one, SymbolicZero) else one for one in tangents[0]))
+    m = lax.stop_gradient(found.m)
+    dead = None
+    if dropped is not None:
+        dead = dropped & ~jnp.isfinite(lax.stop_gradient(found.l) + m)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(hidden: Array, dh: Any, t: Any, dt: Any, l: Array, block: Any, change: Any) -> Any:
+        x, hit, k, w, valid = _tile(layout, hidden, t, ids, block)
+        _, weight, *_ = block
+        _, dweight, dbias, dw = change
+        f = x - m
+        e = jnp.exp(f - l)
+        e = e if dead is None else jnp.where(dead, 0.0, e)
+        dx = _change_of_logits(layout, x, (hidden, weight), (dh, dweight, dbias))
+        dl, dp, dq = _sum(e * dx), None, None
+        if hit is not None:
+            dp = _sum(jnp.where(hit, dx, 0.0))
+        if k is not None:
+            dp = _sum(k * dx)
+            dk = _product_change(t_of(layout, t, block), w, t_of(layout, dt, block), dw)
+            if dk is not None:
+                dp = dp + _sum(dk * _quiet(_muted(k, f), dead))
+        if layout.has_q:
+            ones = _class_weights(x, w, valid)
+            dq = _sum(ones * dx)
+            if dw is not None:
+                dq = dq + _sum(dw[None] * _quiet(_muted(ones, f), dead))
+        return dl, dp, dq
+
+    def step(carry: Any, blocks: Any) -> Any:
+        block, change = blocks
+        more = body(given.hidden, changes.hidden, given.t, changes.t, found.l, block, change)
+        return jax.tree.map(jnp.add, carry, more), None
+
+    zero = _nothing(given)
+    start = (zero, zero if layout.has_p else None, zero if layout.has_q else None)
+    slopes = [None if part is None else layout.cut(part)
+              for part in (changes.weight, changes.bias, changes.w)]  # fmt: skip
+    block_changes = (jnp.arange(layout.blocks), *slopes)
+    (dl, dp, dq), _ = lax.scan(step, start, (_blocks(layout, given), block_changes))
+    return found, Statistics(jnp.zeros_like(found.m), dl, dp, dq)
+
+
+def _blocks(layout: Layout, given: Given) -> Any:
+    """What the scan goes through: the number of a block, and its rows of weight and vectors."""
+    parts = given.weight, given.bias, given.w
+    cut = (None if part is None else layout.cut(part) for part in parts)
+    return (jnp.arange(layout.blocks), *cut)
+
+
+def _tile(layout: Layout, hidden: Array, t: Any, ids: Any, block: Any) -> Any:
+    """The logits of a block, where the labels are, K, class weights, and where classes are."""
+    number, weight, bias, w = block
+    u = hidden @ weight.T
+    u = u if bias is None else u + bias
+    x = u if layout.softcap is None else layout.softcap * jnp.tanh(u / layout.softcap)
+    hit = k = valid = None
+    if ids is not None:
+        hit = layout.ids(number, x, ids.dtype) == ids
+    if layout.is_padded:
+        valid = layout.ids(number, x, jnp.int32) < layout.classes
+        x = jnp.where(valid, x, -INFINITY)
+    w = None if w is None else w[None]
+    if t is not None:
+        k = t_of(layout, t, block)
+        k = k if w is None else w * k
+    return x, hit, k, w, valid
+
+
+def t_of(layout: Layout, t: Any, block: Any) -> Any:
+    """The dense labels of a block."""
+    return None if t is None else layout.columns(t, block[0])
+
+
+def _change_of_logits(layout: Layout, x: Array, given: Any, changes: Any) -> Array:
+    """How the logits of a block change; what does not change costs no product."""
+    hidden, weight = given
+    dh, dweight, dbias = changes
+    dx = jnp.zeros((), x.dtype)
+    if dh is not None:
+        dx = dx + dh @ weight.T
+    if dweight is not None:
+        dx = dx + hidden @ dweight.T
+    if dbias is not None:
+        dx = dx + dbias
+    if layout.softcap is not None:
+        dx = dx * (1 - (x / layout.softcap) * (x / layout.softcap))
+    return jnp.broadcast_to(dx, x.shape)
+
+
+def _class_weights(x: Array, w: Array | None, valid: Array | None) -> Array:
+    ones = jnp.ones_like(x[:1]) if w is None else w
+    return ones if valid is None else jnp.where(valid[:1], ones, 0.0)
+
+
+def _product_change(t: Any, w: Any, dt: Any, dw: Any) -> Any:
+    """How K = w t changes; None: not at all."""
+    change = None
+    if dt is not None:
+        change = dt if w is None else w * dt
+    if dw is not None:
+        more = t * dw[None]
+        change = more if change is None else change + more
+    return change
+
+
+def _nothing(given: Given) -> Array:
+    """Zeros, one a row, that vary over the devices as the logits do."""
+    hidden, weight, *_ = given
+    is_there = jnp.any(hidden == hidden, 1, keepdims=True) | jnp.any(weight == weight)  # noqa: PLR0124
+    return is_there.astype(hidden.dtype) * 0
+
+
+def _sum(x: Array) -> Array:
+    return jnp.sum(x, 1, keepdims=True)
+
+
+def _times(coefficient: Array, moved: Array) -> Array:
+    return jnp.where(coefficient == 0, 0.0, coefficient * moved)
+
+
+def _muted(weights: Array, f: Array) -> Array:
+    """Factors, with 0 in place of a -inf that a weight of 0 multiplies."""
+    return jnp.where((weights == 0) & (f == -INFINITY), 0.0, f)
+
+
+def _quiet(f: Array, dead: Array | None) -> Array:
+    return f if dead is None else jnp.where(dead, 0.0, f)

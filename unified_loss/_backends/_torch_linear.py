@@ -1,0 +1,251 @@
+"""The linear form on PyTorch.
+
+Ordinary tensors walk outside of autograd, in one function that knows its gradient. All others, and
+second derivatives, are differentiated by torch: tile by tile, each made again for its backward.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch._C import _functorch
+from torch.utils.checkpoint import checkpoint
+
+from unified_loss._backend import Backend
+from unified_loss._backends import _torch_blocks as blocks
+from unified_loss._backends._torch_ops import DTYPES, GRAPH_OPS, OPS, is_transformed, is_watched
+from unified_loss._examples import examples_and_divisor
+from unified_loss._linear import _eager as eager
+from unified_loss._linear import _two_steps as two_steps
+from unified_loss._linear import _walks as walks
+from unified_loss._linear._tiles import Labels, Sums, added, finished, nothing
+from unified_loss._statistics import combine, loss_and_gradient_of, loss_of
+from unified_loss._types import Array, Form, Head, Operands
+
+_ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
+    """The loss, differentiable."""
+    with _as_given(head):
+        is_ordinary = _is_ordinary(form, head, operands)
+        if is_ordinary:
+            wanted = _wanted(head)
+            tour = _tour(form, head, wanted)
+            if tour is not None:
+                if any(wanted):
+                    return _Loss.apply(tour, form, *head, *operands[1:])
+                return _walked(tour, form, head, operands, wanted)[0]
+        elif walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
+            return tiled(form, head, operands)
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
+        return backend.loss(form.plan, operands._replace(logits=x))
+
+
+def loss_and_gradients(
+    backend: Backend, form: Form, head: Head, operands: Operands
+) -> tuple[Array, Head]:
+    """The loss, and the gradients of its sum."""
+    with _as_given(head):
+        is_ordinary = _is_ordinary(form, head, operands)
+        if is_ordinary and not any(_wanted(head)):
+            wanted = eager.all_of(head)
+            tour = _tour(form, head, wanted)
+            if tour is not None:
+                value, gradients, _ = _walked(tour, form, head, operands, wanted)
+                return value, gradients
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
+        value, slope = backend.loss_and_gradient(form.plan, operands._replace(logits=x))
+        return value, two_steps.gradients_of(OPS, form, head, operands, x, slope)
+
+
+def traced_loss(run: Any, form: Form, head: Head, operands: Operands) -> Array:
+    """The loss, for a graph."""
+    with _as_given(head):
+        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
+        return run(loss_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
+
+
+def traced_loss_and_gradients(
+    run: Any, form: Form, head: Head, operands: Operands
+) -> tuple[Array, Head]:
+    """The loss and the gradients of its sum, for a graph."""
+    with _as_given(head):
+        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
+        value, slope = run(loss_and_gradient_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
+        return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, x, slope)
+
+
+def _as_given(head: Head) -> AbstractContextManager[Any]:
+    """Where products are of the dtypes of what is multiplied (R28)."""
+    device = head.hidden.device.type
+    is_cast = torch.is_autocast_enabled(device) if device != "meta" else False
+    return torch.autocast(device, enabled=False) if is_cast else nullcontext()
+
+
+def _logits(form: Form, head: Head, operands: Operands, *, is_ordinary: bool) -> tuple[Form, Array]:
+    """The logits, and the form of a call that is ordinary if all that they are made of is."""
+    x = two_steps.logits_of(OPS, form, head, operands)
+    return form._replace(plan=form.plan._replace(is_ordinary=is_ordinary)), x
+
+
+def _is_ordinary(form: Form, head: Head, operands: Operands) -> bool:
+    """Whether nothing but autograd's backward, of the head alone, has an eye on the call."""
+    normalizer = operands.normalizer
+    if normalizer is not None and normalizer.requires_grad and torch.is_grad_enabled():
+        return False
+    return form.plan.is_ordinary and all(
+        part is None
+        or (type(part) in _ORDINARY and part.layout is torch.strided and not part.is_neg())
+        for part in (head.weight, head.bias, normalizer)
+    )
+
+
+def _wanted(head: Head) -> eager.Wanted:
+    is_recorded = torch.is_grad_enabled()
+    return eager.Wanted(*(part is not None and part.requires_grad and is_recorded for part in head))
+
+
+def _tour(form: Form, head: Head, wanted: eager.Wanted) -> walks.Tour | None:
+    plan = form.plan
+    dtype = DTYPES[plan.compute_dtype]
+    in_one_pass = (
+        any(wanted)
+        and plan.reduction != "none"
+        and plan.device is None
+        and head.hidden.dtype == dtype
+        and head.weight.dtype == dtype
+    )
+    return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
+
+
+def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
+    flat = walks.flattened(blocks.OPS, form, head, operands)
+    if flat.plan.label_kind == "index" and flat.operands.labels.dtype in _UNSIGNED:
+        labels = flat.operands.labels.to(torch.int64)
+        flat = flat._replace(operands=flat.operands._replace(labels=labels))
+    return eager.field_of(blocks.OPS, flat, tour, blocks.any_walk(flat.plan))
+
+
+_UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
+
+
+def _walked(
+    tour: walks.Tour, form: Form, head: Head, operands: Operands, wanted: eager.Wanted
+) -> tuple[Array, Any, Any]:
+    """The loss, the gradients that are wanted, and the statistics of a walk by classes."""
+    with torch.no_grad():
+        field = _field(tour, form, head, operands)
+        if tour.by == "rows":
+            return *eager.loss_and_gradients_in_one_pass(field, wanted), None
+        statistics = eager.statistics_of(field)
+        gradients = eager.gradients_of(field, statistics, wanted) if any(wanted) else None
+        return eager.loss_of(field, statistics), gradients, statistics
+
+
+class _Loss(torch.autograd.Function):
+    """The walk for the loss, by rows with the gradients; else they are made when asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, tour: walks.Tour, form: Form, *arrays: Array | None) -> Array:
+        head, operands = Head(*arrays[:3]), Operands(None, *arrays[3:])
+        wanted = eager.Wanted(*ctx.needs_input_grad[2:5])
+        if tour.by == "rows":
+            value, ctx.gradients, ctx.statistics = _walked(tour, form, head, operands, wanted)
+        else:
+            value, _, ctx.statistics = _walked(tour, form, head, operands, eager.NONE)
+            ctx.gradients = None
+        ctx.save_for_backward(*arrays)  # what is saved may move elsewhere until then
+        ctx.tour, ctx.form, ctx.wanted = tour, form, wanted
+        return value.clone() if form.plan.reduction == "none" else value
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Array) -> Any:
+        (slope,) = slopes
+        gradients: Any
+        arrays = ctx.saved_tensors
+        head, operands = Head(*arrays[:3]), Operands(None, *arrays[3:])
+        if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(slope):
+            gradients = _differentiable(ctx.form, head, operands, ctx.wanted, slope)
+        elif ctx.tour.by == "classes":
+            with _as_given(head):
+                field = _field(ctx.tour, ctx.form, head, operands)
+                gradients = eager.gradients_of(field, ctx.statistics, ctx.wanted, slope)
+        else:
+            gradients, ctx.gradients = ctx.gradients, None  # given away: no copy is kept
+            if gradients is None:
+                _, gradients, _ = _walked(ctx.tour, ctx.form, head, operands, ctx.wanted)
+            if slope.item() != 1:
+                gradients = [None if part is None else part.mul_(slope) for part in gradients]
+        return None, None, *gradients, None, None, None, None
+
+
+def _differentiable(
+    form: Form, head: Head, operands: Operands, wanted: eager.Wanted, slope: Array
+) -> list[Array | None]:
+    """The gradients, by torch, of which it can make further ones."""
+    inputs = [part for part, is_wanted in zip(head, wanted, strict=True) if is_wanted]
+    with torch.enable_grad(), _as_given(head):
+        value = tiled(form, head, operands)
+        found = iter(torch.autograd.grad(value, inputs, slope, create_graph=True))
+    return [next(found) if is_wanted else None for is_wanted in wanted]
+
+
+def tiled(form: Form, head: Head, operands: Operands) -> Array:
+    """The loss as torch differentiates it, all rows and a tile of classes at a time."""
+    ops: Any = OPS
+    flat = walks.flattened(ops, form, head, operands)
+    form, plan = flat.form, flat.plan
+    if plan.label_kind == "index":
+        labels = flat.operands.labels.to(torch.int64)
+        flat = flat._replace(operands=flat.operands._replace(labels=labels))
+    hidden, weight, bias = two_steps.in_compute_dtype(ops, plan, flat.head)
+    number, classes_, _ = flat.sizes
+    known = flat.operands._replace(logits=ops.hollow(plan, hidden, weight))
+    examples, _ = examples_and_divisor(ops, plan, known)
+    if examples.dropped is not None:
+        dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
+        hidden = ops.where(dead, 0.0, hidden)
+    step = walks.classes_of_all_rows(number)
+    zero = hidden.new_zeros(()).expand(number, 1)
+    sums = nothing(plan, zero)
+    k, w = examples.weighted_labels, examples.class_weight
+    for start in range(0, classes_, step):
+        stop = min(start + step, classes_)
+        ids = inside = None
+        if examples.ids is not None:
+            ids = examples.ids - start
+            inside = (ids >= 0) & (ids < stop - start)
+            ids = ids.masked_fill(~inside, 0)
+
+        def tile(
+            sums: Sums, hidden: Array, weight: Array, bias: Array | None, labels: Labels
+        ) -> Sums:
+            x = two_steps.capped(ops, form.softcap, ops.affine(hidden, weight, bias))
+            return added(ops, sums, x, labels)
+
+        labels = Labels(
+            ids,
+            inside,
+            None if k is None else k[:, start:stop],
+            None if w is None else w[:, start:stop],
+            float(stop - start),
+        )
+        part = None if bias is None else bias[start:stop]
+        sums = _again(tile)(sums, hidden, weight[start:stop], part, labels)
+    statistics = finished(ops, plan, examples, sums)
+    examples, divisor = examples_and_divisor(ops, plan, known, statistics.m)
+    value = combine(ops, plan, examples, statistics, divisor)
+    return value.reshape(flat.batch) if plan.reduction == "none" else value
+
+
+def _again(function: Callable[..., Sums]) -> Callable[..., Sums]:
+    """The function, run again for its backward where torch can do that."""
+    if is_transformed() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function
+
+    def run(*arguments: Any) -> Sums:
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    return run

@@ -1,0 +1,144 @@
+"""The way of a call of the linear form: everything checked, every argument beside hidden."""
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from unified_loss import _labels as label_values
+from unified_loss import _linear_rules as linear_rules
+from unified_loss import _messages as messages
+from unified_loss import _plan as plans
+from unified_loss import _rules as rules
+from unified_loss._backend import Backend
+from unified_loss._call import (
+    Taken,
+    argument,
+    brought_to,
+    check_normalizer,
+    diagnose,
+    taken_of,
+    warn,
+    warn_of,
+    warn_of_suspicions,
+)
+from unified_loss._types import Array, Form, Head, Operands, Options, Problem, Spec
+from unified_loss.exceptions import (
+    LabelError,
+    LossInputError,
+    OptionError,
+    ShapeError,
+    SingleClassWarning,
+)
+
+AXIS = -1  # of the classes in the logits that are never made
+
+
+class LinearCall(NamedTuple):
+    """A call that nothing is wrong with, ready for its walk."""
+
+    form: Form
+    head: Head
+    operands: Operands  # without logits
+
+
+def prepare(
+    backend: Backend, head: Head, arrays: Operands, options: Options, softcap: Any
+) -> LinearCall:
+    """Check everything that can be checked (R26), and bring all arrays to hidden (R2)."""
+    key = _key_of(backend, head, arrays, options, softcap)
+    seen = None if key is None else plans.seen(key, backend, arrays)
+    if seen is not None:
+        return LinearCall(Form(seen[0], None if softcap is None else float(softcap)), head, arrays)
+    hidden, weight, bias = head
+    taken = taken_of(backend, arrays._replace(logits=hidden), options, first="hidden")
+    weight, weight_spec = _part(backend, hidden, weight, "weight")
+    bias, bias_spec = _part(backend, hidden, bias, "bias")
+    specs = (None if one is None else one.spec for one in taken)
+    known = Head(backend.spec(hidden), weight_spec, bias_spec)
+    options = options._replace(axis=AXIS)
+    problem = Problem._make((known.hidden, *specs, options, backend.same_size))
+    try:
+        logits = linear_rules.spec_of_logits(known, problem.labels, problem.same)
+        problem = problem._replace(logits=logits)
+        cap = linear_rules.softcap(softcap, logits.dtype)
+        plan = plans.make_plan(problem)._replace(device=backend.device(hidden))
+        check_normalizer(plan, taken.normalizer)
+        if isinstance(plan.num_classes, int) and plan.num_classes == 1:
+            warn(SingleClassWarning(messages.single_class(problem)))
+        judged = plan
+        plan = label_values.told(plan, taken.labels, taken.sample_weight)
+    except LossInputError as error:
+        raise _explained(error, known, problem, taken) from None
+    if key is not None:
+        plans.remember(key, judged, problem)
+    if plan.check is True:
+        warn_of_suspicions(backend, plan, problem, None, taken)
+    elif plan.label_kind == "dense" and label_values.has_several_ones(
+        plan, taken.labels, taken.sample_weight
+    ):
+        warn_of("several", problem, plan, taken.labels)
+    plan, operands = brought_to(plan, hidden, taken)
+    is_ordinary = backend.outline(hidden, *operands[1:4]) is not None
+    form = Form(plan._replace(is_ordinary=is_ordinary), cap)
+    return LinearCall(form, Head(hidden, weight, bias), operands)
+
+
+def _key_of(
+    backend: Backend, head: Head, arrays: Operands, options: Options, softcap: Any
+) -> Hashable:
+    """What a call is recognized by, all but its values; None if it cannot be."""
+    hidden, weight, bias = head
+    if not backend.owns(weight) or not (bias is None or backend.owns(bias)):
+        return None
+    outlines = [backend.outline(part) for part in (weight, bias) if part is not None]
+    if None in outlines or not (softcap is None or type(softcap) in {int, float}):
+        return None
+    key = plans.key_of(backend, arrays._replace(logits=hidden), options)
+    return None if key is None else (key, *outlines, softcap, type(softcap))
+
+
+def _part(
+    backend: Backend, hidden: Array, value: Any, name: str
+) -> tuple[Array | None, Spec | None]:
+    """The weight or the bias beside hidden; it keeps its dtype, which is that of its gradient."""
+    if value is None and name == "bias":
+        return None, None
+    part = argument(backend, hidden, value, name, look=False)
+    if not part.on_host or part.spec.dtype not in rules.FLOATING:
+        return part.value, part.spec
+    if backend.name == "numpy":
+        return part.value, part.spec
+    dtype = part.spec.dtype
+    if part.spec.library == "python" or dtype == "bfloat16":
+        dtype = rules.compute_dtype(backend.spec(hidden).dtype)
+    brought = part.bring(hidden, dtype)
+    return brought, backend.spec(brought)
+
+
+def _explained(error: LossInputError, head: Head, problem: Problem, taken: Taken) -> LossInputError:
+    """The error with what is known of its cause; whatever goes wrong here, it is what it was."""
+    if isinstance(error, LabelError | OptionError):
+        diagnose(error, problem, None, taken.labels)
+        return error
+    shapes = head.hidden.shape, head.weight.shape, problem.labels.shape
+    if isinstance(error, ShapeError) and None not in shapes and _are_labels_wrong(head, problem):
+        text = messages.labels_beside_hidden(head.hidden, head.weight, problem.labels)
+        error.args = (text,)
+    try:
+        from unified_loss._diagnosis._linear import extend
+
+        extend(error, head, problem)
+    except Exception:  # noqa: BLE001, S110
+        pass
+    return error
+
+
+def _are_labels_wrong(head: Head, problem: Problem) -> bool:
+    """Whether hidden and weight make logits, and the labels do not fit them."""
+    try:
+        logits = linear_rules.spec_of_logits(head, problem.labels, problem.same)
+        rules.label_kind(problem._replace(logits=logits), len(logits.shape) - 1)
+    except ShapeError:
+        return problem.logits is not head.hidden
+    except LossInputError:
+        pass
+    return False

@@ -128,8 +128,8 @@ def linear_cross_entropy(
 
     References
     ----------
-    .. [1] E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2025.
-    .. [2] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024,
+    .. [3] E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2025.
+    .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024,
        section 2 (the cap).
 
     Examples

@@ -30,7 +30,8 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """`call`, after what Dynamo alone can know: which numbers are those of this batch only."""
     logits, labels, class_weight, sample_weight, normalizer = arrays
-    normalizer = _open(normalizer, logits)
+    if normalizer is not None:  # each function that Dynamo reads costs a thousand calls
+        normalizer = _open(normalizer, logits)
     axis, *others = options
     if axis is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
         axis = _static_axis(logits.shape, labels.shape)
@@ -43,7 +44,8 @@ def enter_linear(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """The same for the linear form."""
     _, labels, class_weight, sample_weight, normalizer = arrays
-    normalizer = _open(normalizer, head.hidden)
+    if normalizer is not None:
+        normalizer = _open(normalizer, head.hidden)
     arguments = labels, class_weight, sample_weight, normalizer
     found = linear_call(entry, softcap, *head, *arguments, *options)
     if entry == "linear_loss":

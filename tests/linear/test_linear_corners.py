@@ -14,8 +14,12 @@ from tests.linear.conftest import by_classes
 from unified_loss import (
     BackendError,
     DTypeError,
+    OptionError,
+    RunningCrossEntropy,
+    ShapeError,
     SingleClassWarning,
     cross_entropy,
+    cross_entropy_totals,
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
 )
@@ -203,6 +207,8 @@ def test_a_library_that_was_never_tried(function: str, rng: Generator) -> None:
         call(make(hidden), make(weight), make(labels))
     with pytest.raises(BackendError, match="cannot compute this loss"):
         cross_entropy(make(hidden), make(np.array([0, 1, 2, 0])))
+    with pytest.raises(BackendError, match="cannot compute this loss"):
+        cross_entropy_totals(make(hidden), make(np.array([0, 1, 2, 0])))
     case = Linear(cases.Problem(np.zeros((4, 5)), labels, 1, -1), hidden, weight)
     make = foreign()
     found = call(make(hidden), make(weight), make(labels))
@@ -210,3 +216,92 @@ def test_a_library_that_was_never_tried(function: str, rng: Generator) -> None:
     np.testing.assert_allclose(
         np.asarray(loss.data), np.asarray(truth(case).loss, float), rtol=1e-6
     )
+
+
+def test_causes_without_a_fix(rng: Generator) -> None:
+    """R25: a fix that would not make the call valid is not offered."""
+    hidden, weight = rng.standard_normal((2, 5, 3)), rng.standard_normal((4, 3))
+    for labels, options in (
+        (np.zeros((3, 4), np.int64), {}),
+        (np.zeros((2, 4), np.int64), {"ignore_index": None}),
+        (np.zeros((2, 4), np.int64), {"class_weight": np.ones(9)}),
+    ):
+        with pytest.raises(ShapeError) as caught:
+            linear_cross_entropy(hidden, weight, labels, **options)
+        assert not caught.value.fixes
+        assert "hidden: numpy float64[2, 5, 3]" in str(caught.value)
+
+
+def test_lists_are_host_data(rng: Generator) -> None:
+    """R2: a weight and labels of Python, and a fix in its words."""
+    hidden, weight = rng.standard_normal((2, 2, 3)), rng.standard_normal((4, 3))
+    labels = [[0, 1], [2, 3]]
+    found = linear_cross_entropy(hidden, weight.tolist(), labels)
+    assert found == linear_cross_entropy(hidden, weight, np.array(labels))
+    with pytest.raises(ShapeError, match="hidden_not_flattened") as caught:
+        linear_cross_entropy(hidden, weight, [0, 1, 2, 3])
+    assert caught.value.fixes[0].code == "labels = np.reshape(labels, (2, 2))"
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("classes", [4, 5])
+def test_unknown_and_even_numbers_of_classes(
+    classes: int, rng: Generator, installed: list[Backend]
+) -> None:
+    """R23, on TensorFlow: tiles that the classes fill, and a weight of any number of them."""
+    backend = under_test("tensorflow", installed)
+    import tensorflow as tf
+
+    case = linear(rng, classes=classes, bias=True)
+    true = truth(case)
+    arrays = cases.place(backend, case, "float64")
+    names = list(arrays)
+    for size in (classes, None):
+        shapes = {"weight": [size, 3], "bias": [size]}
+
+        @tf.function(input_signature=[tf.TensorSpec(shapes.get(n, arrays[n].shape), arrays[n].dtype)
+                                      for n in names])  # fmt: skip
+        def slopes(*parts: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(parts[:2])
+                given = dict(zip(names, parts, strict=True))
+                loss = tf.reduce_sum(linear_cross_entropy(**given, **case.options))
+            return tape.gradient(loss, parts[:2])
+
+        for found, one in zip(slopes(*arrays.values()), (true.hidden, true.weight), strict=True):
+            np.testing.assert_allclose(found, np.asarray(one, float), rtol=1e-9, atol=1e-12)
+
+
+def test_traced_options_and_totals_are_errors_of_ours(installed: list[Backend]) -> None:
+    """R8, R36: what has no value while a program is traced."""
+    under_test("jax", installed)
+    import jax
+    import jax.numpy as jnp
+
+    logits, labels = jnp.zeros((2, 3)), jnp.zeros(2, int)
+
+    def capped(cap: Any) -> Any:
+        return linear_cross_entropy(logits, jnp.ones((4, 3)), labels, softcap=cap)
+
+    with pytest.raises(OptionError, match="static_argnames"):
+        jax.jit(capped)(2.0)
+
+    def kept(logits: Any) -> Any:
+        RunningCrossEntropy().merge(cross_entropy_totals(logits, labels))
+
+    with pytest.raises(BackendError):
+        jax.jit(kept)(logits)
+
+
+def test_large_updates_wait_for_their_value(installed: list[Backend]) -> None:
+    """R36, on TensorFlow: what is too large for NumPy is summed where it is."""
+    under_test("tensorflow", installed)
+    import tensorflow as tf
+
+    logits = np.random.default_rng(0).standard_normal((300, 400)).astype(np.float32)
+    labels = np.arange(300)
+    running = RunningCrossEntropy()
+    for _ in range(2):
+        running.update(tf.constant(logits), tf.constant(labels))
+    np.testing.assert_allclose(running.compute().loss, cross_entropy(logits, labels), rtol=1e-6)
+    assert running.compute().count == 600

@@ -395,11 +395,15 @@ class TensorflowBackend(Backend):
         head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
         ops: Any = OPS  # which has what is asked for here
         size = linear.size_of_tiles(form, head)
-        if size is not None:
+        if size is not None or not form.plan.is_ordinary:
             whole = tf.concat([tf.shape(head.hidden)[:-1], tf.shape(head.weight)[:1]], 0)
-            plan, operands = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
-            return linear.loss_of(ops, size, form._replace(plan=plan), head, operands)
-        x = two_steps.logits_of(ops, form, head, operands)
+            plan, prepared = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
+            checked = form._replace(plan=plan)
+            if size is not None:
+                return linear.loss_of(ops, size, checked, head, prepared)
+            x = two_steps.logits_of(ops, checked, head, prepared)
+        else:
+            x = two_steps.logits_of(ops, form, head, operands)
         plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
         return self.loss(plan, operands._replace(logits=x))
 

@@ -325,10 +325,7 @@ def _prepare() -> Any:
     return prepare
 
 
-# TensorFlow's AutoGraph converts every function that a traced one calls, which takes seconds, and
-# wraps its errors, unless the function has this mark of `tf.autograph.experimental.do_not_convert`.
 for _function in (cross_entropy, cross_entropy_with_grad):
-    _function.__dict__["autograph_info__"] = {}
-    words.plain(_function)
+    words.public(_function)
 
 _DEFAULTS: dict[str, Any] = cross_entropy.__kwdefaults__ or {}

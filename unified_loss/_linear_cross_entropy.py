@@ -273,9 +273,7 @@ def _prepare() -> Any:
     return prepare
 
 
-# As those of `_cross_entropy`.
 for _function in (linear_cross_entropy, linear_cross_entropy_with_grad):
-    _function.__dict__["autograph_info__"] = {}
-    words.plain(_function)
+    words.public(_function)
 
 _DEFAULTS: dict[str, Any] = linear_cross_entropy.__kwdefaults__ or {}

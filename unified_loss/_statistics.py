@@ -95,13 +95,13 @@ def row_statistics(
         p = ops.pick(x, examples.ids, axis) - m  # not from f, so that no compiler keeps it
         is_weighted_apart = w is not None and plan.label_smoothing
         silent = either(examples.dropped, examples.label_mass == 0 if is_weighted_apart else None)
-        p = _settled(ops, p, silent, dead)
+        p = settled_sum(ops, p, silent, dead)
     f = None
     if k is not None or plan.label_smoothing:
         f = x - m
         if plan.label_smoothing and w is None:
             q = ops.sum(f, axis)
-            q = _settled(
+            q = settled_sum(
                 ops, q, either(examples.dropped, None if k is None else examples.label_total == 0)
             )
         f = f if dead is None else ops.where(dead, 0.0, f)
@@ -184,11 +184,11 @@ def is_plain(ops: Any, examples: Examples, statistics: Statistics) -> bool:
     return examples.weighted_labels is None or ops.all(examples.label_mass)
 
 
-def _settled(
-    ops: KernelOps, linear: Array, silent: Array | None, dead: Array | None = None
-) -> Array:
+def settled_sum(
+    ops: Ops, linear: Array | None, silent: Array | None, dead: Array | None = None
+) -> Array | None:
     """Numbers of rows, linear in the logits, with 0 where dead, or where silent and not finite."""
-    if silent is None:
+    if linear is None or silent is None:
         return linear
     return ops.where(either(silent & ~ops.isfinite(linear), dead), 0.0, linear)
 
@@ -203,10 +203,10 @@ def settled(  # pragma: no cover (see `make test-fused`)
     m, l, p, q = statistics
     if examples.ids is not None:
         if p is not None and plan.class_weight and plan.label_smoothing:
-            p = _settled(ops, p, examples.label_mass == 0)
+            p = settled_sum(ops, p, examples.label_mass == 0)
         return Statistics(m, l, p, q)
     m, l, p, q = _cleared(ops, statistics, examples.dropped)
-    q = None if q is None else _settled(ops, q, examples.label_total == 0)
+    q = settled_sum(ops, q, examples.label_total == 0)
     return Statistics(m, l, p, q)
 
 

@@ -183,7 +183,6 @@ def cross_entropy_totals(
     return Totals(*run("sums", arrays, options))
 
 
-cross_entropy_totals.__dict__["autograph_info__"] = {}  # as of `cross_entropy`
-words.plain(cross_entropy_totals)
+words.public(cross_entropy_totals)
 
 _DEFAULTS: dict[str, Any] = cross_entropy_totals.__kwdefaults__ or {}

@@ -93,6 +93,16 @@ def plain(function: FunctionT) -> FunctionT:
     return function
 
 
+def public(function: FunctionT) -> FunctionT:
+    """A `plain` function that TensorFlow's AutoGraph calls as it is.
+
+    It converts every function that a traced one calls, which takes seconds, and wraps its errors,
+    unless the function has this mark of `tf.autograph.experimental.do_not_convert`.
+    """
+    function.__dict__["autograph_info__"] = {}
+    return plain(function)
+
+
 def _unknown(caller: str, name: str, known: tuple[str, ...]) -> str:
     first = f"{caller} has no argument {name!r}"
     if name in WORDS:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from unified_loss._backends._tensorflow_statistics import masked_as_zero
 from unified_loss._examples import examples_and_divisor
 from unified_loss._linear import _walks as walks
 from unified_loss._linear._two_steps import in_compute_dtype, without_garbage
@@ -257,7 +258,7 @@ class _Kernel(NamedTuple):
             if bias is not None:
                 dbias = dbias.write(number, tf.reduce_sum(dx, 0))
             if w is not None:
-                f = tf.math.multiply_no_nan(_finite_where_zero(x - m, ones), slopes[-1])
+                f = tf.math.multiply_no_nan(masked_as_zero(x - m, ones == 0), slopes[-1])
                 dw = dw.write(number, tf.reduce_sum(f, 0))
             return number + 1, dh, dweight, dbias, dw
 
@@ -293,10 +294,6 @@ class _Kernel(NamedTuple):
         if bias is not None:
             found.append(tf.reduce_sum(dx, 0))
         if w is not None:
-            f = tf.math.multiply_no_nan(_finite_where_zero(x - m, ones), slopes[-1])
+            f = tf.math.multiply_no_nan(masked_as_zero(x - m, ones == 0), slopes[-1])
             found.append(tf.reduce_sum(f, 0))
         return found
-
-
-def _finite_where_zero(f: Array, weight: Array) -> Array:
-    return tf.where((weight == 0) & tf.math.is_inf(f), tf.zeros_like(f), f)

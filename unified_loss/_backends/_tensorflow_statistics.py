@@ -122,15 +122,15 @@ class _Kernel(NamedTuple):
         return [dx, *self._weight_slopes(kept, dp, dq)]
 
     def _weight_slopes(self, kept: _Kept, dp: Array, dq: Array) -> list[Array]:
-        ops, k, w = self.ops, self.examples.weighted_labels, self.w
+        k, w = self.examples.weighted_labels, self.w
         slopes = []
         if k is not None:
             # Without class weights, `_of_dense_labels` mutes zero labels on masked classes.
             zero = None if self.examples.class_weight is None else k == 0
-            f = _masked_as_zero(ops, kept.f, either(zero, kept.muted[1]))
+            f = masked_as_zero(kept.f, either(zero, kept.muted[1]))
             slopes.append(tf.math.multiply_no_nan(f, dp))
         if w is not None:
-            f = _masked_as_zero(ops, kept.f, either(w == 0, kept.muted[-1]))
+            f = masked_as_zero(kept.f, either(w == 0, kept.muted[-1]))
             slopes.append(_sum_to(w, tf.math.multiply_no_nan(f, dq)))
         return slopes
 
@@ -192,9 +192,9 @@ def _hit(ops: Ops, x: Array, ids: Array, axis: int) -> Array:
     return ids == ops.along(classes, x, axis)
 
 
-def _masked_as_zero(ops: Ops, f: Array, where: Array | None) -> Array:
+def masked_as_zero(f: Array, where: Array | None) -> Array:
     """`f` with 0 in place of a -inf, where that has no influence."""
-    return f if where is None else ops.where(where & (f == -INFINITY), 0.0, f)
+    return f if where is None else tf.where(where & (f == -INFINITY), tf.zeros([], f.dtype), f)
 
 
 def _sum_to(like: Array, x: Array) -> Array:

@@ -80,6 +80,4 @@ def explain(
     return examine(arrays, options, framework)
 
 
-# The mark of `tf.autograph.experimental.do_not_convert`, as that of `cross_entropy`.
-explain.__dict__["autograph_info__"] = {}
-words.plain(explain)
+words.public(explain)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from unified_loss._examples import Examples, either
 from unified_loss._ops import INFINITY, LinearOps
-from unified_loss._statistics import Coefficients, Statistics
+from unified_loss._statistics import Coefficients, Statistics, settled_sum
 from unified_loss._types import Array, Plan
 
 
@@ -95,19 +95,11 @@ def finished(ops: LinearOps, plan: Plan, examples: Examples, sums: Sums) -> Stat
     if dead is not None:
         m, l = (ops.where(dead, 0.0, part) for part in (m, l))
     is_apart = examples.ids is not None and plan.class_weight and plan.label_smoothing
-    p = _settled(ops, p, either(dropped, examples.label_mass == 0 if is_apart else None), dead)
+    p = settled_sum(ops, p, either(dropped, examples.label_mass == 0 if is_apart else None), dead)
     total = examples.label_total
     is_dense = examples.ids is None and not isinstance(total, float)
-    q = _settled(ops, q, either(dropped, total == 0 if is_dense else None), dead)
+    q = settled_sum(ops, q, either(dropped, total == 0 if is_dense else None), dead)
     return Statistics(m, l, p, q)
-
-
-def _settled(
-    ops: LinearOps, linear: Array | None, silent: Array | None, dead: Array | None
-) -> Array | None:
-    if linear is None or silent is None:
-        return linear
-    return ops.where(either(silent & ~ops.isfinite(linear), dead), 0.0, linear)
 
 
 def slope_of(

@@ -135,7 +135,8 @@ class Field(NamedTuple):
         """What labels and weights say of the examples of a block, whose logits are `x`."""
         if self.plan.label_kind == "index":
             return Examples(*self.parts(known, cut))
-        return examples_of(self.ops, self.plan, self.block(cut, x), plain=plain)
+        block = self.block(cut, x)
+        return examples_of(self.ops, self.plan, block, plain=plain, smoothed=not plain)
 
     def block(self, cut: Cut, x: Array) -> Operands:
         """The operands of a block, whose logits are `x`."""
@@ -175,8 +176,8 @@ def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tupl
             mine = field.examples(cut, x, examples)
             found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
         for array, part in zip(statistics, found, strict=True):
-            if array is not None and part is not None:
-                field.fill(array, part, cut)
+            if array is not None:
+                field.fill(array, 0.0 if part is None else part, cut)
         if is_dense:
             field.fill(examples.label_mass, mine.label_mass, cut)
             field.fill(examples.label_total, mine.label_total, cut)

@@ -18,7 +18,7 @@ class Examples(NamedTuple):
 
     num_classes: Any  # C: an int, a symbolic size or a 0-d integer array
     ids: Array | None  # index labels, made safe to gather with
-    weighted_labels: Array | None  # K, for dense labels
+    weighted_labels: Array | None  # K, for dense labels; see `examples_of` for smoothed ones
     class_weight: Array | None  # w along the class axis
     sample_weight: Array | None  # s
     label_mass: Array  # M, NaN for a label that is no class id; 1.0 where it is 1 everywhere
@@ -36,13 +36,14 @@ class Weights(NamedTuple):
 
 
 def examples_and_divisor(
-    ops: Ops, plan: Plan, operands: Operands, m: Array | None = None
+    ops: Ops, plan: Plan, operands: Operands, m: Array | None = None, *, smoothed: bool = False
 ) -> tuple[Examples, Array | None]:
     """What labels and weights say of each example, and what "mean" divides by.
 
     `m`, the largest logit of each row, is needed where weights or labels have gradients.
+    `smoothed`: see `examples_of`.
     """
-    examples = examples_of(ops, plan, operands)
+    examples = examples_of(ops, plan, operands, smoothed=smoothed)
     if m is not None and examples.dropped is not None and examples.mass is not None:
         constant = ops.stop_gradient(examples.mass)
         if constant is not examples.mass:
@@ -55,15 +56,25 @@ def examples_and_divisor(
     return with_divisor(ops, plan, operands, examples)
 
 
-def examples_of(ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False) -> Examples:
+def examples_of(
+    ops: Ops, plan: Plan, operands: Operands, *, plain: bool = False, smoothed: bool = False
+) -> Examples:
     """What labels and weights say of each example.
 
-    `plain`: without care for dense label rows that are all zero or not finite.
+    `plain`: without care for dense label rows that are all zero or not finite. `smoothed`: K is
+    w (t + eps T / (C (1 - eps))), and p = sum K f holds the share of smoothing that q has
+    otherwise. What a class of -inf costs then has one sign, that of its smoothed label: p and q
+    may be infinities of both where a label is negative.
     """
     weights = weights_of(ops, plan, operands)
     if plan.label_kind == "index":
         return _of_index_labels(ops, plan, operands, weights)
-    return _of_dense_labels(ops, plan, operands, weights, plain=plain)
+    return _of_dense_labels(ops, plan, operands, weights, plain=plain, smoothed=smoothed)
+
+
+def has_smoothed_labels(plan: Plan) -> bool:
+    """Whether examples can be `smoothed`: if not, all or nothing is, or labels are class ids."""
+    return plan.label_kind == "dense" and 0 < plan.label_smoothing < 1
 
 
 def weights_of(ops: Ops, plan: Plan, operands: Operands) -> Weights:
@@ -133,7 +144,7 @@ def _safe_ids(
 
 
 def _of_dense_labels(
-    ops: Ops, plan: Plan, operands: Operands, weights: Weights, *, plain: bool
+    ops: Ops, plan: Plan, operands: Operands, weights: Weights, *, plain: bool, smoothed: bool
 ) -> Examples:
     axis = plan.axis
     num_classes, w, s = weights
@@ -151,6 +162,10 @@ def _of_dense_labels(
     k = t if w is None else w * t
     label_total = ops.sum(t, axis)
     label_mass = label_total if w is None else ops.sum(k, axis)
+    if smoothed and has_smoothed_labels(plan):
+        share = plan.label_smoothing / (1 - plan.label_smoothing)
+        k = t + share / ops.cast_size(num_classes, plan.compute_dtype) * label_total
+        k = k if w is None else w * k
     examples = _of_sums(Weights(num_classes, w, s), k, label_total, label_mass, counted)
     if plain:
         return examples
@@ -232,6 +247,8 @@ def _garbage(ops: Ops, plan: Plan, t: Array, weights: Weights) -> tuple[Array, A
     total = ops.sum(sizes, plan.axis)
     if w is not None:  # products with class weights, and with their sum, may overflow as well
         total = total * (1 + ops.sum(abs(ops.stop_gradient(w)), plan.axis))
+    if has_smoothed_labels(plan):
+        total = total / (1 - plan.label_smoothing)
     is_finite = ops.isfinite(ops.sum(sizes * SMALL, plan.axis))
     is_dropped = s == 0
     return is_dropped & ~ops.isfinite(total), is_dropped & ~is_finite

@@ -6,7 +6,8 @@ K = w t (index labels: w_y at the label), a kernel computes
     l = log sum exp f        p = sum K f (index labels: f_y)        q = sum w f
 
 and, with eps the label smoothing and the coefficients M = sum K, T = sum t, W = sum w, one example
-costs A l - (1 - eps) p - (eps / C) T q, where A = (1 - eps) M + (eps / C) T W.
+costs A l - (1 - eps) p - (eps / C) T q, where A = (1 - eps) M + (eps / C) T W. Where K is of
+`smoothed` labels, p has the part of q as well, and q is None.
 
 A zero coefficient times anything is 0, so a factor f of -inf is replaced by 0 where its
 coefficient is 0. The coefficients stay as they are: they carry the gradients of labels and
@@ -26,7 +27,12 @@ Five kernels compute statistics, each in the way that is fast for it:
 
 from typing import Any, NamedTuple
 
-from unified_loss._examples import Examples, either, examples_and_divisor
+from unified_loss._examples import (
+    Examples,
+    either,
+    examples_and_divisor,
+    has_smoothed_labels,
+)
 from unified_loss._ops import INFINITY, Factors, KernelOps, Ops
 from unified_loss._types import Array, Operands, Plan
 
@@ -61,7 +67,7 @@ def loss_of(ops: KernelOps, plan: Plan, operands: Operands) -> Array:
     """The loss of a call."""
     x = ops.cast(operands.logits, plan.compute_dtype)
     m = row_maximum(ops, plan, x)
-    examples, divisor = examples_and_divisor(ops, plan, operands, m)
+    examples, divisor = examples_and_divisor(ops, plan, operands, m, smoothed=True)
     statistics = row_statistics(ops, plan, x, m, examples)
     return combine(ops, plan, examples, statistics, divisor)
 
@@ -70,7 +76,7 @@ def loss_and_gradient_of(ops: KernelOps, plan: Plan, operands: Operands) -> tupl
     """The loss of a call and, in closed form, the gradient of its sum in the logits."""
     x = ops.cast(operands.logits, plan.compute_dtype)
     m = row_maximum(ops, plan, x)
-    examples, divisor = examples_and_divisor(ops, plan, operands, m)
+    examples, divisor = examples_and_divisor(ops, plan, operands, m, smoothed=True)
     statistics = row_statistics(ops, plan, x, m, examples)
     loss = combine(ops, plan, examples, statistics, divisor)
     slope = careful_gradient(ops, plan, x, examples, statistics, None, divisor)
@@ -85,21 +91,25 @@ def row_maximum(ops: Ops, plan: Plan, x: Array) -> Array:
 def row_statistics(
     ops: KernelOps, plan: Plan, x: Array, m: Array, examples: Examples
 ) -> Statistics:
-    """The kernel that any library can run, and differentiate; `m` is the `row_maximum`."""
+    """The kernel that any library can run, and differentiate; `m` is the `row_maximum`.
+
+    Dense labels are `smoothed`.
+    """
     axis = plan.axis
     k, w = examples.weighted_labels, examples.class_weight
+    has_q = plan.label_smoothing and not has_smoothed_labels(plan)
     dead = None if examples.dropped is None else examples.dropped & ~ops.isfinite(m)
     m = ops.where(either(m == -INFINITY, dead), 0.0, m)  # log 0, and not inf - inf
     p = q = None
     if k is None and plan.label_smoothing != 1:
         p = ops.pick(x, examples.ids, axis) - m  # not from f, so that no compiler keeps it
-        is_weighted_apart = w is not None and plan.label_smoothing
+        is_weighted_apart = w is not None and has_q
         silent = either(examples.dropped, examples.label_mass == 0 if is_weighted_apart else None)
         p = settled_sum(ops, p, silent, dead)
     f = None
-    if k is not None or plan.label_smoothing:
+    if k is not None or has_q:
         f = x - m
-        if plan.label_smoothing and w is None:
+        if has_q and w is None:
             q = ops.sum(f, axis)
             q = settled_sum(
                 ops, q, either(examples.dropped, None if k is None else examples.label_total == 0)
@@ -108,7 +118,7 @@ def row_statistics(
     factors = Factors(x, m, dead, examples.dropped, f)
     if k is not None and plan.label_smoothing != 1:
         p = ops.weighted_sum(k, factors, examples.dropped, axis)
-    if plan.label_smoothing and w is not None:
+    if has_q and w is not None:
         total = examples.label_total
         silent = either(examples.dropped, None if isinstance(total, float) else total == 0)
         q = ops.weighted_sum(w, factors, silent, axis)

@@ -18,7 +18,7 @@ def sums_of(ops: KernelOps, plan: Plan, operands: Operands) -> Sums:
     """The sums of a call."""
     x = ops.cast(operands.logits, plan.compute_dtype)
     m = row_maximum(ops, plan, x)
-    examples, _ = examples_and_divisor(ops, plan, operands, m)
+    examples, _ = examples_and_divisor(ops, plan, operands, m, smoothed=True)
     statistics = row_statistics(ops, plan, x, m, examples)
     terms = own_terms(ops, plan, operands, examples, statistics)
     return added_up(ops, plan, examples, statistics, *terms)
@@ -37,7 +37,7 @@ def own_terms(
         return p, p == 0
     x, t = ops.cast(operands.logits, dtype), ops.cast(operands.labels, dtype)
     hit = ops.any((t == ops.max(t, axis)) & (x == m), axis)
-    if p is None or plan.class_weight:
+    if p is None or plan.class_weight or plan.label_smoothing:
         dropped = examples.dropped
         dead = None if dropped is None else dropped & ~ops.isfinite(m)
         f = x - m if dead is None else ops.where(dead, 0.0, x - m)

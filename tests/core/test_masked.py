@@ -6,7 +6,7 @@ from numpy.random import Generator
 
 from tests.helpers.accuracy import assert_close, assert_everything
 from tests.helpers.backends import Backend
-from tests.helpers.problems import Problem, sample
+from tests.helpers.problems import Array, Problem, sample
 from tests.helpers.reference import evaluate
 from tests.helpers.variants import KINDS, REDUCTIONS, warned_of_one_class
 from unified_loss import ShapeError
@@ -62,6 +62,22 @@ def test_smoothing_puts_probability_on_masked_classes(
     weighted = problem.but(class_weight=np.array([1, 0, 1, 2], np.float32))
     assert np.isposinf(evaluate(weighted).loss).tolist() == [False, True, False]
     assert_everything(backend, mode, weighted, "float32")
+
+
+@pytest.mark.parametrize("weight", [None, np.array([1, 2, 0.5, 1], np.float32)], ids=str)
+def test_smoothed_label_of_a_masked_class_has_the_sign(
+    backend: Backend, mode: str, weight: Array | None
+) -> None:
+    """R10, R11: what a masked class costs has the sign of its smoothed label, and is no NaN."""
+    labels = np.array([[0.75, -1, 0.5, 0.25], [0.5, 0.5, -0.01, 1], [0, 1, 0, 0]], np.float32)
+    logits = np.array([[2, -INF, 1, 0], [1, 1, -INF, 0.5], [0, 1, 2, 3]], np.float32)
+    problem = Problem(
+        logits, labels, 1, -1, class_weight=weight, label_smoothing=0.1, reduction="none"
+    )
+    truth = evaluate(problem)
+    assert truth.loss[0] == -INF
+    assert truth.loss[1] == INF
+    assert_everything(backend, mode, problem, "float32")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])

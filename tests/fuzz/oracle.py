@@ -64,7 +64,7 @@ class Truth(NamedTuple):
     scale: Slopes
     second: Slopes
     second_scale: Slopes
-    is_ill: bool  # masses cancel, but not exactly: no number is certain
+    is_ill: bool  # masses cancel, but not exactly, or infinities may: no number is certain
 
 
 def truth(call: Call, upstream: Array, direction: dict[str, Array]) -> Truth:
@@ -78,8 +78,7 @@ def truth(call: Call, upstream: Array, direction: dict[str, Array]) -> Truth:
         examples = _true_examples(options, point, fate)
         first = _assembled(options, examples, fate, u, -1)
         sizes = Point(*map(np.abs, point))
-        mass = examples.mass.sum()
-        scale, is_ill = _magnitudes(options, sizes, point, fate, np.abs(u), mass)
+        scale, is_ill = _magnitudes(options, sizes, point, fate, np.abs(u), examples)
         second, second_scale = first, scale
         if direction:
             moved = Point(*(a + 1j * STEP * v for a, v in zip(point, along, strict=True)))
@@ -87,7 +86,7 @@ def truth(call: Call, upstream: Array, direction: dict[str, Array]) -> Truth:
             second = Slopes(*(part.imag / STEP for part in second))
             reach = (a + np.abs(v) for a, v in zip(sizes[1:], along[1:], strict=True))
             reach = Point(point.x, *reach)
-            second_scale, _ = _magnitudes(options, reach, point, fate, np.abs(u), mass)
+            second_scale, _ = _magnitudes(options, reach, point, fate, np.abs(u), examples)
             factor = 1 + 2 * np.abs(along.x).max(initial=0)
             second_scale = Slopes(*(part * factor for part in second_scale))
     parts = (_shaped(call, slopes) for slopes in (first, scale, second, second_scale))
@@ -259,9 +258,9 @@ def _objective(options: Options, point: Point, fate: Fate, u: Array) -> Slopes:
 
 
 def _magnitudes(
-    options: Options, sizes: Point, point: Point, fate: Fate, u: Array, real: Any
+    options: Options, sizes: Point, point: Point, fate: Fate, u: Array, true: Examples
 ) -> tuple[Slopes, bool]:
-    """The sums of `_objective` with every term's magnitude in its place.
+    """The sums of `_objective`, of `true` examples, with every term's magnitude in its place.
 
     Infinite where a term may overflow in the dtype that is computed in.
     """
@@ -288,9 +287,12 @@ def _magnitudes(
     counts = fate.lives | fate.poisons
     found = Examples(*(np.where(counts, part, 0) for part in found))
     found = found._replace(mass=np.where(fate.poisons, sizes.s, found.mass))
-    total = found.mass.sum()
+    real, total = true.mass.sum(), found.mass.sum()
     is_exact = real == 0 and np.all(found.mass % 0.125 == 0)  # in any order of adding up
     is_ill = options.reduction == "mean" and bool(np.abs(real) < 2**-10 * total) and not is_exact
+    if options.reduction != "none" and np.isinf(true.n.sum()):
+        # An example that may overflow can be an infinity of the other sign.
+        is_ill = is_ill or bool((np.isfinite(true.n) & ~np.isfinite(found.n)).any())
     return _assembled(options, found, fate, u, 1, real), is_ill
 
 

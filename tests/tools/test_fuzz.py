@@ -95,6 +95,36 @@ FOUND = {
         ),
         Form(batch=(3,), kind="dense", labels="float32"),
     ),
+    "a negative label that is masked, and smoothed": (
+        Call(
+            np.array([[0, 1, -INF], [1, 2, 3]], np.float32),
+            np.array([[0.75, 0.5, -1], [1, 0, 0]], np.float32),
+            1,
+            -1,
+            class_weight=np.array([1, 2, 0.5], np.float32),
+            label_smoothing=0.1,
+            reduction="sum",
+        ),
+        Form(
+            batch=(2,),
+            kind="dense",
+            labels="float32",
+            class_weight="float32",
+            label_smoothing=0.1,
+            reduction="sum",
+        ),
+    ),
+    "huge labels of weight 0, smoothed": (
+        Call(
+            np.array([[0, NAN], [0, 1]], np.float32),
+            np.array([[2e38, 0], [2e38, 1e38]], np.float32),
+            1,
+            -1,
+            sample_weight=np.zeros(2, np.float32),
+            label_smoothing=0.5,
+        ),
+        Form(batch=(2,), classes=2, kind="dense", labels="float32", label_smoothing=0.5),
+    ),
 }
 
 

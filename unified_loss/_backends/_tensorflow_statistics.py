@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from unified_loss._examples import Examples, either
+from unified_loss._examples import Examples, either, has_smoothed_labels
 from unified_loss._ops import INFINITY, Ops
 from unified_loss._statistics import Statistics
 from unified_loss._types import Array, Plan
@@ -21,7 +21,8 @@ def row_statistics(
     logits; and `multiply_no_nan` is a product in which zeros of the second factor win. The
     backward is differentiable itself: second derivatives and forward mode go through it.
     """
-    targeted, smoothed = plan.label_smoothing != 1, plan.label_smoothing != 0
+    targeted = plan.label_smoothing != 1
+    smoothed = plan.label_smoothing != 0 and not has_smoothed_labels(plan)
     factors = examples.weighted_labels, examples.class_weight, examples.sample_weight
     teaches = any(factor is not None for factor in factors)
     if not targeted:

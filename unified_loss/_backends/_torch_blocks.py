@@ -216,7 +216,7 @@ class _Loss(torch.autograd.Function):
 def differentiable_gradient(plan: Plan, operands: Operands, factor: Array) -> Array:
     ops = TorchOps()
     x = ops.cast(operands.logits, plan.compute_dtype)
-    examples, divisor = examples_and_divisor(ops, plan, operands)
+    examples, divisor = examples_and_divisor(ops, plan, operands, smoothed=True)
     x = x if examples.dropped is None else x.masked_fill(examples.dropped, 0.0)
     found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), examples)
     if plan.reduction == "none":

@@ -225,7 +225,7 @@ def _examined(
     """The examples, what "mean" divides by, and the statistics."""
     x = tf.cast(operands.logits, plan.compute_dtype)
     m = row_maximum(OPS, plan, x)
-    examples, divisor = examples_and_divisor(OPS, plan, operands, m)
+    examples, divisor = examples_and_divisor(OPS, plan, operands, m, smoothed=True)
     statistics = row_statistics(OPS, plan, x, m, examples, apart=apart)
     if tf.inside_function():  # perhaps compiled by XLA, whose maxima lose NaN
         statistics = without_lost(OPS, examples, statistics)

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.fuzz.alarms import false_alarms
 from tests.fuzz.calls import Case, Form
 from tests.fuzz.compare import Difference, differences
 from tests.fuzz.draws import draw_case, draw_form, pick
 from tests.fuzz.oracle import truth
 from tests.fuzz.runners import Dask, Runner, Strict, Transform
+from unified_loss import LossInputWarning
 
 BETWEEN_CLEANINGS = 25  # forms whose compiled code is kept
 
@@ -105,12 +107,15 @@ def examined(
     if true.is_ill:
         return None, run
     try:
-        run = run or runner.prepare(form, transform, case.call)
-        results = run(case)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", LossInputWarning)
+            run = run or runner.prepare(form, transform, case.call)
+            results = run(case)
     except Exception as error:  # noqa: BLE001 (whatever a library raises is a fault)
         text = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
         return [Difference("call", text[:150], None, None)], run
-    return differences(form, true, results), run
+    return differences(form, true, results) + false_alarms(case.call, told), run
 
 
 def choose(names: list[str]) -> list[Runner]:

@@ -1,9 +1,12 @@
 """A short run of the fuzzer on every backend, and what it rests on."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from tests.fuzz import oracle
+from tests.fuzz.alarms import false_alarms
 from tests.fuzz.calls import DIFFERENTIABLE, Call, Case, Form, is_floating
 from tests.fuzz.draws import draw_case, draw_form
 from tests.fuzz.oracle import WIDE, Point, truth
@@ -11,6 +14,7 @@ from tests.fuzz.runners import Results, Run, Runner
 from tests.fuzz.session import Fault, Session, choose, examined
 from tests.fuzz.shrink import report, shrunk
 from tests.helpers.reference import evaluate
+from unified_loss import cross_entropy
 
 SEED = 20240917
 CALLS = {"numpy": 400, "torch": 300, "jax": 180, "tensorflow": 120, "dask": 40}  # of others 120
@@ -249,3 +253,17 @@ def test_the_same_seed_finds_the_same(lies):
     """A run can be had again."""
     again = list(Session(SEED, [Lying()]).run(300))
     assert [f.signature + f.origin for f in again] == [f.signature + f.origin for f in lies]
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_warning_without_a_reason_is_found(classes):
+    """A false alarm is a fault, and a warning of what the call has is none."""
+    rows = np.full((2, classes), classes - 1, np.int32)  # ids of one class, or several ones
+    call = Call(np.zeros((2, classes), np.float32), rows, 1, -1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cross_entropy(call.logits, call.labels)
+    assert len(told) == 1
+    assert false_alarms(call, told) == []
+    other = call.but(logits=np.zeros((2, 3), np.float32), labels=np.eye(3, dtype=np.int32)[:2])
+    assert [each.name for each in false_alarms(other, told)] == ["call"]

@@ -88,10 +88,13 @@ def label_out_of_range_one_based(facts: Facts) -> Readings:
         return
     low, high = values.low, values.high
     fits = high == classes
+    allowed = (
+        "one class allows 0" if classes == 1 else f"{classes} classes allow 0 to {classes - 1}"
+    )
     yield Reading(
         Score.STRONG,
-        f"labels run from {low} to {high}; {classes} classes allow 0 to {classes - 1}. As 0 never "
-        "occurs, they look one-based, not zero-based.",
+        f"labels run from {low} to {high}; {allowed}. As 0 never occurs, they look one-based, not "
+        "zero-based.",
         (
             *fix(facts, "subtract 1, so that they start at 0", Step("labels", "subtract", 1),
                  given="the first class is 1"),

@@ -60,21 +60,20 @@ class Argument:
         return self._backend.from_host(self.value, logits, dtype) if self.on_host else self.value
 
 
-def are_class_ids(labels: HostArray, num_classes: Any) -> bool:
-    """Whether there are labels, and all are class ids."""
+def number_of_others(labels: HostArray, num_classes: Any) -> int:
+    """How many labels are no class ids; -1: that takes another look."""
     found = _UNSIGNED.get(labels.dtype)
-    if found is None or not labels.size or not isinstance(num_classes, int):
-        return False
+    if found is None or not isinstance(num_classes, int):
+        return -1
     unsigned, limit = found
-    return bool(np.maximum.reduce(labels.view(unsigned), None) < min(limit, num_classes))
+    return int(np.count_nonzero(labels.view(unsigned) >= min(limit, num_classes)))
 
 
-def are_known_ids(labels: HostArray, num_classes: Any, ignore_index: int | None) -> bool:
-    """Whether there are labels, and all are class ids or `ignore_index`."""
-    if ignore_index is None or not labels.size:
-        return False
-    kept = labels[labels != ignore_index]
-    return not kept.size or are_class_ids(kept, num_classes)
+def number_of_ignored(labels: HostArray, num_classes: int, ignore_index: int | None) -> int:
+    """How many labels are `ignore_index`, if that is no class id."""
+    if ignore_index is None or 0 <= ignore_index < num_classes:
+        return 0
+    return int(np.count_nonzero(labels == ignore_index))
 
 
 def told(plan: Plan, labels: Argument, sample_weight: Argument | None) -> Plan:

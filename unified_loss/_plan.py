@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
-from unified_loss._labels import are_class_ids, are_known_ids, several_ones
+from unified_loss._labels import number_of_ignored, number_of_others, several_ones
 from unified_loss._types import Operands, Options, Plan, Problem
 
 _SEEN: dict[Hashable, "Seen"] = {}
@@ -46,10 +46,12 @@ def seen(key: Hashable, backend: Backend, arrays: Operands) -> tuple[Plan, Probl
     told: Plan | None = None
     if plan.label_kind == "dense":
         told = plan if several_ones(values, plan.axis) is None else None
-    elif are_class_ids(values, plan.num_classes):
-        told = of_class_ids
-    elif are_known_ids(values, plan.num_classes, plan.ignore_index):
-        told = of_known_ids
+    else:
+        rest = number_of_others(values, plan.num_classes)
+        if not rest:
+            told = of_class_ids
+        elif rest == number_of_ignored(values, plan.num_classes, plan.ignore_index):
+            told = of_known_ids
     return None if told is None else (told, problem)
 
 

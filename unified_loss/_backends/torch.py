@@ -107,8 +107,8 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
         weight = OPS.cast(weight, plan.compute_dtype)
     if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
         # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
-        hidden = logits.detach()[labels == ignored]
-        if not blocks.OPS.is_finite(hidden):
+        x = logits.detach()
+        if not (blocks.OPS.is_finite(x) or blocks.OPS.is_finite(x[labels == ignored])):
             return None
     value = _native(
         logits,

@@ -9,7 +9,7 @@ from unified_loss._linear_cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
 )
-from unified_loss._totals import Totals, cross_entropy_totals
+from unified_loss._totals import Totals, cross_entropy_totals, linear_cross_entropy_totals
 from unified_loss._types import LinearGradients
 from unified_loss._version import __version__
 from unified_loss.exceptions import (
@@ -54,6 +54,7 @@ __all__ = [
     "cross_entropy_with_grad",
     "explain",
     "linear_cross_entropy",
+    "linear_cross_entropy_totals",
     "linear_cross_entropy_with_grad",
 ]
 

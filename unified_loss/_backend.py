@@ -113,6 +113,14 @@ class Backend:
         """The loss, and the gradients of its sum with respect to hidden, weight and bias."""
         raise NotImplementedError
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> tuple[Array, ...]:
+        """What `Totals` holds of the linear form, as 0-d arrays."""
+        raise NotImplementedError
+
+    def linear_deliver(self, form: Form, head: Head, operands: Operands) -> Any | None:
+        """The same sums as a list of numbers, or what `send` makes of them."""
+        return self.send(self.linear_sums(form, head, operands))
+
     def sums(self, plan: Plan, operands: Operands) -> tuple[Array, ...]:
         """What `Totals` holds, as 0-d arrays."""
         raise NotImplementedError

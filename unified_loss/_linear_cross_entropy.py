@@ -147,7 +147,7 @@ def linear_cross_entropy(
         raise words.refused(linear_cross_entropy.__name__, _DEFAULTS, extra, foreign, ARRAYS)
     arrays = Operands(None, labels, class_weight, sample_weight, normalizer)
     options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check)
-    return _run("linear_loss", Head(hidden, weight, bias), arrays, options, softcap)
+    return run("linear_loss", Head(hidden, weight, bias), arrays, options, softcap)
 
 
 @overload
@@ -240,7 +240,7 @@ def linear_cross_entropy_with_grad(
     arrays = Operands(None, labels, class_weight, sample_weight, normalizer)
     options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check)
     head = Head(hidden, weight, bias)
-    loss, gradients = _run("linear_loss_and_gradients", head, arrays, options, softcap)
+    loss, gradients = run("linear_loss_and_gradients", head, arrays, options, softcap)
     return loss, LinearGradients(*gradients)
 
 
@@ -251,7 +251,8 @@ ARRAYS = {
 }
 
 
-def _run(entry: str, head: Head, arrays: Operands, options: Options, softcap: Any) -> Any:
+def run(entry: str, head: Head, arrays: Operands, options: Options, softcap: Any) -> Any:
+    """What the backend's function `entry` returns, after all that can be checked."""
     try:
         backend = backend_of(head.hidden, "hidden")
     except LossInputError as error:

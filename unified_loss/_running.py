@@ -12,8 +12,10 @@ from unified_loss import _words as words
 from unified_loss._cross_entropy import run
 from unified_loss._dispatch import backend_of
 from unified_loss._exact import Evaluation, ExactTotals
+from unified_loss._linear_cross_entropy import ARRAYS as LINEAR_ARRAYS
+from unified_loss._linear_cross_entropy import run as run_linear
 from unified_loss._totals import Totals, start
-from unified_loss._types import Operands, Options, Spec
+from unified_loss._types import Head, Operands, Options, Spec
 from unified_loss.exceptions import ArgumentError, BackendError, OptionError
 from unified_loss.integrations._options import plan_of_options
 
@@ -147,12 +149,59 @@ class RunningCrossEntropy:
             options = RunningCrossEntropy.update.__kwdefaults__ or {}
             raise words.refused(self.update.__name__, options, extra, foreign)
         arrays = Operands(logits, labels, self._class_weight, sample_weight, None)
-        sent = run("deliver", arrays, self._options)
-        if sent is None:
-            raise BackendError(messages.no_values_yet())
-        self._keep(None if isinstance(sent, list) else backend_of(logits), sent)
+        self._take(logits, run("deliver", arrays, self._options))
 
     words.plain(update)
+
+    def update_linear(
+        self,
+        hidden: Any = ...,
+        weight: Any = ...,
+        labels: Any = ...,
+        *extra: Never,
+        bias: Any = None,
+        softcap: float | None = None,
+        sample_weight: Any = None,
+        **foreign: Never,
+    ) -> None:
+        """Add the examples of a batch without their logits, and without waiting.
+
+        Parameters
+        ----------
+        hidden, weight, labels
+            As in `linear_cross_entropy`; the option `axis` has no part in it.
+        bias, softcap
+            As in `linear_cross_entropy`.
+        sample_weight : array, shape (...) or (N,), real or boolean, optional
+            As in `update`.
+
+        Raises
+        ------
+        LossInputError
+            As in `linear_cross_entropy`; the sums are then those of before.
+        BackendError
+            If there are no values yet, as while tracing: there, take
+            `linear_cross_entropy_totals`, and `merge` what the program returns.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from unified_loss import RunningCrossEntropy
+        >>> running = RunningCrossEntropy()
+        >>> weight = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> running.update_linear(np.array([[1.0, 0.0], [0.0, 2.0]]), weight, np.array([0, 1]))
+        >>> print(f"{running.compute().perplexity:.4f}")
+        1.3820
+        """
+        if hidden is ... or weight is ... or labels is ... or extra or foreign:
+            options = RunningCrossEntropy.update_linear.__kwdefaults__ or {}
+            name = self.update_linear.__name__
+            raise words.refused(name, options, extra, foreign, LINEAR_ARRAYS)
+        head = Head(hidden, weight, bias)
+        arrays = Operands(None, labels, self._class_weight, sample_weight, None)
+        self._take(hidden, run_linear("linear_deliver", head, arrays, self._options, softcap))
+
+    words.plain(update_linear)
 
     def merge(self, other: "RunningCrossEntropy | Totals") -> None:
         """Add what another one has seen, or the totals of a program; `other` stays as it is.
@@ -214,6 +263,12 @@ class RunningCrossEntropy:
         """Numbers of the host alone, which any process can read."""
         self._fetch(everything=True)
         return {**vars(self), "_class_weight": _on_host(self._class_weight)}
+
+    def _take(self, first: Any, sent: Any) -> None:
+        """Keep what a backend delivered for a call, whose first argument tells which it is."""
+        if sent is None:
+            raise BackendError(messages.no_values_yet())
+        self._keep(None if isinstance(sent, list) else backend_of(first), sent)
 
     def _keep(self, backend: "Backend | None", sent: Any) -> None:
         """Take numbers, or what the backend receives later."""

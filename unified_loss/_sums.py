@@ -45,6 +45,16 @@ def own_terms(
     return p, hit
 
 
+def plan_of_own(plan: Plan) -> Plan:
+    """A plan for the statistics of a walk over tiles, of which p is u: that of the call, if it is.
+
+    The statistics that the loss needs then take a walk of their own.
+    """
+    if plan.label_smoothing == 1 or (plan.label_kind == "dense" and plan.class_weight):
+        return plan._replace(class_weight=False, label_smoothing=0.0)
+    return plan
+
+
 def added_up(
     ops: Ops, plan: Plan, examples: Examples, statistics: Statistics, u: Array, hit: Array
 ) -> Sums:

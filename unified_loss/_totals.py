@@ -8,7 +8,9 @@ from unified_loss._backend import Backend
 from unified_loss._cross_entropy import run
 from unified_loss._dispatch import backend_of
 from unified_loss._exact import Evaluation, ExactTotals
-from unified_loss._types import Operands, Options
+from unified_loss._linear_cross_entropy import ARRAYS as LINEAR_ARRAYS
+from unified_loss._linear_cross_entropy import run as run_linear
+from unified_loss._types import Head, Operands, Options
 from unified_loss.exceptions import ArgumentError, BackendError, ShapeError
 
 
@@ -183,6 +185,79 @@ def cross_entropy_totals(
     return Totals(*run("sums", arrays, options))
 
 
-words.public(cross_entropy_totals)
+def linear_cross_entropy_totals(
+    hidden: Any = ...,
+    weight: Any = ...,
+    labels: Any = ...,
+    *extra: Never,
+    bias: Any = None,
+    softcap: float | None = None,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0,
+    z_loss: float = 0,
+    check: Literal["auto"] | bool = "auto",
+    **foreign: Never,
+) -> Totals:
+    """Sums over examples that loss, perplexity and accuracy are made of, without the logits.
+
+    They are `cross_entropy_totals` of the logits that `linear_cross_entropy` describes, and come
+    from one walk over them: what the loss needs of a row tells its perplexity, accuracy and
+    confidence.
+
+    Parameters
+    ----------
+    hidden, weight, labels
+        As in `linear_cross_entropy`.
+    bias, softcap
+        As in `linear_cross_entropy`.
+    class_weight, sample_weight, ignore_index, label_smoothing
+        As in `cross_entropy`.
+    z_loss, check
+        As in `cross_entropy`.
+
+    Returns
+    -------
+    Totals
+        As of `cross_entropy_totals`: of the library and on the device of `hidden`; float64 if
+        `hidden` or `weight` is, else float32.
+
+    Raises
+    ------
+    LossInputError
+        As in `linear_cross_entropy`.
+
+    See Also
+    --------
+    RunningCrossEntropy.update_linear : The same over many batches, exactly.
+    linear_cross_entropy : The loss alone, and all about the arguments.
+
+    Notes
+    -----
+    A second walk is taken where the loss has no use for a label's logit, or for label rows without
+    their weights: with ``label_smoothing=1``, and for dense labels with class weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from unified_loss import linear_cross_entropy_totals
+    >>> hidden = np.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> weight = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    >>> totals = linear_cross_entropy_totals(hidden, weight, np.array([0, 0]))
+    >>> print(f"{totals.loss / totals.mass:.4f}, {totals.correct / totals.weight:.1f}")
+    1.3236, 0.5
+    """
+    if hidden is ... or weight is ... or labels is ... or extra or foreign:
+        name = linear_cross_entropy_totals.__name__
+        raise words.refused(name, _LINEAR_DEFAULTS, extra, foreign, LINEAR_ARRAYS)
+    arrays = Operands(None, labels, class_weight, sample_weight, None)
+    options = Options(None, ignore_index, label_smoothing, z_loss, "sum", check)
+    return Totals(*run_linear("linear_sums", Head(hidden, weight, bias), arrays, options, softcap))
+
+
+for _function in (cross_entropy_totals, linear_cross_entropy_totals):
+    words.public(_function)
 
 _DEFAULTS: dict[str, Any] = cross_entropy_totals.__kwdefaults__ or {}
+_LINEAR_DEFAULTS: dict[str, Any] = linear_cross_entropy_totals.__kwdefaults__ or {}

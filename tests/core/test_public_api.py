@@ -72,6 +72,7 @@ def test_public_names_are_the_documented_ones() -> None:
         "cross_entropy_with_grad",
         "explain",
         "linear_cross_entropy",
+        "linear_cross_entropy_totals",
         "linear_cross_entropy_with_grad",
     }
 
@@ -132,6 +133,12 @@ def test_totals_have_the_parameters_of_the_calls() -> None:
     shared = [(name, one) for name, one in called.items() if name not in DIVISION]
     totals = inspect.signature(unified_loss.cross_entropy_totals).parameters
     assert list(totals.items()) == shared
+    linear = inspect.signature(unified_loss.linear_cross_entropy).parameters
+    totals = inspect.signature(unified_loss.linear_cross_entropy_totals).parameters
+    assert list(totals.items()) == [pair for pair in linear.items() if pair[0] not in DIVISION]
+    update = inspect.signature(unified_loss.RunningCrossEntropy.update_linear).parameters
+    of_head = ("hidden", "weight", "labels", "bias", "softcap", "sample_weight")
+    assert list(update.items())[1:] == [(name, linear[name]) for name in of_head]
     running = inspect.signature(unified_loss.RunningCrossEntropy).parameters
     arrays = {"logits", "labels", "sample_weight"}
     assert list(running.items()) == [pair for pair in shared if pair[0] not in arrays]
@@ -159,7 +166,13 @@ def test_public_objects_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [*CALLS, *LINEAR_CALLS, unified_loss.cross_entropy_totals, unified_loss.explain],
+    [
+        *CALLS,
+        *LINEAR_CALLS,
+        unified_loss.cross_entropy_totals,
+        unified_loss.linear_cross_entropy_totals,
+        unified_loss.explain,
+    ],
 )
 def test_docstrings_tell_all_parameters(function: Any) -> None:
     """R27: numpydoc sections in order, and each parameter among them."""

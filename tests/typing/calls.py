@@ -23,6 +23,7 @@ from unified_loss import (
     cross_entropy_totals,
     cross_entropy_with_grad,
     linear_cross_entropy,
+    linear_cross_entropy_totals,
     linear_cross_entropy_with_grad,
 )
 
@@ -95,6 +96,9 @@ def sums_over_parts(logits: Scores, labels: Ids, tensor: Tensor) -> None:
     running.merge(1)  # type: ignore[arg-type]
     running.update(logits, labels, mask=None)  # type: ignore[arg-type]
     cross_entropy_totals(logits, labels, reduction="sum")  # type: ignore[arg-type]
+    assert_type(linear_cross_entropy_totals(tensor, tensor, labels, softcap=30), Totals)
+    running.update_linear(tensor, tensor, labels, bias=tensor, sample_weight=None)
+    running.update_linear(tensor, tensor, labels, axis=1)  # type: ignore[arg-type]
 
 
 def mistakes(logits: Scores, labels: Ids) -> None:

@@ -73,6 +73,14 @@ class ArrayOps(LinearOps):
         loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x))
         return loss, two_steps.gradients_of(self, form, head, operands, x, slope)
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        """What `Totals` holds of the linear form."""
+        tour = self._tour(form, head)
+        if tour is not None:
+            return eager.totals_of(self._field(tour, form, head, operands))
+        x = two_steps.logits_of(self, form, head, operands)
+        return self.sums(form.plan, operands._replace(logits=x))
+
     def _tour(self, form: Form, head: Head) -> walks.Tour | None:
         """The walk of a call, by classes; None for two steps."""
         sizes = (*head.hidden.shape, *head.weight.shape)
@@ -342,6 +350,9 @@ class OtherOps(StandardOps):
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
         return self._told(super().linear_loss_and_gradients, form, head, operands)
+
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        return self._told(super().linear_sums, form, head, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         return self._told(super().sums, plan, operands)

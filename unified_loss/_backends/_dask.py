@@ -126,6 +126,10 @@ class DaskOps(ArrayOps):
         x = self._logits(form, head, operands)
         return self.loss(form.plan, operands._replace(logits=x.array))
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        x = self._logits(form, head, operands)
+        return self.sums(form.plan, operands._replace(logits=x.array))
+
     def linear_loss_and_gradients(
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:

@@ -48,7 +48,7 @@ def enter_linear(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         normalizer = _open(normalizer, head.hidden)
     arguments = labels, class_weight, sample_weight, normalizer
     found = linear_call(entry, softcap, *head, *arguments, *options)
-    if entry == "linear_loss":
+    if entry != "linear_loss_and_gradients":
         return found
     loss, *gradients = found
     return loss, (*gradients, *[None] * (3 - len(gradients)))
@@ -108,6 +108,8 @@ def call(entry: str, *arguments: Any) -> Any:
 @torch.compiler.allow_in_graph
 def linear_call(entry: str, softcap: Any, *arguments: Any) -> Any:
     """`entry` of the linear form, without a tuple in the result."""
+    if entry == "linear_deliver":
+        raise BackendError(messages.no_values_yet())
     hidden, weight, bias, *operands = arguments[:7]
     head, arrays, options = (
         Head(hidden, weight, bias),
@@ -121,6 +123,8 @@ def linear_call(entry: str, softcap: Any, *arguments: Any) -> Any:
         raise
     if entry == "linear_loss":
         return linear.traced_loss(run, *call)
+    if entry == "linear_sums":
+        return linear.traced_sums(run, *call)
     loss, gradients = linear.traced_loss_and_gradients(run, *call)
     return (loss, *(part for part in gradients if part is not None))
 

@@ -21,7 +21,9 @@ from unified_loss._linear._tiles import Sums, finished
 from unified_loss._linear._two_steps import in_compute_dtype
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import Statistics, combine
-from unified_loss._types import Array, Form, Head
+from unified_loss._sums import Sums as Totals
+from unified_loss._sums import added_up, plan_of_own
+from unified_loss._types import Array, Form, Head, Operands
 
 UNEVEN = 4  # how many times as many blocks may be taken for even ones
 
@@ -46,6 +48,7 @@ class Layout(NamedTuple):
     softcap: float | None
     has_p: bool
     has_q: bool
+    has_top: bool = False
 
     @property
     def is_padded(self) -> bool:
@@ -108,27 +111,57 @@ def layout_of(form: Form, head: Head) -> Layout | None:
 
 def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Array:
     """The loss, differentiable in every argument."""
-    flat = walks.flattened(ops, form, head, operands)
+    flat, examples, known = _seen(ops, walks.flattened(ops, form, head, operands))
+    plan = flat.plan
+    found, _ = _statistics_of(layout, flat, examples, known)
+    settled = _settled(ops, plan, examples, found)
+    examples, divisor = examples_and_divisor(ops, plan, known, settled.m)
+    value = combine(ops, plan, examples, settled, divisor)
+    return value.reshape(flat.batch) if plan.reduction == "none" else value
+
+
+def sums_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Totals:
+    """What `Totals` holds, differentiable as the loss is."""
+    flat, examples, known = _seen(ops, walks.flattened(ops, form, head, operands))
+    plan, own = flat.plan, plan_of_own(flat.plan)
+    first, has_top = layout, plan.label_kind == "dense"
+    if own is not plan:
+        first = layout._replace(has_p=True, has_q=False)
+    alone = flat._replace(form=flat.form._replace(plan=own))
+    terms, top = _statistics_of(first._replace(has_top=has_top), alone, examples, known)
+    found = terms if own is plan else _statistics_of(layout, flat, examples, known)[0]
+    settled = _settled(ops, plan, examples, found)
+    examples, _ = examples_and_divisor(ops, plan, known, settled.m)
+    hit = terms.p == 0 if top is None else top == terms.m
+    return added_up(ops, plan, examples, settled, terms.p, hit)
+
+
+def _seen(ops: Any, flat: walks.Flat) -> tuple[walks.Flat, Examples, Operands]:
+    """A call in the compute dtype, its examples, and what those come from."""
     plan = flat.plan
     hidden, weight, bias = in_compute_dtype(ops, plan, flat.head)
     hollow = jnp.broadcast_to(jnp.zeros((), hidden.dtype), (hidden.shape[0], weight.shape[0]))
     known = flat.operands._replace(logits=hollow)
     examples, _ = examples_and_divisor(ops, plan, known)
-    dropped = examples.dropped
-    if dropped is not None:
-        dead = dropped & ops.any(~ops.isfinite(hidden), 1)
+    if examples.dropped is not None:
+        dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
         hidden = ops.where(dead, 0.0, hidden)
-    t = w = None
+    return flat._replace(head=Head(hidden, weight, bias)), examples, known
+
+
+def _statistics_of(
+    layout: Layout, flat: walks.Flat, examples: Examples, known: Operands
+) -> tuple[Statistics, Array | None]:
+    """What `statistics` has of a call."""
+    plan = flat.plan
+    t: Any = None
+    w: Any = None
     if plan.label_kind == "dense" and layout.has_p:
-        t = ops.cast(known.labels, plan.compute_dtype)
+        t = known.labels.astype(plan.compute_dtype)
     if plan.class_weight and (layout.has_q or t is not None):
-        w = ops.cast(known.class_weight, plan.compute_dtype)
+        w = jnp.asarray(known.class_weight, plan.compute_dtype)
     ids = examples.ids if layout.has_p else None
-    found = statistics(layout, Given(hidden, weight, bias, t, w), ids, dropped)
-    settled = _settled(ops, plan, examples, found)
-    examples, divisor = examples_and_divisor(ops, plan, known, settled.m)
-    value = combine(ops, plan, examples, settled, divisor)
-    return value.reshape(flat.batch) if plan.reduction == "none" else value
+    return statistics(layout, Given(*flat.head, t, w), ids, examples.dropped)
 
 
 def _settled(ops: Any, plan: Any, examples: Examples, found: Statistics) -> Statistics:
@@ -144,8 +177,11 @@ def _settled(ops: Any, plan: Any, examples: Examples, found: Statistics) -> Stat
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def statistics(
     layout: Layout, given: Given, ids: Array | None, dropped: Array | None
-) -> Statistics:
-    """The statistics of all classes, of which m is a constant; `dropped` has no slope if dead."""
+) -> tuple[Statistics, Array | None]:
+    """The statistics of all classes, of which m is a constant; `dropped` has no slope if dead.
+
+    And the largest logit of each row in a place of its largest label, also a constant.
+    """
     hidden, _, _, t, _ = given
     nothing = _nothing(given)
     sums = Sums(
@@ -155,7 +191,9 @@ def statistics(
         nothing if layout.has_q else None,
         nothing if t is not None else None,
         nothing if layout.has_q else None,
+        nothing - INFINITY if layout.has_top and t is not None else None,
     )
+    largest = None if sums.top is None else jnp.max(t, 1, keepdims=True)
 
     def add(sums: Sums, block: Any) -> tuple[Sums, None]:
         x, hit, k, w, valid = _tile(layout, hidden, t, ids, block)
@@ -175,19 +213,23 @@ def statistics(
             ones = _class_weights(x, w, valid)
             q = q + _times(total, moved) + _sum(ones * _muted(ones, f))
             total = total + _sum(ones)
-        return Sums(m, s, p, q, mass, total), None
+        top = sums.top
+        if top is not None:
+            is_top = t_of(layout, t, block) == largest
+            top = jnp.maximum(top, jnp.max(jnp.where(is_top, x, -INFINITY), 1, keepdims=True))
+        return Sums(m, s, p, q, mass, total, top), None
 
     sums, _ = lax.scan(add, sums, _blocks(layout, given))
     l = jnp.log(sums.s)
     m = jnp.where(sums.m == -INFINITY, 0.0, sums.m)
     p = sums.p - m if ids is not None else sums.p
-    return Statistics(m, l, p, sums.q)
+    return Statistics(m, l, p, sums.q), sums.top
 
 
 @partial(statistics.defjvp, symbolic_zeros=True)
 def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
     given, ids, dropped = primals
-    found = statistics(layout, given, ids, dropped)
+    found, top = statistics(layout, given, ids, dropped)
     changes = Given(*(None if isinstance(one, SymbolicZero) else one for one in tangents[0]))
     m = lax.stop_gradient(found.m)
     dead = None
@@ -229,7 +271,8 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
               for part in (changes.weight, changes.bias, changes.w)]  # fmt: skip
     block_changes = (jnp.arange(layout.blocks), *slopes)
     (dl, dp, dq), _ = lax.scan(step, start, (_blocks(layout, given), block_changes))
-    return found, Statistics(jnp.zeros_like(found.m), dl, dp, dq)
+    change = Statistics(jnp.zeros_like(found.m), dl, dp, dq)
+    return (found, top), (change, None if top is None else jnp.zeros_like(top))
 
 
 def _blocks(layout: Layout, given: Given) -> Any:

@@ -88,6 +88,10 @@ class MlxOps(ArrayOps):
         self._is_compiled = _is_placeholder(operands.labels)
         return super().linear_loss_and_gradients(form, head, operands)
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        self._is_compiled = _is_placeholder(operands.labels)
+        return super().linear_sums(form, head, operands)
+
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
         return self.affine(hidden, weight, None)  # lazy: nothing computes it
 

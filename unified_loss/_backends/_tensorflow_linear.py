@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from unified_loss._backends._tensorflow_statistics import masked_as_zero
-from unified_loss._examples import examples_and_divisor
+from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _walks as walks
 from unified_loss._linear._two_steps import in_compute_dtype, without_garbage
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import Statistics, combine
-from unified_loss._types import Array, Form, Head, Operands
+from unified_loss._sums import Sums as Totals
+from unified_loss._sums import added_up, plan_of_own
+from unified_loss._types import Array, Form, Head, Operands, Plan
 
 
 def size_of_tiles(form: Form, head: Head) -> int | None:
@@ -39,6 +41,43 @@ def size_of_tiles(form: Form, head: Head) -> int | None:
 
 def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, differentiable in hidden, weight and bias, and in the weights of the loss."""
+    batch = tf.shape(head.hidden)[:-1]
+    ops, plan, given, known = _flattened(ops, form, head, operands)
+    examples, _ = examples_and_divisor(ops, plan, known)
+    found = _statistics_of(size, form.softcap, plan, given, known, examples)
+    found = _settled(ops, plan, examples, found)
+    examples, divisor = examples_and_divisor(ops, plan, known, found.m)
+    value = combine(ops, plan, examples, found, divisor)
+    if plan.reduction == "none":
+        value = tf.reshape(value, batch)
+        value.set_shape(head.hidden.shape[:-1])
+    return _never_minus_zero(value)
+
+
+def sums_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> Totals:
+    """What `Totals` holds, differentiable as the loss is."""
+    ops, plan, given, known = _flattened(ops, form, head, operands)
+    examples, _ = examples_and_divisor(ops, plan, known)
+    own = plan_of_own(plan)
+    terms = _statistics_of(size, form.softcap, own, given, known, examples)
+    found = terms
+    if own is not plan:
+        found = _statistics_of(size, form.softcap, plan, given, known, examples)
+    found = _settled(ops, plan, examples, found)
+    examples, _ = examples_and_divisor(ops, plan, known, found.m)
+    loss, *others = added_up(ops, plan, examples, found, terms.p, terms.p == 0)
+    return (_never_minus_zero(loss), *others)
+
+
+def _never_minus_zero(value: Array) -> Array:
+    # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
+    return value + tf.cast(tf.math.is_nan(value), value.dtype)
+
+
+def _flattened(
+    ops: Any, form: Form, head: Head, operands: Operands
+) -> tuple[Any, Plan, Head, Operands]:
+    """A call whose examples have one axis, in the compute dtype."""
     plan = form.plan
     batch = tf.shape(head.hidden)[:-1]
     labels = operands.labels
@@ -56,11 +95,22 @@ def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> 
     ops = _Hollow(ops, weights.shape[0])
     hidden = without_garbage(ops, plan, hidden, weights, operands)
     known = operands._replace(logits=ops.hollow(plan, hidden, weights))
-    examples, _ = examples_and_divisor(ops, plan, known)
+    return ops, plan, Head(hidden, weights, bias), known
+
+
+def _statistics_of(
+    size: int,
+    softcap: float | None,
+    plan: Plan,
+    given: Head,
+    known: Operands,
+    examples: Examples,
+) -> Statistics:
+    """The statistics, infinite also where they have no influence."""
     kernel = _Kernel(
         size=size,
-        classes=weights.shape[0],
-        softcap=form.softcap,
+        classes=given.weight.shape[0],
+        softcap=softcap,
         has_p=plan.label_smoothing != 1,
         has_q=plan.label_smoothing != 0,
         ids=tf.cast(examples.ids, tf.int64),
@@ -68,10 +118,15 @@ def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> 
     )
     w = None
     if plan.class_weight and kernel.has_q:
-        w = tf.cast(operands.class_weight, plan.compute_dtype)
-    m, l, p, q = kernel.statistics(hidden, weights, bias, w)
+        w = tf.cast(known.class_weight, plan.compute_dtype)
+    return Statistics(*kernel.statistics(*given, w))
+
+
+def _settled(ops: Any, plan: Plan, examples: Examples, found: Statistics) -> Statistics:
+    """The statistics, finite where they have no influence."""
+    m, l, p, q = found
     silent = examples.dropped
-    if p is not None and plan.class_weight and kernel.has_q:
+    if p is not None and plan.class_weight and plan.label_smoothing:
         empty = examples.label_mass == 0
         nothing = empty if silent is None else silent | empty
         p = ops.where(nothing & ~ops.isfinite(p), 0.0, p)
@@ -80,13 +135,7 @@ def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> 
             None if part is None else ops.where(silent & ~ops.isfinite(part), 0.0, part)
             for part in (p, q)
         )
-    examples, divisor = examples_and_divisor(ops, plan, known, m)
-    value = combine(ops, plan, examples, Statistics(m, l, p, q), divisor)
-    if plan.reduction == "none":
-        value = tf.reshape(value, batch)
-        value.set_shape(head.hidden.shape[:-1])
-    # Compilers drop an addition of 0, which makes 0 of -0; this is one, but for NaN.
-    return value + tf.cast(tf.math.is_nan(value), value.dtype)
+    return Statistics(m, l, p, q)
 
 
 class _Hollow:

@@ -15,12 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from unified_loss._backend import Backend
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import DTYPES, GRAPH_OPS, OPS, is_transformed, is_watched
-from unified_loss._examples import examples_and_divisor
+from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
-from unified_loss._linear._tiles import Labels, Sums, added, finished, nothing
+from unified_loss._linear._tiles import Labels, Sums, added, finished, nothing, terms_of_tiles
 from unified_loss._statistics import combine, loss_and_gradient_of, loss_of
+from unified_loss._sums import Sums as Totals
+from unified_loss._sums import added_up, plan_of_own, sums_of
 from unified_loss._types import Array, Form, Head, Operands
 
 _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -58,6 +60,38 @@ def loss_and_gradients(
         form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
         value, slope = backend.loss_and_gradient(form.plan, operands._replace(logits=x))
         return value, two_steps.gradients_of(OPS, form, head, operands, x, slope)
+
+
+def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals:
+    """What `Totals` holds; loss and nll are differentiable."""
+    with _as_given(head):
+        is_ordinary = _is_ordinary(form, head, operands)
+        tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
+        if tour is not None and is_ordinary and not any(_wanted(head)):
+            with torch.no_grad():
+                return eager.totals_of(_field(tour, form, head, operands))
+        if tour is not None:
+            return tiled_sums(form, head, operands)
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
+        return backend.sums(form.plan, operands._replace(logits=x))
+
+
+def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any | None:
+    """The same, of no gradient, on its way to the host."""
+    with torch.no_grad(), _as_given(head):
+        if walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
+            return backend.send(sums(backend, form, head, operands))
+        is_ordinary = _is_ordinary(form, head, operands)
+        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
+        return backend.deliver(form.plan, operands._replace(logits=x))
+
+
+def traced_sums(run: Any, form: Form, head: Head, operands: Operands) -> Totals:
+    """What `Totals` holds, for a graph."""
+    with _as_given(head):
+        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
+        found: Totals = run(sums_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
+        return found
 
 
 def traced_loss(run: Any, form: Form, head: Head, operands: Operands) -> Array:
@@ -194,22 +228,56 @@ def _differentiable(
 
 def tiled(form: Form, head: Head, operands: Operands) -> Array:
     """The loss as torch differentiates it, all rows and a tile of classes at a time."""
+    flat, examples, known = _seen(form, head, operands)
+    plan = flat.plan
+    statistics = finished(OPS, plan, examples, _added_up(flat, examples))
+    examples, divisor = examples_and_divisor(OPS, plan, known, statistics.m)
+    value = combine(OPS, plan, examples, statistics, divisor)
+    return value.reshape(flat.batch) if plan.reduction == "none" else value
+
+
+def tiled_sums(form: Form, head: Head, operands: Operands) -> Totals:
+    """What `Totals` holds, in the same way."""
+    flat, examples, known = _seen(form, head, operands)
+    plan, own = flat.plan, plan_of_own(flat.plan)
+    seen, first = examples, flat
+    if own is not plan:
+        first = flat._replace(form=flat.form._replace(plan=own))
+        seen, _ = examples_and_divisor(OPS, own, known._replace(class_weight=None))
+    highest = None
+    if plan.label_kind == "dense":
+        highest = OPS.max(OPS.cast(known.labels.detach(), plan.compute_dtype), 1)
+    sums = _added_up(first, seen, highest)
+    found = finished(OPS, plan, examples, sums if own is plan else _added_up(flat, examples))
+    examples, _ = examples_and_divisor(OPS, plan, known, found.m)
+    return added_up(OPS, plan, examples, found, *terms_of_tiles(plan, sums, found))
+
+
+def _seen(form: Form, head: Head, operands: Operands) -> tuple[walks.Flat, Examples, Operands]:
+    """A call laid out flat in the compute dtype, its examples, and what those come from."""
     ops: Any = OPS
     flat = walks.flattened(ops, form, head, operands)
-    form, plan = flat.form, flat.plan
+    plan = flat.plan
     if plan.label_kind == "index":
         labels = flat.operands.labels.to(torch.int64)
         flat = flat._replace(operands=flat.operands._replace(labels=labels))
     hidden, weight, bias = two_steps.in_compute_dtype(ops, plan, flat.head)
-    number, classes_, _ = flat.sizes
     known = flat.operands._replace(logits=ops.hollow(plan, hidden, weight))
     examples, _ = examples_and_divisor(ops, plan, known)
     if examples.dropped is not None:
         dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
         hidden = ops.where(dead, 0.0, hidden)
+    return flat._replace(head=Head(hidden, weight, bias)), examples, known
+
+
+def _added_up(flat: walks.Flat, examples: Examples, highest: Array | None = None) -> Sums:
+    """The sums over all classes; `highest`: the largest of each label row."""
+    ops: Any = OPS
+    form, plan, (hidden, weight, bias) = flat.form, flat.plan, flat.head
+    number, classes_, _ = flat.sizes
     step = walks.classes_of_all_rows(number)
     zero = hidden.new_zeros(()).expand(number, 1)
-    sums = nothing(plan, zero)
+    sums = nothing(plan, zero, has_top=highest is not None)
     k, w = examples.weighted_labels, examples.class_weight
     for start in range(0, classes_, step):
         stop = min(start + step, classes_)
@@ -231,13 +299,11 @@ def tiled(form: Form, head: Head, operands: Operands) -> Array:
             None if k is None else k[:, start:stop],
             None if w is None else w[:, start:stop],
             float(stop - start),
+            None if k is None or highest is None else k[:, start:stop] == highest,
         )
         part = None if bias is None else bias[start:stop]
         sums = _again(tile)(sums, hidden, weight[start:stop], part, labels)
-    statistics = finished(ops, plan, examples, sums)
-    examples, divisor = examples_and_divisor(ops, plan, known, statistics.m)
-    value = combine(ops, plan, examples, statistics, divisor)
-    return value.reshape(flat.batch) if plan.reduction == "none" else value
+    return sums
 
 
 def _again(function: Callable[..., Sums]) -> Callable[..., Sums]:

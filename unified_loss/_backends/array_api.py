@@ -125,6 +125,11 @@ class ArrayApiBackend(Backend):
         with np.errstate(all="ignore"):
             return ops.linear_loss_and_gradients(form, head, operands)
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        ops = _ops(head.hidden)
+        with np.errstate(all="ignore"):
+            return ops.linear_sums(form, head, operands)
+
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         ops = _ops(operands.logits)
         with np.errstate(all="ignore"):

@@ -127,6 +127,23 @@ def _linear_loss_and_gradients(
     return _never_minus_zero(value), two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _linear_sums(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Sums:
+    if layout is None:
+        x = two_steps.logits_of(OPS, form, head, operands)
+        return _sums(form.plan, operands._replace(logits=x))
+    loss, *others = linear.sums_of(OPS, layout, form, head, operands)
+    return (_never_minus_zero(loss), *others)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _few_linear_sums(
+    form: Form, layout: linear.Layout | None, head: Head, operands: Operands
+) -> tuple[Array, Array]:
+    *floats, count = _linear_sums(form, layout, head, operands)
+    return jnp.stack(floats), count
+
+
 @partial(jax.jit, static_argnums=0)
 def _sums(plan: Plan, operands: Operands) -> Sums:
     loss, *others = sums_of(OPS, plan, agreeing(plan, operands))
@@ -214,6 +231,12 @@ class JaxBackend(Backend):
     ) -> tuple[Array, Head]:
         layout = linear.layout_of(form, head)
         return _linear_loss_and_gradients(form, layout, head, operands)
+
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        return _linear_sums(form, linear.layout_of(form, head), head, operands)
+
+    def linear_deliver(self, form: Form, head: Head, operands: Operands) -> Any | None:
+        return self.send(_few_linear_sums(form, linear.layout_of(form, head), head, operands))
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         return _sums(plan, operands)

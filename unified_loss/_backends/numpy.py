@@ -295,6 +295,22 @@ class NumpyBackend(Backend):
     ) -> tuple[Array, Head]:
         return copy_context().run(_linear, form, head, operands, with_gradients=True)
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        return copy_context().run(_linear_sums, form, head, operands)
+
+    def linear_deliver(self, form: Form, head: Head, operands: Operands) -> list[float]:
+        return [number.item() for number in self.linear_sums(form, head, operands)]
+
+
+def _linear_sums(form: Form, head: Head, operands: Operands) -> Sums:
+    with np.errstate(all="ignore"):
+        head = Head(*(None if part is None else np.asarray(part) for part in head))
+        tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
+        if tour is not None:
+            return eager.totals_of(_field(tour, form, head, operands))
+        x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
+        return _sums(BACKEND.route(form.plan, x.size), form.plan, operands._replace(logits=x))
+
 
 def _linear(
     form: Form, head: Head, operands: Operands, *, with_gradients: bool
@@ -314,6 +330,11 @@ def _linear(
         return loss, two_steps.gradients_of(OPS, form, head, operands, x, slope)
 
 
+def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
+    walk = Walk(BLOCK, transposed=False, threads=number_of_threads(), around=_quietly)
+    return eager.field_of(OPS, walks.flattened(OPS, form, head, operands), tour, walk)
+
+
 def _is_of_one_dtype(head: Head) -> bool:
     """Whether nothing is rounded before it is returned, and so nothing kept apart."""
     return head.hidden.dtype == head.weight.dtype and head.hidden.dtype.name in {
@@ -325,10 +346,7 @@ def _is_of_one_dtype(head: Head) -> bool:
 def _linear_walk(
     tour: walks.Tour, form: Form, head: Head, operands: Operands, *, with_gradients: bool
 ) -> tuple[Array, Any]:
-    flat = walks.flattened(OPS, form, head, operands)
-    field = eager.field_of(
-        OPS, flat, tour, Walk(BLOCK, transposed=False, threads=number_of_threads(), around=_quietly)
-    )
+    field = _field(tour, form, head, operands)
     wanted = eager.all_of(head)
     if tour.by == "rows":
         loss, gradients = eager.loss_and_gradients_in_one_pass(field, wanted)

@@ -291,6 +291,24 @@ def _equal(a: Array, b: Array) -> Array:
     return tf.reduce_all(a == b)
 
 
+def _linear(walk: Any, two: Any, form: Form, head: Head, operands: Operands) -> Any:
+    """A call of the linear form by its walk, or by a kernel for logits."""
+    head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
+    ops: Any = OPS  # which has what is asked for here
+    size = linear.size_of_tiles(form, head)
+    if size is not None or not form.plan.is_ordinary:
+        whole = tf.concat([tf.shape(head.hidden)[:-1], tf.shape(head.weight)[:1]], 0)
+        plan, prepared = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
+        checked = form._replace(plan=plan)
+        if size is not None:
+            return walk(ops, size, checked, head, prepared)
+        x = two_steps.logits_of(ops, checked, head, prepared)
+    else:
+        x = two_steps.logits_of(ops, form, head, operands)
+    plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
+    return two(plan, operands._replace(logits=x))
+
+
 _NATIVE = Route("SparseSoftmaxCrossEntropyWithLogits", is_native=True)
 _STATISTICS = Route("row statistics (TensorFlow)")
 
@@ -392,20 +410,17 @@ class TensorflowBackend(Backend):
         return value, tape.gradient(value, logits)
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
-        head = Head(*(None if part is None else tf.convert_to_tensor(part) for part in head))
-        ops: Any = OPS  # which has what is asked for here
-        size = linear.size_of_tiles(form, head)
-        if size is not None or not form.plan.is_ordinary:
-            whole = tf.concat([tf.shape(head.hidden)[:-1], tf.shape(head.weight)[:1]], 0)
-            plan, prepared = _prepared(form.plan, operands._replace(logits=head.hidden), whole)
-            checked = form._replace(plan=plan)
-            if size is not None:
-                return linear.loss_of(ops, size, checked, head, prepared)
-            x = two_steps.logits_of(ops, checked, head, prepared)
-        else:
-            x = two_steps.logits_of(ops, form, head, operands)
-        plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
-        return self.loss(plan, operands._replace(logits=x))
+        return _linear(linear.loss_of, self.loss, form, head, operands)
+
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        found: Sums = _linear(linear.sums_of, self.sums, form, head, operands)
+        return found
+
+    def linear_deliver(self, form: Form, head: Head, operands: Operands) -> Any | None:
+        def delivered(*call: Any) -> Any | None:
+            return self.send(linear.sums_of(*call))
+
+        return _linear(delivered, self.deliver, form, head, operands)
 
     def linear_loss_and_gradients(
         self, form: Form, head: Head, operands: Operands

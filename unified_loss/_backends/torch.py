@@ -365,6 +365,12 @@ class TorchBackend(Backend):
     ) -> tuple[Array, Head]:
         return linear.loss_and_gradients(self, form, head, operands)
 
+    def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
+        return linear.sums(self, form, head, operands)
+
+    def linear_deliver(self, form: Form, head: Head, operands: Operands) -> Any | None:
+        return linear.deliver(self, form, head, operands)
+
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         has_gradient = torch.is_grad_enabled() and operands.logits.requires_grad
         route = self.route(plan, operands.logits.numel())

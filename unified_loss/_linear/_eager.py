@@ -10,10 +10,20 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from unified_loss._blocks import Walk, walk_gradient, walk_loss
 from unified_loss._examples import Examples
-from unified_loss._linear._tiles import Labels, Sums, added, finished, nothing, slope_of
+from unified_loss._linear._tiles import (
+    Labels,
+    Sums,
+    added,
+    finished,
+    nothing,
+    slope_of,
+    terms_of_tiles,
+)
 from unified_loss._linear._walks import Flat, Tour, examples_in, of_rows
 from unified_loss._ops import LinearOps
 from unified_loss._statistics import Coefficients, Statistics, combine, scaled, slopes_of
+from unified_loss._sums import Sums as Totals
+from unified_loss._sums import added_up, plan_of_own
 from unified_loss._threads import for_each
 from unified_loss._types import Array, Head, Operands, Shape
 
@@ -68,6 +78,7 @@ class Field(NamedTuple):
     examples: Examples  # those that count
     divisor: Array | None
     places: Array | None  # of those that count; None: all rows are gone through
+    highest: Array | None = None  # the largest of each label row, where the totals ask for it
 
     @property
     def number(self) -> int:
@@ -126,12 +137,13 @@ class Field(NamedTuple):
             ids = examples.ids[whole, :] - classes.start
             inside = (ids >= 0) & (ids < classes.stop - classes.start)
             return Labels(ops.where(inside, ids, 0), inside, None, w, count)
-        k = None
+        k = top = None
         if plan.label_smoothing != 1:
             t = self.rows(self.flat.operands.labels, whole)[:, classes]
             t = ops.cast(t, self.dtype)
             k = t if w is None else w * t
-        return Labels(None, None, k, w, count)
+            top = None if self.highest is None else t == self.highest[whole, :]
+        return Labels(None, None, k, w, count, top)
 
     def share(self, number: int, work: Callable[[int, slice], None]) -> None:
         """Do `work` for each part of the rows of a block."""
@@ -156,6 +168,39 @@ def field_of(ops: Any, flat: Flat, tour: Tour, walk: Walk) -> Field:
 
 def statistics_of(field: Field) -> Statistics:
     """The statistics of the examples that count, by tiles."""
+    return finished(field.ops, field.flat.plan, field.examples, _added_up(field))
+
+
+def totals_of(field: Field) -> Totals:
+    """What `Totals` holds, by tiles."""
+    ops, plan = field.ops, field.flat.plan
+    own = plan_of_own(plan)
+    first = field
+    if own is not plan:
+        form = field.flat.form._replace(plan=own)
+        examples = field.examples._replace(class_weight=None)
+        first = field._replace(flat=field.flat._replace(form=form), examples=examples)
+    if plan.label_kind == "dense":
+        first = first._replace(highest=_largest_labels(field))
+    sums = _added_up(first)
+    found = finished(
+        ops, plan, field.examples, sums if first.flat is field.flat else _added_up(field)
+    )
+    return added_up(ops, plan, field.examples, found, *terms_of_tiles(plan, sums, found))
+
+
+def _largest_labels(field: Field) -> Array:
+    """The largest label of each row, read a block at a time."""
+    ops = field.ops
+    parts = [
+        ops.max(ops.cast(field.rows(field.flat.operands.labels, rows), field.dtype), 1)
+        for rows in field.tour.blocks(field.number)
+    ]
+    return ops.concatenated(parts or [ops.zeros((0, 1), field.dtype, field.flat.head.hidden)])
+
+
+def _added_up(field: Field) -> Sums:
+    """The sums over all classes of the examples that count."""
     ops, plan = field.ops, field.flat.plan
     scratch = field.scratch()
     found: list[Sums] = []
@@ -167,9 +212,8 @@ def statistics_of(field: Field) -> Statistics:
             x = field.logits(scratch, hidden, classes)
             field.share(rows.stop - rows.start, partial(_add, field, sums, x, rows, classes))
         found += (sums[number] for number in sorted(sums))
-    found = found or [nothing(plan, zero)]
-    whole = Sums(*(_joined(ops, parts) for parts in zip(*found, strict=True)))
-    return finished(ops, plan, field.examples, whole)
+    found = found or [nothing(plan, zero, has_top=field.highest is not None)]
+    return Sums(*(_joined(ops, parts) for parts in zip(*found, strict=True)))
 
 
 def _add(
@@ -186,7 +230,8 @@ def _add(
     before = sums.get(number)
     if before is None:
         shape = part.stop - part.start, 1
-        before = nothing(plan, ops.zeros(shape, field.dtype, field.flat.head.hidden))
+        zero = ops.zeros(shape, field.dtype, field.flat.head.hidden)
+        before = nothing(plan, zero, has_top=field.highest is not None)
     labels = field.labels(rows, classes, part)
     sums[number] = added(ops, before, field.capped(x[part, :]), labels)
 

@@ -21,6 +21,7 @@ class Sums(NamedTuple):
     q: Array | None  # sum w (x - m)
     mass: Array | None  # sum K
     weight: Any  # sum w, one for all rows
+    top: Array | None = None  # the largest logit in a place of a largest label
 
 
 class Labels(NamedTuple):
@@ -31,9 +32,10 @@ class Labels(NamedTuple):
     k: Array | None  # K, for dense labels
     w: Array | None  # class weights along the class axis
     count: Any  # of the classes
+    top: Array | None = None  # where dense labels are the largest of their row
 
 
-def nothing(plan: Plan, like: Array) -> Sums:
+def nothing(plan: Plan, like: Array, *, has_top: bool = False) -> Sums:
     """The sums before the first class; `like` has an entry, 0, a row."""
     has_p, has_q = plan.label_smoothing != 1, plan.label_smoothing != 0
     is_dense = has_p and plan.label_kind == "dense"
@@ -44,6 +46,7 @@ def nothing(plan: Plan, like: Array) -> Sums:
         like if has_q else None,
         like if is_dense else None,
         0.0 if has_q else None,
+        like - INFINITY if has_top else None,
     )
 
 
@@ -58,6 +61,10 @@ def added(ops: LinearOps, sums: Sums, x: Array, labels: Labels) -> Sums:
     p, q, mass, weight = sums.p, sums.q, sums.mass, sums.weight
     if labels.ids is not None and p is not None:
         p = p + ops.where(labels.inside, ops.pick(x, labels.ids, 1), 0.0)
+    top = sums.top
+    if top is not None:
+        own = ops.stop_gradient(ops.max(ops.where(labels.top, x, -INFINITY), 1))
+        top = ops.where(own > top, own, top)
     f = ops.reduced(x, shift)
     if labels.k is not None and p is not None:
         p = p + _times(ops, mass, moved) + _weighted(ops, labels.k, f)
@@ -67,7 +74,7 @@ def added(ops: LinearOps, sums: Sums, x: Array, labels: Labels) -> Sums:
         q = q + (ops.sum(f, 1) if labels.w is None else _weighted(ops, labels.w, f))
         weight = weight + (labels.count if labels.w is None else ops.sum(labels.w, 1))
     s = sums.s * ops.exp(moved) + ops.sum(ops.exponential(f), 1)
-    return Sums(m, s, p, q, mass, weight)
+    return Sums(m, s, p, q, mass, weight, top)
 
 
 def _times(ops: LinearOps, coefficient: Any, moved: Array) -> Array:
@@ -100,6 +107,14 @@ def finished(ops: LinearOps, plan: Plan, examples: Examples, sums: Sums) -> Stat
     is_dense = examples.ids is None and not isinstance(total, float)
     q = settled_sum(ops, q, either(dropped, total == 0 if is_dense else None), dead)
     return Statistics(m, l, p, q)
+
+
+def terms_of_tiles(plan: Plan, sums: Sums, statistics: Statistics) -> tuple[Array, Array]:
+    """What `_sums.own_terms` has, from the sums under `plan_of_own` and the statistics."""
+    if plan.label_kind == "index":
+        u = sums.p - statistics.m
+        return u, u == 0
+    return sums.p, sums.top == sums.m
 
 
 def slope_of(

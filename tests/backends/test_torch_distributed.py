@@ -18,6 +18,7 @@ CHECKS = (
     "values_and_gradients",
     "only_numbers_of_rows_move",
     "totals_of_all",
+    "rows_over_processes",
     "arguments_of_other_placements",
     "losses_stay_where_their_rows_are",
     "second_derivatives",

@@ -12,11 +12,11 @@ import tensorflow as tf
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import Problem, sample
 from tests.helpers.reference import evaluate
-from unified_loss import cross_entropy
+from unified_loss import cross_entropy, cross_entropy_totals
 
 
 def mirrored() -> None:
-    """Two replicas; `normalizer` makes the sum over them the mean of the global batch."""
+    """R34: two replicas; one `normalizer` makes the sum over them the mean of the global batch."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -27,11 +27,13 @@ def mirrored() -> None:
     data = tf.data.Dataset.from_tensor_slices((problem.logits, problem.labels)).batch(8)
 
     def step(logits: Any, labels: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        mass = cross_entropy_totals(logits, labels).mass
+        mass = context.all_reduce(tf.distribute.ReduceOp.SUM, mass)
         with tf.GradientTape() as tape:
-            options = problem.options | {"normalizer": 8}
+            options = problem.options | {"normalizer": mass}
             loss = cross_entropy(logits + bias, labels, **options)
         slope = tape.gradient(loss, bias)
-        context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, slope])
 
     @tf.function

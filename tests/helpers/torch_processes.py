@@ -155,6 +155,42 @@ def totals_of_all() -> None:
             assert len({each.compute() for each in everywhere}) == 1
 
 
+def rows_over_processes() -> None:
+    """R34: under `DistributedDataParallel`, by one sum of masses: loss and gradient of the whole.
+
+    A mean on each process, of rows of other numbers and weights, is another one.
+    """
+    world, rank = distributed.get_world_size(), distributed.get_rank()
+    problem = sample(seeded(), batch=(9,), classes=5, **EVERYTHING)
+    problem = problem.but(reduction="mean", normalizer=None)
+    arrays = TORCH.place(problem, "float32")
+    rows = {name: arrays.pop(name) for name in ("logits", "labels", "sample_weight")}
+    ends = [0, *range(2, world + 1), 9]  # the last one has more, and none as many as all others
+    mine = {name: part[ends[rank] : ends[rank + 1]] for name, part in rows.items()}
+    slopes = []
+    for given, is_whole in ((rows, True), (mine, False)):
+        model: Any = torch.nn.Linear(5, 5)
+        with torch.no_grad():
+            model.weight.copy_(torch.eye(5))
+            model.bias.zero_()
+        mass = None
+        if not is_whole:
+            model = torch.nn.parallel.DistributedDataParallel(model)
+            totals = cross_entropy_totals(**given, **arrays, **options_of(problem))
+            mass = totals.mass.clone()
+            distributed.all_reduce(mass)
+            mass /= world  # DDP averages gradients
+        placed = given | {"logits": model(given["logits"])}
+        options = problem.options | {"normalizer": mass}
+        loss = cross_entropy(**placed, **arrays, **options)
+        loss.backward()
+        slopes.append([loss.detach(), *(part.grad for part in model.parameters())])
+    (truth, *wanted), (loss, *found) = slopes
+    distributed.all_reduce(loss)
+    assert_accurate(truth, problem, "float32")
+    torch.testing.assert_close([loss / world, *found], [truth, *wanted])
+
+
 def arguments_of_other_placements() -> None:
     """Labels and weights may be spread in any way; a plain tensor is a replica."""
     for kind in ("index", "dense"):
@@ -317,6 +353,7 @@ CHECKS: dict[str, Callable[[], None]] = {
         values_and_gradients,
         only_numbers_of_rows_move,
         totals_of_all,
+        rows_over_processes,
         arguments_of_other_placements,
         losses_stay_where_their_rows_are,
         second_derivatives,

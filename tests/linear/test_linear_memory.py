@@ -1,13 +1,18 @@
 """R29: no array of the logits' size, forward or backward, where there are many."""
 
 import tracemalloc
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from unified_loss import linear_cross_entropy, linear_cross_entropy_with_grad
+from unified_loss import (
+    linear_cross_entropy,
+    linear_cross_entropy_totals,
+    linear_cross_entropy_with_grad,
+)
 from unified_loss._linear import _walks as walks
 from unified_loss._types import Form
 
@@ -29,11 +34,15 @@ def test_numpy(reduction: Any) -> None:
     """R29: what NumPy allocates beyond the results."""
     hidden, weight, labels = arrays()
     for function, results in (
-        (linear_cross_entropy, 0),
-        (linear_cross_entropy_with_grad, hidden.nbytes + weight.nbytes),
+        (partial(linear_cross_entropy, reduction=reduction), 0),
+        (linear_cross_entropy_totals, 0),
+        (
+            partial(linear_cross_entropy_with_grad, reduction=reduction),
+            hidden.nbytes + weight.nbytes,
+        ),
     ):
         tracemalloc.start()
-        function(hidden, weight, labels, reduction=reduction)
+        function(hidden, weight, labels)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak - results < ALLOWED
@@ -73,6 +82,21 @@ def test_torch_under_graphs_of_the_backward(torch_is_under_test: None) -> None:
         value = linear_cross_entropy(hidden, weight, labels, sample_weight=weights)
         (slope,) = torch.autograd.grad(value, hidden, create_graph=True)
         slope.square().sum().backward()
+
+    assert largest(torch, run) < LOGITS
+
+
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_totals_on_torch(torch_is_under_test: None, *, has_gradient: bool) -> None:
+    """R29, R35: nor for totals, watched by autograd or not."""
+    torch = pytest.importorskip("torch")
+    hidden, weight, labels = map(torch.tensor, arrays())
+    hidden.requires_grad_(has_gradient)
+
+    def run() -> None:
+        totals = linear_cross_entropy_totals(hidden, weight, labels)
+        if has_gradient:
+            (totals.loss / totals.mass).backward()
 
     assert largest(torch, run) < LOGITS
 
@@ -133,6 +157,8 @@ def test_jax(installed: Any) -> None:
         assert step.memory_analysis().temp_size_in_bytes < 0.6 * LOGITS  # two tiles
         flops.append(step.cost_analysis()["flops"])
     assert flops[0] < 0.85 * flops[1]
+    whole = jax.jit(linear_cross_entropy_totals).lower(*places).compile()
+    assert whole.memory_analysis().temp_size_in_bytes < 0.6 * LOGITS
 
 
 @pytest.mark.parametrize("classes", [16384, 163840])

@@ -180,27 +180,29 @@ def _evaluate(
 
 def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
     with np.errstate(all="ignore"):
-        operands = operands._replace(logits=np.asarray(operands.logits))
-        if route.walk is not None:
-            return walk_sums(OPS, route.walk, plan, operands)
+        logits = np.asarray(operands.logits)
         found: list[Array] = []
-        loss = None
-        if route.is_native:
-            loss = _short_loss(plan, operands.logits, operands.labels, found)
+        loss = _short_loss(plan, logits, operands.labels, found) if route.is_native else None
         if loss is None:
+            operands = operands._replace(logits=logits)
+            if route.walk is not None:
+                return walk_sums(OPS, route.walk, plan, operands)
             return sums_of(OPS, plan, operands)
-        p, l = found
+        p, s = found
         count = np.int64(p.size)
-        confidence = np.add.reduce(np.exp(-l), dtype=np.float64)
+        confidence = np.add.reduce(np.reciprocal(s), dtype=np.float64)
         numbers = count, np.count_nonzero(p == 0), confidence
-        weight, correct, confidence = map(operands.logits.dtype.type, numbers)
+        weight, correct, confidence = map(logits.dtype.type, numbers)
         return loss, weight, loss, weight, correct, confidence, count
 
 
 def _short_loss(
     plan: Plan, logits: Array, labels: Array, found: list[Array] | None = None
 ) -> Array | None:
-    """The loss of few logits in few calls, None if it is not finite; p and l are put to `found`."""
+    """The loss of few logits in few calls, None if it is not finite.
+
+    To `found` are put p and the sums of exp f.
+    """
     classes = plan.num_classes
     ids = labels.ravel()
     rows = logits.reshape(ids.size, classes)
@@ -208,16 +210,16 @@ def _short_loss(
         f = np.array(rows.T, order="C")
         f -= np.maximum.reduce(f, 0)
         p = f[ids, np.arange(ids.size)]
-        l = np.log(np.add.reduce(np.exp(f, out=f), 0))
+        s = np.add.reduce(np.exp(f, out=f), 0)
     else:
         f = rows - np.maximum.reduce(rows, 1, keepdims=True)
         p = f[np.arange(ids.size), ids]
-        l = np.log(np.add.reduce(np.exp(f, out=f), 1))
-    total = np.add.reduce(l - p, dtype=np.float64)
+        s = np.add.reduce(np.exp(f, out=f), 1)
+    total = np.add.reduce(np.log(s) - p, dtype=np.float64)
     if not 0 < total < INFINITY:
         return None
     if found is not None:
-        found += p, l
+        found += p, s
     return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)
 
 

@@ -21,6 +21,7 @@ from unified_loss import (
     cross_entropy,
     cross_entropy_totals,
     linear_cross_entropy,
+    linear_cross_entropy_totals,
     linear_cross_entropy_with_grad,
 )
 
@@ -194,12 +195,16 @@ def foreign(*missing: str) -> Callable[[Any], Any]:
     return Array
 
 
-@pytest.mark.parametrize("function", ["loss", "with_grad"])
+@pytest.mark.parametrize("function", ["loss", "with_grad", "totals"])
 def test_a_library_that_was_never_tried(function: str, rng: Generator) -> None:
     """R2: its own functions serve it; what it lacks is an error of ours."""
-    call: Any = {"loss": linear_cross_entropy, "with_grad": linear_cross_entropy_with_grad}[
-        function
-    ]
+    call: Any = {
+        "loss": linear_cross_entropy,
+        "with_grad": linear_cross_entropy_with_grad,
+        "totals": lambda *arrays: [
+            totals.loss / totals.mass for totals in [linear_cross_entropy_totals(*arrays)]
+        ],
+    }[function]
     hidden, weight = rng.standard_normal((4, 3)), rng.standard_normal((5, 3))
     labels = np.array([0, 4, 2, 1])
     make = foreign("exp")

@@ -138,20 +138,23 @@ def test_dropped_rows_add_nothing(
 @pytest.mark.needs_autodiff
 def test_loss_and_nll_are_differentiable(backend: Backend, way: str, rng: Generator) -> None:
     """R31, R35: a training step has its metrics for free."""
-    case = linear(rng, bias=True, reduction="sum", label_smoothing=0.125, z_loss=0.25)
-    case.problem.labels[0] = -100
-    arrays = place(backend, case, "float32")
-    names = tuple(arrays)
-    for field, like in (("loss", case), ("nll", case.but(label_smoothing=0.0, z_loss=0.0))):
+    options = {"bias": True, "reduction": "sum", "label_smoothing": 0.125, "z_loss": 0.25}
+    masked = linear(rng, **options)
+    masked.problem.labels[0] = -100
+    for case in (masked, linear(rng, "dense", class_weight=True, **options)):
+        arrays = place(backend, case, "float32")
+        names = tuple(arrays)
+        plain = case.but(label_smoothing=0.0, z_loss=0.0, class_weight=None)
+        for field, like in (("loss", case), ("nll", plain)):
 
-        def one(*values: Any, field: str = field) -> Any:
-            given = dict(zip(names, values, strict=True))
-            return getattr(linear_cross_entropy_totals(**given, **options_of(case)), field)
+            def one(*values: Any, field: str = field, names: Any = names) -> Any:
+                given = dict(zip(names, values, strict=True))
+                return getattr(linear_cross_entropy_totals(**given, **options_of(masked)), field)
 
-        places = [names.index(name) for name in HEAD]
-        _, slopes = backend.library.value_and_gradients(one, places)(*arrays.values())
-        for slope, true in zip(slopes, truth(like)[1:], strict=True):
-            assert_near(backend.to_numpy(slope), true, "float32")
+            places = [names.index(name) for name in HEAD]
+            _, slopes = backend.library.value_and_gradients(one, places)(*arrays.values())
+            for slope, true in zip(slopes, truth(like)[1:], strict=True):
+                assert_near(backend.to_numpy(slope), true, "float32")
 
 
 def test_running_form_takes_hidden_states(backend: Backend, way: str, rng: Generator) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import unified_loss
-from unified_loss import LossInputError, LossInputWarning, cross_entropy
-from unified_loss._diagnosis import CAUSES
+from unified_loss import LossInputError, LossInputWarning, cross_entropy, linear_cross_entropy
+from unified_loss._diagnosis import CAUSES, LINEAR_CAUSES
 from unified_loss._diagnosis._table import Cause
 
 PAGE = Path(__file__).with_name("errors.md")
@@ -21,7 +21,8 @@ An error has a first line that stands alone, the facts as they were passed, and 
 mistake, the best first: `cause` where the sizes leave no other, `perhaps` where they do. The same
 is on the exception: `.cause` is the tag below, `.readings` has all that are shown, and `.fixes`
 what would mend the call, each with its `text`, `code` in your own library, and its `kind`;
-`fix.apply(logits, labels, ...)` runs the code and returns the arguments.
+`fix.apply(logits, labels, ...)` runs the code and returns the arguments; those of the linear form
+are given by name.
 
 There are three kinds. `fix:` is of the *same meaning*: the call is valid, and every label stays
 with its logits. What begins with `if` is *conditional*: the call is valid then, and right if that
@@ -37,7 +38,7 @@ and `.fixes` too, and is shown once for each place in your program; here it is m
 ```python
 >>> import warnings
 >>> import numpy as np
->>> from unified_loss import LossInputWarning, cross_entropy
+>>> from unified_loss import LossInputWarning, cross_entropy, linear_cross_entropy
 >>> warnings.simplefilter("error", LossInputWarning)
 ```
 """
@@ -47,7 +48,7 @@ SECTION = """
 {summary}
 
 ```python
->>> cross_entropy({example})
+>>> {function}({example})
 Traceback (most recent call last):
   ...
 {told}
@@ -64,7 +65,7 @@ Only a program that is traced with unknown sizes shows it.
 
 def page() -> str:
     """The page."""
-    return HEAD + "".join(section(cause) for _, cause in sorted(CAUSES.items()))
+    return HEAD + "".join(section(cause) for _, cause in sorted((CAUSES | LINEAR_CAUSES).items()))
 
 
 def section(cause: Cause) -> str:
@@ -72,22 +73,25 @@ def section(cause: Cause) -> str:
     fields = {"tag": cause.tag, "summary": cause.summary, "example": cause.example}
     if not cause.example:
         return WITHOUT.format(**fields)
-    return SECTION.format(**fields, told=told_of(cause.example))
+    function = linear_cross_entropy if cause.tag in LINEAR_CAUSES else cross_entropy
+    fields["function"] = function.__name__
+    return SECTION.format(**fields, told=told_of(f"{function.__name__}({cause.example})"))
 
 
-def told_of(example: str) -> str:
+def told_of(call: str) -> str:
     """The error or the warning of a call, as Python prints it."""
-    names = {"np": np, "cross_entropy": cross_entropy}
+    names = {"np": np, "cross_entropy": cross_entropy, "linear_cross_entropy": linear_cross_entropy}
     with warnings.catch_warnings():
         warnings.simplefilter("error", LossInputWarning)
         try:
-            eval(f"cross_entropy({example})", names)  # noqa: S307 (our own table)
+            eval(call, names)  # noqa: S307 (our own table)
         except (LossInputError, LossInputWarning) as told:
             return "".join(traceback.format_exception_only(told)).rstrip()
-    message = f"no error: cross_entropy({example})"
+    message = f"no error: {call}"
     raise AssertionError(message)
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.name}: {len(CAUSES)} causes, unified_loss {unified_loss.__version__}")
+    number = len(CAUSES | LINEAR_CAUSES)
+    print(f"{PAGE.name}: {number} causes, unified_loss {unified_loss.__version__}")

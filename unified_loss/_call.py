@@ -58,7 +58,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     _refuse_labels_first()
     taken = taken_of(backend, arrays, options)
     specs = (None if argument is None else argument.spec for argument in taken)
-    problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size))
+    problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size, None))
     try:
         judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
         check_normalizer(judged, taken.normalizer)
@@ -116,31 +116,32 @@ def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = 
     look = options.check if isinstance(options.check, bool) else "auto"
 
     def optional(value: Any, name: str, look: Any) -> Argument | None:
-        return None if value is None else argument(backend, logits, value, name, look)
+        return None if value is None else argument(backend, logits, value, name, look, first)
 
     return Taken(
-        argument(backend, logits, labels, "labels", look),
+        argument(backend, logits, labels, "labels", look, first),
         optional(class_weight, "class_weight", look),
         optional(sample_weight, "sample_weight", look),
         optional(number(normalizer), "normalizer", "auto"),
     )
 
 
-def argument(backend: Backend, logits: Array, value: Any, name: str, look: Any) -> Argument:
-    """An argument of the logits' library, or host data as a NumPy array."""
+def argument(
+    backend: Backend, logits: Array, value: Any, name: str, look: Any, first: str = "logits"
+) -> Argument:
+    """An argument of the library of the first one, or host data as a NumPy array."""
     if backend.owns(value):
         reason = backend.refusal(value)
         if reason is not None:
             raise BackendError(messages.refused(name, _kind(value), reason))
         reason = backend.combinable(logits, value)
         if reason is not None:
-            raise BackendError(
-                messages.cannot_combine(name, reason, backend.move(_on_host(backend, value, name)))
-            )
+            fix = backend.move(_on_host(backend, value, name))
+            raise BackendError(messages.cannot_combine(name, reason, fix, first))
         if backend.name != "numpy":
             return Argument(backend, value, backend.spec(value), on_host=False, look=look)
     try:
-        value = _host_data(backend, logits, value, name)
+        value = _host_data(backend, logits, value, name, first)
     except BackendError as error:
         explain_object(error, name, value, backend.spec(logits).library)
         raise
@@ -149,7 +150,7 @@ def argument(backend: Backend, logits: Array, value: Any, name: str, look: Any) 
     return Argument(backend, host.in_bytes(array), spec, on_host=True, look=look)
 
 
-def _host_data(backend: Backend, logits: Array, value: Any, name: str) -> Any:
+def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: str) -> Any:
     """Host data as they are, columns as a NumPy array; `BackendError` for anything else."""
     value = columns.as_host(value, name)
     if host.is_host_data(value):
@@ -157,7 +158,7 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str) -> Any:
     told = columns.text(value, name)
     if told is None:
         fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
-        told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix)
+        told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix, first)
     raise BackendError(told)
 
 

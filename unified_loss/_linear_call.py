@@ -10,7 +10,6 @@ from unified_loss import _plan as plans
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
 from unified_loss._call import (
-    Taken,
     argument,
     brought_to,
     check_normalizer,
@@ -21,13 +20,7 @@ from unified_loss._call import (
     warn_of_suspicions,
 )
 from unified_loss._types import Array, Form, Head, Operands, Options, Problem, Spec
-from unified_loss.exceptions import (
-    LabelError,
-    LossInputError,
-    OptionError,
-    ShapeError,
-    SingleClassWarning,
-)
+from unified_loss.exceptions import LossInputError, SingleClassWarning
 
 AXIS = -1  # of the classes in the logits that are never made
 
@@ -38,6 +31,7 @@ class LinearCall(NamedTuple):
     form: Form
     head: Head
     operands: Operands  # without logits
+    problem: Problem
 
 
 def prepare(
@@ -47,7 +41,8 @@ def prepare(
     key = _key_of(backend, head, arrays, options, softcap)
     seen = None if key is None else plans.seen(key, backend, arrays)
     if seen is not None:
-        return LinearCall(Form(seen[0], None if softcap is None else float(softcap)), head, arrays)
+        form = Form(seen[0], None if softcap is None else float(softcap))
+        return LinearCall(form, head, arrays, seen[1])
     hidden, weight, bias = head
     taken = taken_of(backend, arrays._replace(logits=hidden), options, first="hidden")
     weight, weight_spec = _part(backend, hidden, weight, "weight")
@@ -55,11 +50,10 @@ def prepare(
     specs = (None if one is None else one.spec for one in taken)
     known = Head(backend.spec(hidden), weight_spec, bias_spec)
     options = options._replace(axis=AXIS)
-    problem = Problem._make((known.hidden, *specs, options, backend.same_size))
+    problem = Problem._make((known.hidden, *specs, options, backend.same_size, known))
     try:
-        logits = linear_rules.spec_of_logits(known, problem.labels, problem.same)
-        problem = problem._replace(logits=logits)
-        cap = linear_rules.softcap(softcap, logits.dtype)
+        problem = linear_rules.with_logits(problem)
+        cap = linear_rules.softcap(softcap, problem.logits.dtype)
         plan = plans.make_plan(problem)._replace(device=backend.device(hidden))
         check_normalizer(plan, taken.normalizer)
         if isinstance(plan.num_classes, int) and plan.num_classes == 1:
@@ -67,7 +61,8 @@ def prepare(
         judged = plan
         plan = label_values.told(plan, taken.labels, taken.sample_weight)
     except LossInputError as error:
-        raise _explained(error, known, problem, taken) from None
+        diagnose(error, problem, hidden, taken.labels)
+        raise
     if key is not None:
         plans.remember(key, judged, problem)
     if plan.check is True:
@@ -79,7 +74,7 @@ def prepare(
     plan, operands = brought_to(plan, hidden, taken)
     is_ordinary = backend.outline(hidden, *operands[1:4]) is not None
     form = Form(plan._replace(is_ordinary=is_ordinary), cap)
-    return LinearCall(form, Head(hidden, weight, bias), operands)
+    return LinearCall(form, Head(hidden, weight, bias), operands, problem)
 
 
 def _key_of(
@@ -102,7 +97,7 @@ def _part(
     """The weight or the bias beside hidden; it keeps its dtype, which is that of its gradient."""
     if value is None and name == "bias":
         return None, None
-    part = argument(backend, hidden, value, name, look=False)
+    part = argument(backend, hidden, value, name, look=False, first="hidden")
     if not part.on_host or part.spec.dtype not in rules.FLOATING:
         return part.value, part.spec
     if backend.name == "numpy":
@@ -112,33 +107,3 @@ def _part(
         dtype = rules.compute_dtype(backend.spec(hidden).dtype)
     brought = part.bring(hidden, dtype)
     return brought, backend.spec(brought)
-
-
-def _explained(error: LossInputError, head: Head, problem: Problem, taken: Taken) -> LossInputError:
-    """The error with what is known of its cause; whatever goes wrong here, it is what it was."""
-    if isinstance(error, LabelError | OptionError):
-        diagnose(error, problem, None, taken.labels)
-        return error
-    shapes = head.hidden.shape, head.weight.shape, problem.labels.shape
-    if isinstance(error, ShapeError) and None not in shapes and _are_labels_wrong(head, problem):
-        text = messages.labels_beside_hidden(head.hidden, head.weight, problem.labels)
-        error.args = (text,)
-    try:
-        from unified_loss._diagnosis._linear import extend
-
-        extend(error, head, problem)
-    except Exception:  # noqa: BLE001, S110
-        pass
-    return error
-
-
-def _are_labels_wrong(head: Head, problem: Problem) -> bool:
-    """Whether hidden and weight make logits, and the labels do not fit them."""
-    try:
-        logits = linear_rules.spec_of_logits(head, problem.labels, problem.same)
-        rules.label_kind(problem._replace(logits=logits), len(logits.shape) - 1)
-    except ShapeError:
-        return problem.logits is not head.hidden
-    except LossInputError:
-        pass
-    return False

@@ -264,7 +264,7 @@ def run(entry: str, head: Head, arrays: Operands, options: Options, softcap: Any
         call = _prepare()(backend, head, arrays, options, softcap)
     except LossInputError as error:
         raise folded(error) from error.__cause__
-    return getattr(backend, entry)(*call)
+    return getattr(backend, entry)(call.form, call.head, call.operands)
 
 
 @cache

@@ -5,12 +5,16 @@ from typing import Any
 
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._types import Head, Same, Size, Spec
+from unified_loss._types import Head, Problem, Same, Size, Spec
 from unified_loss.exceptions import DTypeError, OptionError, ShapeError
 
 
-def spec_of_logits(head: Head, labels: Spec, same: Same) -> Spec:
-    """The logits of a head, whose parts are `Spec`s; raises every error that those can cause."""
+def with_logits(problem: Problem) -> Problem:
+    """The problem with the logits of its head; raises every error that the head can cause."""
+    return problem._replace(logits=_spec_of_logits(problem.head, problem.labels, problem.same))
+
+
+def _spec_of_logits(head: Head, labels: Spec, same: Same) -> Spec:
     hidden, weight, bias = head
     for name, part in head._asdict().items():
         if part is not None and part.dtype not in rules.FLOATING:

@@ -117,14 +117,14 @@ def bias_shape(bias: Spec, classes: Size) -> str:
     )
 
 
-def labels_beside_hidden(hidden: Spec, weight: Spec, labels: Spec) -> str:
+def _labels_beside_hidden(problem: Problem) -> str:
     """R28."""
-    batch = hidden.shape[:-1]
-    dense = (*batch, weight.shape[0])
+    hidden, weight, _ = problem.head
     return (
-        f"labels must have shape {shown(batch)}, the shape of hidden {shown(hidden.shape)} without "
-        f"its features, or {shown(dense)} as rows over the classes of weight "
-        f"{shown(weight.shape)}, but have shape {shown(labels.shape)}."
+        f"labels must have shape {shown(hidden.shape[:-1])}, the shape of hidden "
+        f"{shown(hidden.shape)} without its features, or {shown(problem.logits.shape)} as rows "
+        f"over the classes of weight {shown(weight.shape)}, but have shape "
+        f"{shown(problem.labels.shape)}."
     )
 
 
@@ -176,7 +176,9 @@ def no_axis_fits(problem: Problem, candidates: tuple[int, ...]) -> str:
 
 
 def labels_do_not_fit(problem: Problem, axis: int) -> str:
-    """R5."""
+    """R5, R28."""
+    if problem.head is not None:
+        return _labels_beside_hidden(problem)
     logits, labels = problem.logits.shape, problem.labels.shape
     return (
         f"labels must have shape {shown(without(logits, axis))}, the shape of logits "
@@ -199,8 +201,11 @@ def sizes_differ_in_graph(name: str) -> str:
     )
 
 
-def no_classes(axis: int) -> str:
-    """R9."""
+def no_classes(problem: Problem, axis: int) -> str:
+    """R9, R28."""
+    if problem.head is not None:
+        weight = shown(problem.head.weight.shape)
+        return f"there must be at least one class, but weight {weight} has no row."
     return f"logits must have at least one class, but the class axis {axis} has size 0."
 
 
@@ -241,9 +246,12 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
 def index_labels_not_integer(problem: Problem, axis: int) -> str:
     """R4."""
     labels = problem.labels
+    without_what = f"without the class {_axis(problem, axis)}"
+    if problem.head is not None:
+        without_what = "that of hidden without its features"
     return (
-        f"labels of shape {shown(labels.shape)}, without the class {_axis(problem, axis)}, must be "
-        f"integer class ids, but are {labels.dtype}."
+        f"labels of shape {shown(labels.shape)}, {without_what}, must be integer class ids, but "
+        f"are {labels.dtype}."
     )
 
 
@@ -257,6 +265,8 @@ def class_weight_shape(problem: Problem, axis: int) -> str:
     logits = problem.logits.shape
     wanted, of = ("(C,)", "class") if logits is None else (
         shown((logits[axis],)), f"class of {_axis(problem, axis)}")  # fmt: skip
+    if problem.head is not None:
+        of = f"row of weight {shown(problem.head.weight.shape)}"
     return (
         f"class_weight must have shape {wanted}, one weight per {of}, "
         f"but has shape {shown(problem.class_weight.shape)}."
@@ -325,10 +335,12 @@ def ignore_index_with_dense_labels(problem: Problem, value: int) -> str:
 
 def single_class(problem: Problem) -> str:
     """R9."""
+    what = f"the class axis of logits {shown(problem.logits.shape)} has size 1"
+    if problem.head is not None:
+        what = f"weight {shown(problem.head.weight.shape)} has one row, which is one class"
     return (
-        f"the class axis of logits {shown(problem.logits.shape)} has size 1, so the loss of class "
-        "id 0 is always 0, and any other id is out of range. For one score per example use a "
-        "binary (sigmoid) cross-entropy, or give two classes."
+        f"{what}, so the loss of class id 0 is always 0, and any other id is out of range. For one "
+        "score per example use a binary (sigmoid) cross-entropy, or give two classes."
     )
 
 
@@ -380,17 +392,18 @@ def rows_of_scores() -> str:
     )
 
 
-def foreign(name: str, library: str, kind: str, fix: str) -> str:
-    """R2."""
+def foreign(name: str, library: str, kind: str, fix: str, first: str) -> str:
+    """R2; `first` is the argument that decides."""
     kind = kind.removeprefix("builtins.")
     if kind in {"list", "tuple"}:
         kind += ", which holds something else"
     elif "." not in kind:
         fix = "give numbers, lists of numbers or an array."
-    return (
+    told = (
         f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
         f"arrays), but {_are(name)} of type {kind}." + hint(fix)
     )
+    return _beside(first, told)
 
 
 def unsupported(library: str, version: str, oldest: str | None, error: Exception) -> str:
@@ -419,9 +432,18 @@ def library_fails(library: str, error: Exception) -> str:
     )
 
 
-def cannot_combine(name: str, reason: str, fix: str) -> str:
-    """R2."""
-    return f"{name} cannot be combined with the logits: {reason}." + hint(fix)
+def cannot_combine(name: str, reason: str, fix: str, first: str = "logits") -> str:
+    """R2; reasons and fixes are told of logits."""
+    told = f"{name} cannot be combined with the logits: {reason}." + hint(fix)
+    return _beside(first, told)
+
+
+def _beside(first: str, text: str) -> str:
+    """What is said beside logits, in words of another first argument."""
+    if first == "logits":
+        return text
+    text = text.replace("the logits'", f"{first}'s").replace("the logits", first)
+    return text.replace("logits", first)
 
 
 def refused(name: str, kind: str, reason: str) -> str:

@@ -114,7 +114,7 @@ def num_classes(problem: Problem, axis: int) -> Size:
         return None
     size = problem.logits.shape[axis]
     if isinstance(size, int) and size == 0:
-        raise _shape_error(ShapeError, problem, messages.no_classes(axis), axis)
+        raise _shape_error(ShapeError, problem, messages.no_classes(problem, axis), axis)
     return size
 
 

@@ -42,6 +42,7 @@ class Problem(NamedTuple):
     normalizer: Any
     options: Options
     same: Same
+    head: Any = None  # the linear form: a `Head` of Specs, which the logits would be made of
 
 
 class Plan(NamedTuple):

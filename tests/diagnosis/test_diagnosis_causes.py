@@ -20,7 +20,7 @@ from unified_loss import (
     cross_entropy,
 )
 from unified_loss import _libraries as libraries
-from unified_loss._diagnosis import CAUSES, diagnose
+from unified_loss._diagnosis import CAUSES, LINEAR_CAUSES, diagnose
 from unified_loss._diagnosis._operations import aliases
 from unified_loss._plan import make_plan
 
@@ -101,7 +101,7 @@ def assert_is_legal(arguments: dict[str, Any]) -> None:
 
 def test_a_cause_is_documented_by_its_function() -> None:
     """R25: the docs are made of summaries, which are one sentence."""
-    for cause in CAUSES.values():
+    for cause in (CAUSES | LINEAR_CAUSES).values():
         assert re.fullmatch(r"[^.\n]+\.", cause.summary.partition("\n")[0]), cause.tag
         assert inspect.isgeneratorfunction(cause.readings)
 

@@ -1,5 +1,6 @@
 """What the linear form refuses, and what it says then."""
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,12 @@ from unified_loss import (
     LossInputWarning,
     OptionError,
     ShapeError,
+    SingleClassWarning,
+    cross_entropy,
     linear_cross_entropy,
     linear_cross_entropy_with_grad,
 )
+from unified_loss._diagnosis._operations import aliases
 from unified_loss._linear import _walks as walks
 from unified_loss._types import Form
 from unified_loss.exceptions import ArgumentError
@@ -57,16 +61,65 @@ def test_causes_have_fixes_that_work(backend: Backend, cause: str) -> None:
     (fix,) = error.fixes
     kind = "conditional" if cause == "labels_shifted" else "same meaning"
     assert fix.kind == kind
-    if not fix.code:
-        assert backend.name in {"array_api_strict", "dask"}
-        return
-    if backend.name == "array_api_strict":
-        return  # whose arrays have no methods
-    code = fix.code
-    given = fix.apply(None, labels, hidden=hidden, weight=weight, **options)
-    assert code.startswith(f"{changed} = ")
-    given.pop("logits")
+    assert fix.code.startswith(f"{changed} = ")
+    given = fix.apply(labels=labels, hidden=hidden, weight=weight, **options)
+    assert given.keys() == {"hidden", "weight", "labels", *options}
     linear_cross_entropy(**given)
+    pasted = {"labels": labels, "hidden": hidden, "weight": weight, **options}
+    exec(fix.code, {n: import_module(m) for n, m in aliases(fix.code).items()}, pasted)  # noqa: S102
+    linear_cross_entropy(**pasted)
+
+
+def test_errors_are_in_words_of_the_linear_form(backend: Backend) -> None:
+    """R25, R28: no logits, which nobody has seen, and no axis, which nobody has given."""
+    hidden, weight, bias = arrays(backend, (4, 3), (7, 3), (7,))
+    host = np.array([0, 9, 2, 1])  # which is read, wherever hidden is
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (host, {}, "label 9 needs at least 10 classes, but weight has 7 rows"),
+        (np.array([0, -1, 2, 1]), {"bias": bias}, "ignore_index=-1"),
+        (np.array([0.0, 1, 2, 1]), {}, "that of hidden without its features"),
+        (np.zeros((4, 7)) - 1, {"check": True}, "no dense label is above 0"),
+        (np.zeros(5, int), {}, "the shape of hidden (4, 3) without its features"),
+        (host % 7, {"class_weight": np.ones(4)}, "one weight per row of weight (7, 3)"),
+        (object(), {}, "hidden's library"),
+    ]
+    for labels, options, words in wrong:
+        with pytest.raises(LossInputError) as caught:
+            linear_cross_entropy(hidden, weight, labels, **options)
+        text = str(caught.value).replace("log-probabilities and logits are not", "")
+        assert words in text
+        assert "logits" not in text
+        assert "axis" not in text
+        if labels is not wrong[-1][0]:
+            assert "\n  hidden: " in text
+            assert "   weight: " in text
+            assert ("   bias: " in text) is ("bias" in options)
+    with pytest.raises(ShapeError, match=r"weight \(0, 3\) has no row"):
+        linear_cross_entropy(hidden, arrays(backend, (0, 3))[0], host)
+    with pytest.warns(SingleClassWarning, match=r"weight \(1, 3\) has one row"):
+        linear_cross_entropy(hidden, arrays(backend, (1, 3))[0], np.zeros(4, int))
+
+
+@pytest.mark.filterwarnings("ignore::unified_loss.SingleClassWarning")
+def test_causes_of_logits_are_not_those_of_a_head() -> None:
+    """R25, R28: nothing that only an array of logits could be."""
+    hidden, labels = np.zeros((4, 3)), np.array([0, 29000, 0, 0])
+    for weight, given in ((np.zeros((768, 3)), labels), (np.zeros((1, 3)), [0, 1, 0, 1])):
+        with pytest.raises(LabelError) as caught:
+            linear_cross_entropy(hidden, weight, given)
+        tags = {reading.tag for reading in caught.value.readings}
+        assert not tags & {"hidden_states_not_logits", "binary_trailing_axis_broadcast"}
+    with pytest.raises(LabelError) as caught:
+        cross_entropy(np.zeros((4, 768)), labels)
+    assert caught.value.cause == "hidden_states_not_logits"
+
+
+def test_labels_that_cannot_be_ignored_are_not_padded() -> None:
+    """R25: no unsigned label of 8 bits is -100."""
+    hidden, weight = np.zeros((2, 5, 3)), np.zeros((7, 3))
+    with pytest.raises(ShapeError) as caught:
+        linear_cross_entropy(hidden, weight, np.zeros((2, 4), np.uint8))
+    assert (caught.value.cause, caught.value.fixes) == ("labels_shifted", ())
 
 
 def test_square_weight_is_not_guessed(backend: Backend) -> None:

@@ -117,15 +117,15 @@ def linear_call(entry: str, softcap: Any, *arguments: Any) -> Any:
         Options(*arguments[7:]),
     )
     try:
-        call = prepare_linear(Traced(), head, arrays, options, softcap)
+        form, head, arrays, _ = prepare_linear(Traced(), head, arrays, options, softcap)
     except ShapeError:
         prepare_linear(InNumbers(), head, arrays, options, softcap)
         raise
     if entry == "linear_loss":
-        return linear.traced_loss(run, *call)
+        return linear.traced_loss(run, form, head, arrays)
     if entry == "linear_sums":
-        return linear.traced_sums(run, *call)
-    loss, gradients = linear.traced_loss_and_gradients(run, *call)
+        return linear.traced_sums(run, form, head, arrays)
+    loss, gradients = linear.traced_loss_and_gradients(run, form, head, arrays)
     return (loss, *(part for part in gradients if part is not None))
 
 

@@ -7,16 +7,23 @@ from typing import Any
 
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _ranges, _targets
+from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _linear, _ranges, _targets
 from unified_loss._diagnosis._facts import Facts, Values, values_of
 from unified_loss._diagnosis._fixes import Fix
-from unified_loss._diagnosis._table import CAUSES, Reading, Score, Stage
+from unified_loss._diagnosis._table import CAUSES, LINEAR_CAUSES, Reading, Score, Stage
 from unified_loss._messages import described, shown_value
 from unified_loss._types import Problem
-from unified_loss.exceptions import LabelError, LossInputError, LossInputWarning, OptionError
+from unified_loss.exceptions import (
+    LabelError,
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+    ShapeError,
+)
 
 __all__ = [
     "CAUSES",
+    "LINEAR_CAUSES",
     "Diagnosis",
     "Facts",
     "Fix",
@@ -84,11 +91,14 @@ def diagnose(
 ) -> Diagnosis:
     """The diagnosis of a call that raises `error`, whose first line it keeps.
 
-    Of `arrays`, the logits and the labels, only the devices are asked for.
+    Of `arrays`, the logits or hidden, and the labels, only the devices are asked for.
     """
     first_line = str(error).partition("\n")[0]
     stage, axes = _stage(problem, error)
-    readings = _ranked(problem, stage, axes, values)
+    if problem.head is not None and isinstance(error, ShapeError):
+        readings = _linear.readings_of(problem)
+    else:
+        readings = _ranked(problem, stage, axes, values)
     return Diagnosis(first_line, (_facts_line(problem, axes, arrays),), readings)
 
 
@@ -175,11 +185,16 @@ def _ranked(
                 score = reading.score if is_plausible else Score(max(reading.score - 2, 1))
                 found = reading._replace(tag=tag, title=cause.title, score=score,
                                          fixes=_ordered(reading.fixes, score))  # fmt: skip
-                if found.fixes:
+                if found.fixes and not (problem.head and _speaks_of_logits(found)):
                     best[tag] = _better(best[tag], found) if tag in best else found
     ranked = sorted(best.values(), key=lambda one: (-one.score, ORDER.index(one.tag)))
     shown = [one for one in ranked[:SHOWN_READINGS] if _is_rival(one.score, ranked[0].score)]
     return tuple(one._replace(fixes=_different(one.fixes)) for one in shown)
+
+
+def _speaks_of_logits(reading: Reading) -> bool:
+    """Whether a reading is of no use where there are none: in the linear form."""
+    return any("logits" in text for text in (reading.sentence, *map(str, reading.fixes)))
 
 
 def _ordered(fixes: tuple[Fix, ...], score: Score) -> tuple[Fix, ...]:
@@ -227,8 +242,17 @@ def _is_plausible(facts: Facts) -> bool:
 
 
 def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]) -> str:
-    arguments = zip(("logits", "labels"), (problem.logits, problem.labels), arrays, strict=True)
-    parts = [f"{name}: {described(spec)}{_device(array)}" for name, spec, array in arguments]
+    first, labels = map(_device, arrays)
+    if problem.head is not None:
+        specs = problem.head._asdict() | {"labels": problem.labels}
+        devices = {"hidden": first, "labels": labels}
+        return "   ".join(
+            f"{name}: {described(spec)}{devices.get(name, '')}"
+            for name, spec in specs.items()
+            if spec is not None
+        )
+    parts = [f"logits: {described(problem.logits)}{first}"]
+    parts.append(f"labels: {described(problem.labels)}{labels}")
     if problem.options.axis is not None:
         axis = f"{shown_value(problem.options.axis)} (given)"
     else:

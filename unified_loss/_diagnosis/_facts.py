@@ -119,8 +119,17 @@ class Facts:
         """Whether the caller writes TensorFlow or Keras."""
         return self.problem.logits.library == "tensorflow"
 
+    @property
+    def holder(self) -> str:
+        """Who has how many classes."""
+        if self.problem.head is not None:
+            return f"weight has {self.classes} row{'' if self.classes == 1 else 's'}"
+        return f"logits have {self.classes} on axis {self.axis}"
+
     def units(self, number: int | str) -> str:
         """What the last layer needs, in words of the caller's framework."""
+        if self.problem.head is not None:
+            return f"give weight {number} rows, one for each class"
         name = {
             "tensorflow": f"Dense({number})",
             "torch": f"num_labels={number} in a Hugging Face model",

@@ -11,10 +11,11 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._diagnosis._operations import OPERATIONS, aliases, expression
 from unified_loss._plan import make_plan
-from unified_loss._types import Options, Plan, Problem, Spec
+from unified_loss._types import Head, Options, Plan, Problem
 from unified_loss.exceptions import AmbiguousAxisError, LossInputError
 
 Kind = Literal["same meaning", "conditional", "elsewhere"]
+HEAD = Head._fields
 CLAIMS = "cast", "argmax", "one_hot", "exp"  # operations that say what labels are
 
 
@@ -59,9 +60,14 @@ class Fix:
         """Whether it is all there is to do, whatever was meant."""
         return self.kind == "same meaning"
 
-    def apply(self, logits: Any, labels: Any, **options: Any) -> dict[str, Any]:
-        """All arguments of the call, as they are once `code` has run."""
+    def apply(self, logits: Any = None, labels: Any = None, **options: Any) -> dict[str, Any]:
+        """All arguments of the call, as they are once `code` has run.
+
+        Those of the linear form are given by name, and there are no logits among them.
+        """
         arguments = {"logits": logits, "labels": labels, **options}
+        if "hidden" in options:
+            del arguments["logits"]
         modules = {name: importlib.import_module(path) for name, path in aliases(self.code).items()}
         exec(self.code, modules, arguments)  # noqa: S102 (made here, of sizes and fixed names)
         return arguments
@@ -231,13 +237,18 @@ def _is_writable(operation: tuple[str, Any]) -> bool:
 def _stepped(problem: Problem, step: Step) -> Problem:
     if step.operation == "swap":
         return problem._replace(logits=problem.labels, labels=problem.logits)
+    if step.argument in HEAD:
+        spec = getattr(problem.head, step.argument)
+        shape = OPERATIONS[step.operation].shape(spec.shape, step.value)
+        head = problem.head._replace(**{step.argument: spec._replace(shape=shape)})
+        return problem._replace(head=head)
     changed: dict[str, Any] = {step.argument: step.value}
     if step.argument in Options._fields:
         return problem._replace(options=problem.options._replace(**changed))
     if step.operation == "rename":
         changed = {step.value: getattr(problem, step.argument), step.argument: None}
     elif step.operation != "set":
-        spec: Spec = getattr(problem, step.argument)
+        spec = getattr(problem, step.argument)
         operation = OPERATIONS[step.operation]
         shape = operation.shape(spec.shape, step.value)
         dtype = operation.dtype(spec.dtype, step.value)

@@ -137,10 +137,10 @@ def multi_hot_given_to_single_label_loss(facts: Facts) -> Readings:
     score = Score.GUESS
     if ones > 1:
         score = Score.LIKELY if facts.values and facts.values.unit_axes else Score.STRONG
+    how = "shaped like the logits" if facts.problem.head is None else "with a row of all classes"
     yield Reading(
         score,
-        "0/1 labels shaped like the logits are multi-hot if several classes can hold at once; "
-        "softmax takes one.",
+        f"0/1 labels {how} are multi-hot if several classes can hold at once; softmax takes one.",
         (outside("for multi-label data use a sigmoid (BCE, binary) loss for each class; for one "
                  "class index each, one-hot rows or argmax"),),
     )  # fmt: skip

@@ -1,157 +1,177 @@
-"""What is wrong with the shapes of the linear form, and how to mend it. Imported on failure.
+"""Causes: shapes of hidden, weight, bias and labels that make no logits, or do not fit them.
 
 A fix is tried on the call before it is offered.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._diagnosis import LEADS, Fix, Reading, Score
-from unified_loss._linear_rules import spec_of_logits
-from unified_loss._messages import described
+from unified_loss._diagnosis._facts import count
+from unified_loss._diagnosis._fixes import Fix, Kind, Step
+from unified_loss._diagnosis._operations import expression
+from unified_loss._diagnosis._table import LINEAR_CAUSES, Reading, Readings, Score, cause
+from unified_loss._linear_rules import with_logits
+from unified_loss._messages import shown, shown_size
 from unified_loss._plan import make_plan
 from unified_loss._shapes import same_shape
-from unified_loss._types import Head, Problem, Shape, Spec
+from unified_loss._types import Problem, Shape, Size
 from unified_loss.exceptions import LossInputError
 
-# How each library writes a row of labels that is one longer.
-_PADS = {
-    "numpy": "np.pad(labels, {pairs}, constant_values={value})",
-    "python": "np.pad(labels, {pairs}, constant_values={value})",
-    "torch": "F.pad(labels, (0, 1), value={value})",
-    "jax": "jnp.pad(labels, {pairs}, constant_values={value})",
-    "tensorflow": "tf.pad(labels, {pairs}, constant_values={value})",
-    "mlx": "mx.pad(labels, {pairs}, constant_values={value})",
-}
+
+class Parts(NamedTuple):
+    """The shapes of a call of the linear form, whose ranks are known."""
+
+    problem: Problem
+    hidden: Shape
+    weight: Shape  # of two axes
+    bias: Shape | None
+    labels: Shape
+
+    @property
+    def batch(self) -> Shape:
+        """The shape of hidden without its features."""
+        return self.hidden[:-1]
+
+    def differ(self, a: Size, b: Size) -> bool:
+        """Whether two sizes are known to differ."""
+        return self.problem.same(a, b) is False
+
+    @property
+    def fits_weight(self) -> bool:
+        """Whether weight may have a column for each feature."""
+        return not self.differ(self.hidden[-1], self.weight[1])
+
+    @property
+    def fits_bias(self) -> bool:
+        """Whether bias, if there is one, may have a number for each class."""
+        bias = self.bias
+        return bias is None or (len(bias) == 1 and not self.differ(bias[0], self.weight[0]))
 
 
-def extend(error: LossInputError, head: Head, problem: Problem) -> None:
-    """Add all the shapes to an error, and the cause and the fixes where they are known."""
-    hidden, weight, bias = head
-    names = {"hidden": hidden, "weight": weight, "labels": problem.labels}
-    if bias is not None:
-        names["bias"] = bias
-    facts = "   ".join(f"{name}: {described(spec)}" for name, spec in names.items())
-    lines = [str(error).partition("\n")[0], f"  {facts}"]
-    readings = tuple(_readings(head, problem))
-    for reading in readings:
-        verb = "cause" if reading.score == Score.CERTAIN else "perhaps"
-        lines.append(f"  {verb}: {reading.title} ({reading.tag}): {reading.sentence}")
-        lines += (f"    {LEADS[fix.kind]}{fix}" for fix in reading.fixes)
-    error.args = ("\n".join(lines),)
-    if readings:
-        fixes = tuple(fix for reading in readings for fix in reading.fixes)
-        error.with_details(cause=readings[0].tag, fixes=fixes, readings=readings)
-    error.__suppress_context__ = True
-
-
-def _readings(head: Head, problem: Problem) -> Iterator[Reading]:
-    shapes = [None if part is None else part.shape for part in (*head, problem.labels)]
-    hidden, weight, bias, labels = shapes
-    if not hidden or weight is None or len(weight) != 2:
-        return
-    same = problem.same
-    if same(hidden[-1], weight[1]) is False:
-        turned = weight[::-1]
-        if same(hidden[-1], turned[1]) is not False:
-            sentence = f"weight {weight} has the features of hidden on its first axis."
-            is_tensorflow = head.weight.library == "tensorflow"
-            code = "weight = tf.transpose(weight)" if is_tensorflow else "weight = weight.T"
-            fix = Fix("a row per class", code, "same meaning")
-            changed = head._replace(weight=head.weight._replace(shape=turned))
-            yield from _if_valid(
-                changed, problem, Reading(Score.CERTAIN, sentence, (fix,), None,
-                "weight_transposed", "weight is transposed"))  # fmt: skip
-        return
-    if (
-        head.bias is not None
-        and bias is not None
-        and (len(bias) != 1 or same(bias[0], weight[0]) is False)
-    ):
-        yield from _of_bias(head, problem, head.bias, weight)
-        return
-    if labels is not None:
-        yield from _of_labels(head, problem, hidden, labels)
-
-
-def _of_bias(head: Head, problem: Problem, bias: Spec, weight: Shape) -> Iterator[Reading]:
-    shape = bias.shape
-    sentence = f"bias {shape} is to have a number for each of the {weight[0]} classes."
-    fixes: tuple[Fix, ...] = ()
-    title = "bias is not one per class"
-    if _count(shape) == weight[0]:
-        fixes = (Fix("flatten it", _reshaped(bias.library, "bias", (-1,)), "same meaning"),)
-    reading = Reading(Score.CERTAIN, sentence, fixes, None, "bias_not_per_class", title)
-    if not fixes:
-        yield reading
-        return
-    changed = head._replace(bias=bias._replace(shape=(weight[0],)))
-    yield from _if_valid(changed, problem, reading)
-
-
-def _of_labels(head: Head, problem: Problem, hidden: Shape, labels: Shape) -> Iterator[Reading]:
-    batch = hidden[:-1]
-    if len(labels) == len(batch) and batch and problem.labels.dtype in rules.INTEGER:
-        yield from _of_shifted(head, problem, batch, labels)
-    number = _count(batch)
-    if labels != batch and number is not None and number == _count(labels) and number:
-        which = "labels" if len(labels) < len(batch) else "hidden"
-        sentence = f"{which} {batch if which == 'hidden' else labels} are flattened, and the "
-        sentence += "others are not; a label per row of hidden is there."
-        code = _reshaped(problem.labels.library, "labels", batch if len(batch) > 1 else (-1,))
-        fix = Fix("the labels in the shape of the rows of hidden", code, "same meaning")
-        reading = Reading(Score.STRONG, sentence, (fix,), None, "hidden_not_flattened",
-                          "labels are flattened otherwise than hidden")  # fmt: skip
-        yield from _if_valid(head, _with_labels(problem, batch), reading)
-
-
-def _of_shifted(head: Head, problem: Problem, batch: Shape, labels: Shape) -> Iterator[Reading]:
-    last, given = batch[-1], labels[-1]
-    if not (isinstance(last, int) and isinstance(given, int) and last == given + 1):
-        return
-    if same_shape(labels[:-1], batch[:-1], problem.same) is False:
-        return
-    value = problem.options.ignore_index
-    sentence = (
-        f"labels {labels} are one shorter than the {last} positions of hidden: the last position "
-        "has no next one to predict."
+def readings_of(problem: Problem) -> tuple[Reading, ...]:
+    """The readings of a call of the linear form that is refused for its shapes."""
+    head = problem.head
+    shapes = [head.hidden.shape, head.weight.shape, head.bias and head.bias.shape]
+    parts = Parts._make((problem, *shapes, problem.labels.shape))
+    if not parts.hidden or parts.weight is None or len(parts.weight) != 2 or parts.labels is None:
+        return ()
+    return tuple(
+        reading._replace(tag=tag, title=one.title)
+        for tag, one in LINEAR_CAUSES.items()
+        for reading in one.readings(parts)
     )
+
+
+@cause(
+    "weight_transposed",
+    "weight is transposed",
+    "head",
+    example="np.zeros((4, 3)), np.zeros((3, 7)), [0, 6, 2, 1]",
+)
+def weight_transposed(parts: Parts) -> Readings:
+    """A weight with a column for each class, as a kernel of Flax or Keras has."""
+    if not parts.fits_weight and not parts.differ(parts.hidden[-1], parts.weight[0]):
+        yield Reading(
+            Score.CERTAIN,
+            f"weight {shown(parts.weight)} has the features of hidden on its first axis.",
+            tuple(_fix(parts.problem, "a row for each class", Step("weight", "transpose"))),
+        )
+
+
+@cause(
+    "bias_not_per_class",
+    "bias is not one per class",
+    "head",
+    example="np.zeros((4, 3)), np.zeros((7, 3)), [0, 6, 2, 1], bias=np.zeros((1, 7))",
+)
+def bias_not_per_class(parts: Parts) -> Readings:
+    """A bias that does not have one number for each class."""
+    if not parts.fits_weight or parts.fits_bias or parts.bias is None:
+        return
     fixes: tuple[Fix, ...] = ()
-    if rules.integer(value) is not None:
-        pairs = [[0, 0]] * (len(labels) - 1) + [[0, 1]]
-        pad = _PADS.get(problem.labels.library, "")
-        code = pad and f"labels = {pad.format(pairs=pairs, value=value)}"
-        text = "if each label is that of the position before it, pad them with ignore_index"
-        fixes = (Fix(text, code, "conditional"),)
-    reading = Reading(Score.LIKELY, sentence, fixes, None, "labels_shifted",
-                      "labels were shifted and cut")  # fmt: skip
-    yield from _if_valid(head, _with_labels(problem, batch), reading)
+    if count(parts.bias) == parts.weight[0]:
+        step = Step("bias", "reshape", parts.weight[:1])
+        fixes = tuple(_fix(parts.problem, "flatten it", step, written=(-1,)))
+    yield Reading(
+        Score.CERTAIN,
+        f"bias {shown(parts.bias)} is to have a number for each of the "
+        f"{shown_size(parts.weight[0])} rows of weight.",
+        fixes,
+    )
 
 
-def _if_valid(head: Head, problem: Problem, reading: Reading) -> Iterator[Reading]:
-    """The reading, with its fixes where the call is valid once they are done."""
+@cause(
+    "labels_shifted",
+    "labels were shifted and cut",
+    "head",
+    example="np.zeros((2, 5, 3)), np.zeros((7, 3)), np.zeros((2, 4), int)",
+)
+def labels_shifted(parts: Parts) -> Readings:
+    """Labels that are one position shorter than the hidden states."""
+    batch, labels, problem = parts.batch, parts.labels, parts.problem
+    if not parts.fits_weight or not parts.fits_bias or problem.labels.dtype not in rules.INTEGER:
+        return
+    if len(labels) != len(batch) or not batch:
+        return
+    last, given = batch[-1], labels[-1]
+    is_shorter = isinstance(last, int) and isinstance(given, int) and last == given + 1 > 1
+    if not is_shorter or same_shape(labels[:-1], batch[:-1], problem.same) is False:
+        return
+    value = rules.integer(problem.options.ignore_index)
+    text = "if each label is that of the position before it, pad them with ignore_index"
+    step = Step("labels", "pad", (len(labels), value))
+    yield Reading(
+        Score.LIKELY,
+        f"labels {shown(labels)} are one shorter than the {last} positions of hidden: the last "
+        "position has no next one to predict.",
+        () if value is None else tuple(_fix(problem, text, step, "conditional", ignored=value)),
+    )
+
+
+@cause(
+    "hidden_not_flattened",
+    "labels are flattened otherwise than hidden",
+    "head",
+    example="np.zeros((2, 5, 3)), np.zeros((7, 3)), np.zeros(10, int)",
+)
+def hidden_not_flattened(parts: Parts) -> Readings:
+    """Labels that are flattened where the hidden states are not, or the other way round."""
+    batch, labels = parts.batch, parts.labels
+    number = count(batch)
+    if not parts.fits_weight or not parts.fits_bias or not number or number != count(labels):
+        return
+    if labels == batch:
+        return
+    which, shape = ("labels", labels) if len(labels) < len(batch) else ("hidden", parts.hidden)
+    written = batch if len(batch) > 1 else (-1,)
+    text = "the labels in the shape of the rows of hidden"
+    yield Reading(
+        Score.STRONG,
+        f"{which} {shown(shape)} are flattened, and the others are not; there is a label for each "
+        "row of hidden.",
+        tuple(_fix(parts.problem, text, Step("labels", "reshape", batch), written=written)),
+    )
+
+
+def _fix(
+    problem: Problem,
+    text: str,
+    step: Step,
+    kind: Kind = "same meaning",
+    *,
+    written: Any = None,
+    ignored: int | None = None,
+) -> Iterator[Fix]:
+    """The fix, if it makes the call valid, and `ignored` a label that is."""
+    fix = Fix(text, kind=kind, steps=(step,))
     try:
-        make_plan(problem._replace(logits=spec_of_logits(head, problem.labels, problem.same)))
+        plan = make_plan(with_logits(fix.applied_to(problem)))
     except LossInputError:
-        reading = reading._replace(fixes=())
-    yield reading
-
-
-def _with_labels(problem: Problem, shape: Shape) -> Problem:
-    return problem._replace(labels=problem.labels._replace(shape=shape))
-
-
-def _reshaped(library: str, name: str, shape: Shape) -> str:
-    """Code, in the caller's own library."""
-    sizes: Any = tuple(shape)
-    if library == "python":
-        return f"{name} = np.reshape({name}, {sizes})"
-    if library == "tensorflow":
-        return f"{name} = tf.reshape({name}, {sizes})"
-    return f"{name} = {name}.reshape({sizes})"
-
-
-def _count(shape: Shape) -> int | None:
-    return math.prod(shape) if all(isinstance(size, int) for size in shape) else None
+        return
+    if ignored is not None and plan.ignore_index != ignored:
+        return
+    spec = problem.labels if step.argument == "labels" else getattr(problem.head, step.argument)
+    value = step.value if written is None else written
+    code = expression(spec.library, step.argument, ((step.operation, value),))
+    yield Fix(text, f"{step.argument} = {code}" if code else "", kind, (step,))

@@ -109,6 +109,11 @@ OPERATIONS: dict[str, Operation] = {
         _keeps_neighbors,
         "the axes of one size are not exchanged",
     ),
+    "transpose": Operation(lambda shape, _: shape[::-1], _always),
+    "pad": Operation(
+        lambda shape, _: (*shape[:-1], shape[-1] + 1),
+        condition="each label is that of the position before it",
+    ),
     "mean": Operation(
         lambda shape, axes: tuple(size for i, size in enumerate(shape) if i not in axes),
         condition="one prediction per example is meant",

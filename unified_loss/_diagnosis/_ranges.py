@@ -122,8 +122,7 @@ def too_few_output_units(facts: Facts) -> Readings:
     short = high + 1 - classes
     yield Reading(
         Score.STRONG if short == 1 and low == 0 else Score.LIKELY,
-        f"label {high} needs at least {high + 1} classes, but logits "
-        f"have {classes} on axis {facts.axis}"
+        f"label {high} needs at least {high + 1} classes, but {facts.holder}"
         + (": the last layer is one unit short." if short == 1 else "."),
         (
             outside(facts.units(high + 1)),

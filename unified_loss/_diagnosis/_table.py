@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from unified_loss._diagnosis._facts import Facts
 from unified_loss._diagnosis._fixes import Fix
 
 Stage = Literal[
     "logits", "options", "axis", "labels", "weights", "values", "softmax", "ignored", "rows",
-    "several",
+    "several", "head",
 ]  # fmt: skip
 
 
@@ -41,21 +40,22 @@ class Cause(NamedTuple):
     title: str
     stages: tuple[Stage, ...]
     example: str
-    readings: Callable[[Facts], Iterator[Reading]]
+    readings: Callable[[Any], Iterator[Reading]]  # of `Facts`, or of the linear form's `Parts`
     summary: str
 
 
 CAUSES: dict[str, Cause] = {}
+LINEAR_CAUSES: dict[str, Cause] = {}  # of the shapes of the linear form
 Readings = Iterator[Reading]
+EntryT = TypeVar("EntryT", bound=Callable[[Any], Iterator[Reading]])
 
 
-def cause(
-    tag: str, title: str, *stages: Stage, example: str
-) -> Callable[[Callable[[Facts], Readings]], Callable[[Facts], Readings]]:
+def cause(tag: str, title: str, *stages: Stage, example: str) -> Callable[[EntryT], EntryT]:
     """Enter a cause, with a title in plain words; `example` is a call that shows it."""
+    table = LINEAR_CAUSES if stages == ("head",) else CAUSES
 
-    def enter(readings: Callable[[Facts], Readings]) -> Callable[[Facts], Readings]:
-        CAUSES[tag] = Cause(tag, title, stages, example, readings, readings.__doc__ or "")
+    def enter(readings: EntryT) -> EntryT:
+        table[tag] = Cause(tag, title, stages, example, readings, readings.__doc__ or "")
         return readings
 
     return enter

@@ -26,6 +26,10 @@ def functions(module: str, **others: Render) -> Dialect:
         "squeeze": lambda x, axis: f"{module}.squeeze({x}, axis={axis})",
         "insert": lambda x, axis: f"{module}.expand_dims({x}, axis={axis})",
         "permute": lambda x, order: f"{module}.transpose({x}, {order})",
+        "transpose": lambda x, _: f"{x}.T",
+        "pad": lambda x, value: (
+            f"{module}.pad({x}, {_pairs(value[0])}, constant_values={value[1]})"
+        ),
         "mean": lambda x, axes: f"{module}.mean({x}, axis={one_or_all(axes)})",
         "broadcast": lambda x, shape: f"{module}.broadcast_to({x}, {sizes(shape)})",
         "exp": lambda x, _: f"{module}.exp({x})",
@@ -39,6 +43,11 @@ def functions(module: str, **others: Render) -> Dialect:
         "divide": lambda x, n: f"({x} // {n})",
         **others,
     }
+
+
+def _pairs(ndim: int) -> str:
+    """One entry more at the end of the last axis."""
+    return str([[0, 0]] * (ndim - 1) + [[0, 1]])
 
 
 def one_or_all(axes: tuple[int, ...]) -> str:
@@ -69,7 +78,8 @@ def _of_array(render: Render) -> Render:
 STANDARD = functions(
     "xp",
     permute=lambda x, order: f"xp.permute_dims({x}, {order})",
-    # The standard wants an index for each axis.
+    # The standard has no padding, and wants an index for each axis.
+    pad=lambda x, value: f"xp.concat([{x}, xp.full_like({x}[..., :1], {value[1]})], axis=-1)",
     pick=lambda x, value: f"{x}[{_index(*value)}, ...]",
     cut=lambda x, value: f"{x}[{_slice(value)}, ...]",
     stride=lambda x, value: f"{x}[{_strides(value)}, ...]",
@@ -80,5 +90,5 @@ NUMPY = functions(
     one_hot=lambda x, classes: f"np.eye({classes}, dtype=np.float32)[{x}]",
     number=lambda x, _: f"np.unique({x}, return_inverse=True)[1]",
 )
-_OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide")
+_OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide", "transpose")
 PYTHON = NUMPY | {name: _of_array(NUMPY[name]) for name in _OF_ARRAYS}

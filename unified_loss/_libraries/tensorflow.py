@@ -23,6 +23,7 @@ class TensorFlow(Library):
     dialect = functions(
         "tf",
         cast=lambda x, dtype: f"tf.cast({x}, tf.{dtype})",
+        transpose=lambda x, _: f"tf.transpose({x})",
         mean=lambda x, axes: f"tf.reduce_mean({x}, axis={one_or_all(axes)})",
         one_hot=lambda x, classes: f"tf.one_hot({x}, {classes})",
     )

@@ -24,6 +24,7 @@ class Torch(Library):
         squeeze=lambda x, axis: f"{x}.squeeze({axis})",
         insert=lambda x, axis: f"{x}.unsqueeze({axis})",
         permute=lambda x, order: f"{x}.permute({listed(str(order))})",
+        pad=lambda x, value: f"F.pad({x}, (0, 1), value={value[1]})",
         mean=lambda x, axes: f"{x}.mean(dim={one_or_all(axes)})",
         broadcast=lambda x, shape: f"{x}.expand({listed(sizes(shape))})",
         exp=lambda x, _: f"{x}.exp()",

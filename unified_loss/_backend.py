@@ -16,6 +16,17 @@ class Route(NamedTuple):
     is_fused: bool = False  # nothing is made but a few numbers an example
 
 
+class LinearRoute(NamedTuple):
+    """How a call of the linear form goes, for the loss alone and with the gradients."""
+
+    alone: Any = None  # a `Tour`; None: in two steps, the logits and their loss
+    with_gradients: Any = None
+    tiles: tuple[int, int] = (1, 1)  # how many arrays of a tile's size are held at once
+    casts_all: bool = False  # half precision at once, and not tile by tile
+    keeps_weight: bool = False  # another array of the weight's size is held with the gradients
+    is_lazy: bool = False  # two steps are done chunk by chunk
+
+
 class Backend:
     """One library. It holds no state; `BACKEND` of a file of `_backends` is the only instance."""
 
@@ -102,6 +113,10 @@ class Backend:
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         """The loss and the gradient of its sum with respect to the logits."""
         raise NotImplementedError
+
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        """How a call of the linear form goes, by the `Spec`s of its head, of known sizes."""
+        return LinearRoute()
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         """The loss of the linear form; the operands have no logits."""

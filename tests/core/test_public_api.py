@@ -145,11 +145,12 @@ def test_totals_have_the_parameters_of_the_calls() -> None:
 
 
 def test_explain_has_the_parameters_of_the_calls() -> None:
-    """R27: and one more, for shapes."""
+    """R27: and one more, for shapes, and those of a last layer."""
     explained = inspect.signature(unified_loss.explain).parameters
     called = inspect.signature(unified_loss.cross_entropy).parameters
     kinds = {name: (one.kind, one.default) for name, one in explained.items()}
-    assert kinds.pop("framework") == (inspect.Parameter.KEYWORD_ONLY, None)
+    for name in ("framework", "weight", "bias", "softcap"):
+        assert kinds.pop(name) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert list(kinds.items()) == [(name, (one.kind, one.default)) for name, one in called.items()]
 
 

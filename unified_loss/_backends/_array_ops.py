@@ -52,7 +52,7 @@ class ArrayOps(LinearOps):
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         """The loss of the linear form."""
-        tour = self._tour(form, head)
+        tour = self.tour(form, head)
         if tour is not None:
             field = self._field(tour, form, head, operands)
             return eager.loss_of(field, eager.statistics_of(field))
@@ -63,7 +63,7 @@ class ArrayOps(LinearOps):
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
         """The loss of the linear form and its gradients."""
-        tour = self._tour(form, head)
+        tour = self.tour(form, head)
         if tour is not None:
             field = self._field(tour, form, head, operands)
             statistics = eager.statistics_of(field)
@@ -75,16 +75,17 @@ class ArrayOps(LinearOps):
 
     def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
         """What `Totals` holds of the linear form."""
-        tour = self._tour(form, head)
+        tour = self.tour(form, head)
         if tour is not None:
             return eager.totals_of(self._field(tour, form, head, operands))
         x = two_steps.logits_of(self, form, head, operands)
         return self.sums(form.plan, operands._replace(logits=x))
 
-    def _tour(self, form: Form, head: Head) -> walks.Tour | None:
-        """The walk of a call, by classes; None for two steps."""
+    @classmethod
+    def tour(cls, form: Form, head: Head) -> walks.Tour | None:
+        """The walk of a head of arrays or `Spec`s, by classes; None for two steps."""
         sizes = (*head.hidden.shape, *head.weight.shape)
-        if not self.goes_by_tiles or not all(isinstance(size, int) for size in sizes):
+        if not cls.goes_by_tiles or not all(isinstance(size, int) for size in sizes):
             return None
         return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
 

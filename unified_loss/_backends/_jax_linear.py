@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from unified_loss._backend import LinearRoute
 from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _walks as walks
 from unified_loss._linear._tiles import Sums, finished
@@ -107,6 +108,16 @@ def layout_of(form: Form, head: Head) -> Layout | None:
         has_p=plan.label_smoothing != 1,
         has_q=plan.label_smoothing != 0,
     )
+
+
+def route(form: Form, head: Head) -> LinearRoute:
+    """How a call goes, by the `Spec`s of its head."""
+    layout = layout_of(form, head)
+    if layout is None:
+        return LinearRoute()
+    tour = walks.Tour("classes", walks.sizes_of(head)[0], layout.size)
+    is_moved = layout.is_padded or layout.strided
+    return LinearRoute(tour, tour, tiles=(2, 2), casts_all=True, keeps_weight=is_moved)
 
 
 def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Array:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from unified_loss._backend import LinearRoute
 from unified_loss._backends._tensorflow_statistics import masked_as_zero
 from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _walks as walks
@@ -37,6 +38,16 @@ def size_of_tiles(form: Form, head: Head) -> int | None:
         return None
     size = min(classes, walks.classes_of_all_rows(number))
     return -(-classes // -(-classes // size))
+
+
+def route(form: Form, head: Head) -> LinearRoute:
+    """How a call goes, by the `Spec`s of its head."""
+    parts = (None if part is None else tf.TensorSpec(part.shape, part.dtype) for part in head)
+    size = size_of_tiles(form, Head(*parts))
+    if size is None:
+        return LinearRoute()
+    tour = walks.Tour("classes", walks.sizes_of(head)[0], size)
+    return LinearRoute(tour, tour, tiles=(3, 4), casts_all=True, keeps_weight=True)
 
 
 def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> Array:

@@ -12,7 +12,7 @@ import torch
 from torch._C import _functorch
 from torch.utils.checkpoint import checkpoint
 
-from unified_loss._backend import Backend
+from unified_loss._backend import Backend, LinearRoute
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import DTYPES, GRAPH_OPS, OPS, is_transformed, is_watched
 from unified_loss._examples import Examples, examples_and_divisor
@@ -141,16 +141,19 @@ def _wanted(head: Head) -> eager.Wanted:
     return eager.Wanted(*(part is not None and part.requires_grad and is_recorded for part in head))
 
 
+def route(form: Form, head: Head) -> LinearRoute:
+    """How an eager call of ordinary tensors goes, by their `Spec`s."""
+    plan, sizes = form.plan, walks.sizes_of(head)
+    in_one_pass = walks.fits_one_pass(plan, head, plan.compute_dtype)
+    return LinearRoute(
+        walks.tour_of(form, *sizes, in_one_pass=False),
+        walks.tour_of(form, *sizes, in_one_pass=in_one_pass),
+    )
+
+
 def _tour(form: Form, head: Head, wanted: eager.Wanted) -> walks.Tour | None:
     plan = form.plan
-    dtype = DTYPES[plan.compute_dtype]
-    in_one_pass = (
-        any(wanted)
-        and plan.reduction != "none"
-        and plan.device is None
-        and head.hidden.dtype == dtype
-        and head.weight.dtype == dtype
-    )
+    in_one_pass = any(wanted) and walks.fits_one_pass(plan, head, DTYPES[plan.compute_dtype])
     return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
 
 

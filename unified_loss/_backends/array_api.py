@@ -10,7 +10,7 @@ import numpy as np
 from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps, CupyOps, OtherOps, StrictOps
 from unified_loss._rules import package_of
 from unified_loss._sums import Sums
@@ -112,6 +112,12 @@ class ArrayApiBackend(Backend):
         ops = _ops(operands.logits)
         with np.errstate(all="ignore"):
             return ops.loss_and_gradient(plan, operands)
+
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        library = head.hidden.library
+        tour_of = getattr(OPS.get(library), "tour", None)  # of a class that is loaded
+        tour = None if tour_of is None else tour_of(form, head)
+        return LinearRoute(tour, tour, tiles=(3, 3), is_lazy=library == "dask")
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         ops = _ops(head.hidden)

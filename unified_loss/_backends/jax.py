@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unified_loss import _host as host
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends._array_ops import ArrayOps
@@ -222,6 +222,9 @@ class JaxBackend(Backend):
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         return _loss_and_gradient(plan, operands)
+
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        return linear.route(form, head)
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         return _linear_loss(form, linear.layout_of(form, head), head, operands)

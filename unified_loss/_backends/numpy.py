@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _host as host
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples
@@ -289,6 +289,10 @@ class NumpyBackend(Backend):
         route = self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
 
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        alone, together = (_tour(form, head, with_gradients=one) for one in (False, True))
+        return LinearRoute(alone, together)
+
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         return copy_context().run(_linear, form, head, operands, with_gradients=False)[0]
 
@@ -319,8 +323,7 @@ def _linear(
 ) -> tuple[Array, Any]:
     with np.errstate(all="ignore"):
         head = Head(*(None if part is None else np.asarray(part) for part in head))
-        in_one_pass = with_gradients and form.plan.reduction != "none" and _is_of_one_dtype(head)
-        tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
+        tour = _tour(form, head, with_gradients=with_gradients)
         if tour is not None:
             return _linear_walk(tour, form, head, operands, with_gradients=with_gradients)
         x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
@@ -337,12 +340,11 @@ def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eage
     return eager.field_of(OPS, walks.flattened(OPS, form, head, operands), tour, walk)
 
 
-def _is_of_one_dtype(head: Head) -> bool:
-    """Whether nothing is rounded before it is returned, and so nothing kept apart."""
-    return head.hidden.dtype == head.weight.dtype and head.hidden.dtype.name in {
-        "float32",
-        "float64",
-    }
+def _tour(form: Form, head: Head, *, with_gradients: bool) -> walks.Tour | None:
+    """The walk of a head of arrays or `Spec`s; None for two steps."""
+    plan = form.plan
+    in_one_pass = with_gradients and walks.fits_one_pass(plan, head, plan.compute_dtype)
+    return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
 
 
 def _linear_walk(

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _tensorflow_linear as linear
 from unified_loss._backends._tensorflow_statistics import pick, row_statistics
 from unified_loss._backends.numpy import SMALL as FEW
@@ -408,6 +408,9 @@ class TensorflowBackend(Backend):
             tape.watch(logits)
             value = self.loss(plan, operands._replace(logits=logits))
         return value, tape.gradient(value, logits)
+
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        return linear.route(form, head)
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         return _linear(linear.loss_of, self.loss, form, head, operands)

@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_know
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends import _torch_linear as linear
@@ -356,6 +356,9 @@ class TorchBackend(Backend):
         if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss_and_gradient(*_signed(plan, operands))
         return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
+
+    def linear_route(self, form: Form, head: Head) -> LinearRoute:
+        return linear.route(form, head)
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
         return linear.loss(self, form, head, operands)

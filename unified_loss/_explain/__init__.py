@@ -12,6 +12,9 @@ def explain(
     logits: Any = ...,
     labels: Any = ...,
     *extra: Never,
+    weight: Any = None,
+    bias: Any = None,
+    softcap: float | None = None,
     axis: int | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
@@ -26,6 +29,7 @@ def explain(
 ) -> "Report":
     """Tell how a call of `cross_entropy` is understood, or what is wrong with it.
 
+    With a `weight` the call is one of `linear_cross_entropy`, and the first argument is `hidden`.
     No loss is computed. Arrays may be replaced by their shapes, so the call can be explained
     before there is a model or a batch.
 
@@ -37,6 +41,8 @@ def explain(
         `jax.ShapeDtypeStruct` or `tf.TensorSpec`; or, beside logits that are no array, a tuple of
         sizes. Without a dtype, all are float32 but labels, which are int64 unless they have the
         shape of the logits. Meta and fake tensors are arrays.
+    weight, bias, softcap
+        As in `linear_cross_entropy`; arrays, or what stands for one. There is no `axis` then.
     axis, ignore_index, label_smoothing, z_loss, reduction, check
         As in `cross_entropy`. Arrays are looked at where `cross_entropy` would look.
     framework : str, optional
@@ -50,16 +56,20 @@ def explain(
         the call would raise, with `cause`, `fixes` and `readings`; `warnings`; `axis`,
         `num_classes`, `label_kind`, `batch_shape`, `result_shape`, `result_dtype`, `kernel` and
         `extra_memory` (bytes), each None where it is not known; `facts`, all of this in sentences.
+        Of the linear form `kernel` is the walk, and `facts` has its memory with gradients, that
+        of the logits it does without, and the code of the call.
 
     Raises
     ------
     LossInputError
-        If an argument is neither an array nor a shape, or `framework` is not known. A call that
-        `cross_entropy` refuses is no error: the report tells why.
+        If an argument is neither an array nor a shape, `framework` is not known, or `axis` is
+        given beside a weight, bias or softcap without one. A call that the loss refuses is no
+        error: the report tells why.
 
     See Also
     --------
     cross_entropy : The loss, and all about its arguments.
+    linear_cross_entropy : The linear form.
 
     Examples
     --------
@@ -69,15 +79,18 @@ def explain(
     (True, 1, (32, 100))
     >>> explain((640, 20), "int64[640, 1, 1]", framework="torch").error.cause
     'labels_trailing_singleton'
+    >>> report = explain("float32[2048, 768]", "int64[2048]", weight="float32[32000, 768]")
+    >>> report.kernel
+    'by classes, by rows with gradients'
     """
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
     from unified_loss._explain._examination import examine
-    from unified_loss._types import Operands, Options
+    from unified_loss._types import Head, Operands, Options
 
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
-    return examine(arrays, options, framework)
+    return examine(arrays, options, framework, Head(logits, weight, bias), softcap)
 
 
 words.public(explain)

@@ -16,6 +16,7 @@ shapes:
 examples:
   python -m unified_loss explain "float32[640,20]" "int64[32]"
   python -m unified_loss explain "[8,5,16,16]" "[8,16,16]" --framework torch --ignore-index 255
+  python -m unified_loss explain "bf16[4096,2048]" "[4096]" --weight "bf16[128256,2048]"
 """
 
 
@@ -30,11 +31,21 @@ def add_command(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("logits", help="shape and dtype of the logits (default dtype: float32)")
+    parser.add_argument(
+        "logits",
+        help="shape and dtype of the logits, or of hidden with --weight (default dtype: float32)",
+    )
     parser.add_argument(
         "labels",
         help="those of the labels (default: int64; float32 if they have the shape of the logits)",
     )
+    parser.add_argument(
+        "--weight",
+        metavar="SHAPE",
+        help="the weight of the last layer: the call is one of linear_cross_entropy",
+    )
+    parser.add_argument("--bias", metavar="SHAPE", help="the bias of the last layer")
+    parser.add_argument("--softcap", type=float, metavar="X", help="the cap of its logits")
     parser.add_argument("--axis", type=int, metavar="N", help="the class axis of the logits")
     for what in ("class", "sample"):
         parser.add_argument(f"--{what}-weight", metavar="SHAPE", help=f"the weight of each {what}")

@@ -3,56 +3,107 @@
 import itertools
 import math
 import warnings
+from typing import Any
 
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, Route
 from unified_loss._call import diagnose, prepare
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
-from unified_loss._explain._facts import facts_of
+from unified_loss._explain._facts import facts_of, facts_of_linear
+from unified_loss._explain._linear import way_of
 from unified_loss._explain._memory import memory_of
 from unified_loss._explain._picture import columns_of
 from unified_loss._explain._report import Report
+from unified_loss._linear_call import prepare as prepare_linear
+from unified_loss._linear_rules import softcap as cap_of
+from unified_loss._linear_rules import with_logits
 from unified_loss._plan import make_plan
-from unified_loss._types import Operands, Options, Plan, Problem
-from unified_loss.exceptions import LossInputError, LossInputWarning
+from unified_loss._types import Form, Head, Operands, Options, Plan, Problem
+from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
 
 SMALL, LARGE = 1, 2**24  # what an unknown size may be
 
 
-def examine(arrays: Operands, options: Options, framework: str | None) -> Report:
-    """The report of a call."""
+def examine(
+    arrays: Operands, options: Options, framework: str | None, head: Head, softcap: Any
+) -> Report:
+    """The report of a call; one of the linear form, if the head has a weight."""
+    _check_head(head, softcap, options)
+    is_linear = head.weight is not None
+    given = (*arrays, *head[1:])
     is_shape = reading.is_shape(arrays.logits)
     reading.check_framework(framework, with_arrays=not is_shape)
-    backend = None if is_shape else backend_of(arrays.logits)
-    if backend is None or any(map(reading.stands_for_array, arrays)):
-        return _of_shapes(reading.read_shapes(arrays, options, framework))
+    first = "hidden" if is_linear else "logits"
+    backend = None if is_shape else backend_of(arrays.logits, first)
+    if backend is None or any(map(reading.stands_for_array, given)):
+        return _of_shapes(reading.read_shapes(arrays, options, framework, head), softcap)
+    if is_linear:
+        return _of_head(backend, head, arrays._replace(logits=None), options, softcap)
     return _of_arrays(backend, arrays, options)
 
 
+def _check_head(head: Head, softcap: Any, options: Options) -> None:
+    """`OptionError` for what goes with a weight alone, or not beside it."""
+    if head.weight is None:
+        for name, value in (("bias", head.bias), ("softcap", softcap)):
+            if value is not None:
+                raise OptionError(messages.option(name, value, "None without weight="))
+    elif options.axis is not None:
+        wanted = "None beside weight, whose rows are the classes"
+        raise OptionError(messages.option("axis", options.axis, wanted))
+
+
 def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _recorded() as caught:
         try:
             call = prepare(backend, arrays, options)
             route = call.route
         except LossInputError as error:
             return _refused(_problem_if_any(backend, arrays, options), error)
-    told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
-    return _accepted(call.problem, make_plan(call.problem), [route], tuple(map(str, told)))
+    return _accepted(call.problem, make_plan(call.problem), [route], _told(caught))
 
 
-def _of_shapes(call: reading.Call) -> Report:
-    if call.error is not None:
-        return _refused(call.problem, call.error)
+def _of_head(
+    backend: Backend, head: Head, arrays: Operands, options: Options, softcap: Any
+) -> Report:
+    with _recorded() as caught:
+        try:
+            call = prepare_linear(backend, head, arrays, options, softcap)
+        except LossInputError as error:
+            return _refused(None, error)
+    plan = make_plan(call.problem)._replace(device=call.form.plan.device)
+    return _accepted_linear(backend, call.problem, call.form._replace(plan=plan), _told(caught))
+
+
+def _recorded() -> "warnings.catch_warnings[list[warnings.WarningMessage]]":
+    return warnings.catch_warnings(record=True, action="always")
+
+
+def _told(caught: list[warnings.WarningMessage]) -> tuple[str, ...]:
+    ours = (one.message for one in caught if issubclass(one.category, LossInputWarning))
+    return tuple(map(str, ours))
+
+
+def _of_shapes(call: reading.Call, softcap: Any) -> Report:
+    problem, error = call.problem, call.error
+    if error is not None:
+        return _refused(problem if problem.head is None else None, error)
+    cap = None
     try:
-        plan = make_plan(call.problem)
-    except LossInputError as error:
-        diagnose(error, call.problem)
-        return _refused(call.problem, error)
-    routes = [] if call.backend is None else _routes(call.backend, plan, call.problem)
-    told = (messages.single_class(call.problem),) if _is_single(plan) else ()
-    return _accepted(call.problem, plan, routes, told)
+        if problem.head is not None:
+            problem = with_logits(problem)
+            cap = cap_of(softcap, problem.logits.dtype)
+        plan = make_plan(problem)
+    except LossInputError as refusal:
+        diagnose(refusal, problem)
+        is_drawn = problem.head is None or problem.logits is not problem.head.hidden
+        return _refused(problem if is_drawn else None, refusal)
+    told = (messages.single_class(problem),) if _is_single(plan) else ()
+    if problem.head is not None:
+        return _accepted_linear(call.backend, problem, Form(plan, cap), told)
+    routes = [] if call.backend is None else _routes(call.backend, plan, problem)
+    return _accepted(problem, plan, routes, told)
 
 
 def _refused(problem: Problem | None, error: LossInputError) -> Report:
@@ -70,6 +121,21 @@ def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str
         kernel=kernel,
         extra_memory=None if memory is None else memory.size,
         facts=tuple(facts_of(problem, plan, kernel, memory)),
+        _columns=columns_of(problem),
+    )
+
+
+def _accepted_linear(
+    backend: Backend | None, problem: Problem, form: Form, told: tuple[str, ...]
+) -> Report:
+    way = None if backend is None else way_of(backend, problem, form)
+    return Report(
+        form.plan,
+        problem,
+        warnings=told,
+        kernel=None if way is None else way.kernel,
+        extra_memory=None if way is None else way.alone,
+        facts=tuple(facts_of_linear(problem, form, way, is_installed=backend is not None)),
         _columns=columns_of(problem),
     )
 

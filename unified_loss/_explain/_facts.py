@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator
 
 from unified_loss import _rules as rules
+from unified_loss._explain import _linear as linear
+from unified_loss._explain._linear import Way
 from unified_loss._explain._memory import Memory, shown_bytes
 from unified_loss._messages import shown, shown_size, shown_value
 from unified_loss._shapes import without
-from unified_loss._types import Plan, Problem, Shape
+from unified_loss._types import Form, Plan, Problem, Shape
 
 Fact = tuple[str, str]
 
@@ -16,9 +18,35 @@ def facts_of(
     problem: Problem, plan: Plan, kernel: str | None, memory: Memory | None
 ) -> Iterator[Fact]:
     """All facts, in the order of a call."""
-    batch = batch_shape(problem, plan)
     classes = f"{plan.axis} (size {shown_size(plan.num_classes)})"
     yield "class axis", f"{classes}: {_axis_reason(problem)}"
+    yield from _meaning(problem, plan)
+    missing = f"not known: {problem.logits.library} is not installed"
+    yield "kernel", kernel or missing
+    if memory is None:
+        yield "memory", "depends on the sizes that are not known" if kernel else missing
+    else:
+        size, gradient = map(shown_bytes, (memory.size, memory.gradient))
+        beside = f"at most about {size} of arrays beside the arguments: {memory.sentence}"
+        yield "memory", f"{beside}. A gradient, if asked for, is another {gradient}."
+
+
+def facts_of_linear(
+    problem: Problem, form: Form, way: Way | None, *, is_installed: bool
+) -> Iterator[Fact]:
+    """All facts of the linear form."""
+    yield "logits", linear.logits_fact(problem, form, way)
+    yield "classes", linear.classes_fact(problem)
+    yield from _meaning(problem, form.plan)
+    missing = "depends on the sizes that are not known"
+    if not is_installed:
+        missing = f"not known: {problem.logits.library} is not installed"
+    yield from linear.facts_of(problem, form, way, missing)
+
+
+def _meaning(problem: Problem, plan: Plan) -> Iterator[Fact]:
+    """What labels, weights and options mean, and what is returned."""
+    batch = batch_shape(problem, plan)
     yield "labels", _labels(problem, plan)
     yield "batch", _batch(batch)
     if plan.class_weight:
@@ -32,14 +60,6 @@ def facts_of(
     yield "dropped", _dropped(problem, plan)
     yield "loss", _loss(plan)
     yield "result", _result(problem, plan, batch)
-    missing = f"not known: {problem.logits.library} is not installed"
-    yield "kernel", kernel or missing
-    if memory is None:
-        yield "memory", "depends on the sizes that are not known" if kernel else missing
-    else:
-        size, gradient = map(shown_bytes, (memory.size, memory.gradient))
-        beside = f"at most about {size} of arrays beside the arguments: {memory.sentence}"
-        yield "memory", f"{beside}. A gradient, if asked for, is another {gradient}."
 
 
 def batch_shape(problem: Problem, plan: Plan) -> Shape | None:
@@ -148,6 +168,10 @@ def _result(problem: Problem, plan: Plan, batch: Shape | None) -> str:
     shape = batch if plan.reduction == "none" else ()
     where = "of the batch shape" if shape is None else f"of shape {shown(shape)}"
     text = f"{problem.logits.library} {plan.compute_dtype}, {where}"
+    if problem.head is not None:
+        others = (f"of {name} in {one.dtype}" for name, one in problem.head._asdict().items()
+                  if one is not None and one.dtype != plan.compute_dtype)  # fmt: skip
+        return "; gradient ".join((text, *others))
     if plan.logits_dtype == plan.compute_dtype:
         return text
     return f"{text}; a gradient in {plan.logits_dtype}"

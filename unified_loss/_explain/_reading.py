@@ -12,8 +12,9 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend
 from unified_loss._call import number as as_number
 from unified_loss._dispatch import LOADERS, _array_api, backend_of, known_names, loaded
+from unified_loss._linear_call import AXIS
 from unified_loss._shapes import same_size
-from unified_loss._types import Operands, Options, Problem, Shape, Size, Spec
+from unified_loss._types import Head, Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
 ARRAYS = Operands._fields
@@ -67,20 +68,28 @@ def problem_of(backend: Backend, arrays: Operands, options: Options) -> Problem:
     return _problem(backend.spec(logits), specs, options, backend.same_size)
 
 
-def read_shapes(arrays: Operands, options: Options, framework: str | None) -> Call:
-    """A call in which an argument, or all, are shapes."""
-    *others, normalizer = arrays
-    normalizer, error = _number_or_error(normalizer)
+def read_shapes(arrays: Operands, options: Options, framework: str | None, head: Head) -> Call:
+    """A call in which an argument, or all, are shapes; of the linear form with a weight."""
+    normalizer, error = _number_or_error(arrays.normalizer)
+    given = arrays._replace(normalizer=normalizer)._asdict()
+    first = "logits"
+    if head.weight is not None:
+        first = "hidden"
+        given = head._asdict() | given
+        del given["logits"]
     shaped = {
         name: _read(name, value, framework, tuples=is_shape(arrays[0]))
-        for name, value in zip(ARRAYS, (*others, normalizer), strict=True)
-        if value is not None or name in ARRAYS[:2]
+        for name, value in given.items()
+        if value is not None or name in {first, "labels"}
     }
-    library = framework or _library_told(shaped)
-    logits, *specs = (_spec(name, shaped, library) for name in ARRAYS)
+    library = framework or _library_told(shaped, first)
+    specs = {name: _spec(name, shaped, library, first) for name in given}
     backend = _load(library)
-    problem = _problem(logits, specs, options, same_size)
-    error = _foreign(problem, backend) or error or _not_held(normalizer, logits)
+    options = options if first == "logits" else options._replace(axis=AXIS)
+    problem = _problem(specs[first], [specs[name] for name in ARRAYS[1:]], options, same_size)
+    if first == "hidden":
+        problem = problem._replace(head=Head(*(specs[name] for name in Head._fields)))
+    error = _foreign(specs, first, backend) or error or _not_held(normalizer, specs[first])
     return Call(problem, backend, error)
 
 
@@ -202,23 +211,31 @@ def _abstract_library(value: Any) -> str | None:
     return None
 
 
-def _library_told(shaped: dict[str, Shaped]) -> str:
-    """The library that the logits tell, else another argument, else NumPy."""
-    told = shaped["logits"].library
+def _library_told(shaped: dict[str, Shaped], first: str) -> str:
+    """The library that the first argument tells, else another argument, else NumPy."""
+    told = shaped[first].library
     if told is not None:
         return "numpy" if told in HOST else told
     others = (one.library for one in shaped.values())
     return next((one for one in others if one is not None and one not in HOST), "numpy")
 
 
-def _spec(name: str, shaped: dict[str, Shaped], library: str) -> Any:
+def _spec(name: str, shaped: dict[str, Shaped], library: str, first: str) -> Any:
     if name not in shaped:
         return None
     told, shape, dtype = shaped[name]
-    if name == "logits" or told is None:
+    if name == first or told is None:
         told = library
-    is_index = name == "labels" and shape != shaped["logits"].shape
+    is_index = name == "labels" and shape != _shape_of_logits(shaped, first)
     return Spec(told, shape, dtype or ("int64" if is_index else "float32"))
+
+
+def _shape_of_logits(shaped: dict[str, Shaped], first: str) -> Shape | None:
+    shape = shaped[first].shape
+    if first == "logits" or not shape:
+        return shape
+    weight = shaped["weight"].shape
+    return (*shape[:-1], weight[0]) if weight else None
 
 
 def _load(library: str) -> Backend | None:
@@ -228,13 +245,14 @@ def _load(library: str) -> Backend | None:
         return None
 
 
-def _foreign(problem: Problem, backend: Backend | None) -> BackendError | None:
+def _foreign(
+    specs: dict[str, Spec | None], first: str, backend: Backend | None
+) -> BackendError | None:
     """R2: an argument of a third library."""
-    here = problem.logits.library
-    for name in ARRAYS[1:]:
-        spec = getattr(problem, name)
+    here = specs[first].library  # type: ignore[union-attr]
+    for name, spec in specs.items():
         if spec is not None and spec.library not in {here, *HOST}:
             reason = f"it is of {spec.library}, the logits of {here}"
             fix = "convert it first" if backend is None else backend.convert(name)
-            return BackendError(messages.cannot_combine(name, reason, fix))
+            return BackendError(messages.cannot_combine(name, reason, fix, first))
     return None

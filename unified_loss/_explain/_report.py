@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unified_loss._explain._facts import Fact, batch_shape
+from unified_loss._explain._linear import headline
 from unified_loss._explain._picture import Column, drawn
 from unified_loss._messages import described
 from unified_loss._types import LabelKind, Plan, Problem, Shape
@@ -24,7 +25,7 @@ class Report:
     warnings : tuple of str
         What the call would warn of.
     kernel : str or None
-        The name of the kernel that would serve the call.
+        The name of the kernel that would serve the call; of the linear form the walk.
     extra_memory : int or None
         An estimate of the most bytes that the loss takes beside its arguments, without a gradient.
     facts : tuple of (str, str)
@@ -103,5 +104,7 @@ class Report:
         verdict = "valid" if self.error is None else f"invalid ({type(self.error).__name__})"
         if self._problem is None:
             return verdict
+        if self._problem.head is not None:
+            return f"{verdict}: {headline(self._problem)}"
         names = described(self._problem.logits), described(self._problem.labels)
         return f"{verdict}: logits {names[0]}, labels {names[1]}"

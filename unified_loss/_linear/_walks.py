@@ -68,6 +68,16 @@ def tour_of(
     return Tour("classes", block, min(classes, max(1, TILE // block)))
 
 
+def fits_one_pass(plan: Plan, head: Head, compute_dtype: Any) -> bool:
+    """Whether gradients can be made in the pass of the loss, on the processor.
+
+    The loss is one number, and nothing is rounded before it is returned, so all sums can be kept
+    in the arrays that are. Of the head, arrays or `Spec`s, the dtypes are asked for.
+    """
+    is_of_one_dtype: bool = head.hidden.dtype == head.weight.dtype == compute_dtype
+    return plan.reduction != "none" and plan.device is None and is_of_one_dtype
+
+
 def classes_of_all_rows(rows: int) -> int:
     """How many classes a tile of all rows has."""
     return max(1, min(CLASSES_AT_LEAST, TILE), TILE // max(1, rows))

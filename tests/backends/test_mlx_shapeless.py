@@ -116,3 +116,11 @@ def test_maps_over_logits_alone_are_loops(
     for function in (loss, mx.grad(lambda x: loss(x).sum())):
         mapped = mx.vmap(function)(logits)
         np.testing.assert_allclose(mapped, mx.stack([function(x) for x in logits]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1000, 1024, 4096, 100_003])
+def test_many_equal_losses_are_added_up_without_loss(mlx: Backend, number: int) -> None:
+    """R20: on a processor MLX adds one by one, and loses the same of each."""
+    logits, labels = np.zeros((number, 3)), np.zeros(number, int)
+    loss = cross_entropy(mlx.asarray(logits, "float32"), mlx.asarray(labels))
+    assert mlx.to_numpy(loss) == pytest.approx(np.log(3), rel=2e-6)

@@ -1,5 +1,6 @@
 """MLX: what differs from an array-API namespace."""
 
+import math
 from typing import Any
 
 import mlx.core as mx
@@ -9,6 +10,8 @@ from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._shapes import kept
 from unified_loss._sums import Sums
 from unified_loss._types import Array, Form, Head, Operands, Plan
+
+MANY = 2**7  # numbers, of which adding one by one would lose digits
 
 
 @mx.custom_function
@@ -164,7 +167,16 @@ class MlxOps(ArrayOps):
         return mx.zeros(kept(x.shape, axis), dtype=x.dtype)
 
     def total(self, x: Array) -> Array:
-        return mx.sum(x) if x.size else mx.zeros((), dtype=x.dtype)
+        if not x.size:
+            return mx.zeros((), dtype=x.dtype)
+        if self._is_compiled or x.size < MANY:
+            return mx.sum(x)
+        # On a processor MLX adds one by one, and what is lost of each number is lost of the sum.
+        flat = x.reshape(-1)
+        row = math.isqrt(x.size)
+        whole = x.size // row * row
+        total = mx.sum(mx.sum(flat[:whole].reshape(-1, row), axis=1))
+        return total + mx.sum(flat[whole:]) if whole < x.size else total
 
     def to_numpy(self, array: Array) -> Any:
         is_bfloat16 = array.dtype == mx.bfloat16

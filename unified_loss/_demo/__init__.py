@@ -1,14 +1,16 @@
-"""`demo`: one training loop on real digits, once with each installed library."""
+"""`demo`: one training loop on real digits or text, once with each installed library."""
 
 import argparse
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unified_loss import _libraries as libraries
 
 EXTRA = "pip install 'unified_loss[demo]'"
+STEPS, LINEAR_STEPS = 200, 8
 
 
 def add_command(commands: Any) -> None:
@@ -18,7 +20,8 @@ def add_command(commands: Any) -> None:
         help="train on handwritten digits with every installed library and compare the losses",
         description="Trains a softmax regression on the 1,797 handwritten digits of scikit-learn, "
         "once with each installed library. The line that computes the loss is the same for all. "
-        "Exits with 1 if a loss curve leaves NumPy's.",
+        "With --linear, a small language model on Python's own help, its loss once with logits and "
+        "once without, and the memory of both. Exits with 1 if a loss curve leaves NumPy's.",
         epilog=f"Needs the extra: {EXTRA}",
     )
     parser.add_argument(
@@ -30,7 +33,13 @@ def add_command(commands: Any) -> None:
         help="train with these only, and with NumPy: " + ", ".join(libraries.known_names()),
     )
     parser.add_argument(
-        "--steps", type=_count, default=200, metavar="N", help="training steps (default: 200)"
+        "--steps",
+        type=_count,
+        metavar="N",
+        help=f"training steps (default: {STEPS}, with --linear {LINEAR_STEPS})",
+    )
+    parser.add_argument(
+        "--linear", action="store_true", help="predict words, with logits and without"
     )
     parser.add_argument("--plot", type=_file, metavar="FILE", help="draw the curves, as a PNG")
     parser.set_defaults(run=run)
@@ -38,7 +47,8 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, print the table, draw the plot."""
-    missing = _missing_extra("sklearn", "rich", *(["matplotlib"] if arguments.plot else []))
+    needed = ["rich", *(["matplotlib"] if arguments.plot else [])]
+    missing = _missing_extra(*needed, *([] if arguments.linear else ["sklearn"]))
     if missing:
         return _refuse(f"the demo needs {missing}: {EXTRA}")
     installed = tuple(libraries.installed_names())
@@ -47,15 +57,36 @@ def run(arguments: argparse.Namespace) -> int:
     if absent:
         return _refuse(f"not installed: {', '.join(absent)}")
 
-    from unified_loss._demo import report, training
-
-    runs, failures = report.train_all(chosen, training.load_digits(), arguments.steps)
-    report.print_table(runs)
+    failures, agree = (_linear if arguments.linear else _digits)(chosen, arguments)
     for name, error in failures.items():
         sys.stderr.write(f"{name} failed: {error}\n")
+    return 0 if agree and not failures else 1
+
+
+def _digits(names: Any, arguments: argparse.Namespace) -> tuple[dict[str, str], bool]:
+    """Train a classifier of digits; which libraries failed, and whether the others agree."""
+    from unified_loss._demo import report, training
+
+    digits, steps = training.load_digits(), arguments.steps or STEPS
+    train = partial(training.train, digits=digits, steps=steps)
+    runs, failures = report.train_all(names, train, steps)
+    report.print_table(runs)
     if arguments.plot:
         report.plot(runs, arguments.plot)
-    return 1 if failures or not all(report.agrees(run, runs[0]) for run in runs) else 0
+    return failures, all(report.agrees(run, runs[0]) for run in runs)
+
+
+def _linear(names: Any, arguments: argparse.Namespace) -> tuple[dict[str, str], bool]:
+    """The same for a language model, with logits and without."""
+    from unified_loss._demo import report, text, training
+
+    steps = arguments.steps or LINEAR_STEPS
+    train = partial(training.train_heads, text=text.load_text(), steps=steps)
+    runs, failures = report.train_all(names, train, 2 * steps)
+    report.print_heads(runs)
+    if arguments.plot:
+        report.plot_heads(runs, arguments.plot)
+    return failures, all(report.heads_agree(run, runs[0]) for run in runs)
 
 
 def _missing_extra(*modules: str) -> str | None:

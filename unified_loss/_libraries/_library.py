@@ -83,6 +83,14 @@ class Library:
         """The sum along an axis, or of all entries."""
         return self.xp.sum(array, axis=axis)
 
+    def transposed(self, matrix: Array) -> Array:
+        """A matrix with its axes swapped."""
+        return matrix.T
+
+    def computed(self, *arrays: Array) -> tuple[Array, ...]:
+        """Arrays that hold values, and no longer how they come about."""
+        return arrays
+
     def compiled(self, function: Function, **options: Any) -> Function:
         """The function as the compiler of this library runs it, with options of that compiler."""
         raise NotImplementedError

@@ -28,5 +28,10 @@ class Dask(Library):
         """Dask's dtypes are NumPy's."""
         return self.xp.from_array(np.array(values, dtype), chunks=-1)
 
+    def computed(self, *arrays: Array) -> tuple[Array, ...]:
+        """Whose graph has ended."""
+        found: tuple[Array, ...] = self.package.persist(*arrays)
+        return found
+
 
 LIBRARY = Dask

@@ -48,6 +48,11 @@ class Mlx(Library):
         shape = () if axis is None else np.empty(array.shape).sum(axis).shape
         return self.xp.zeros(shape, dtype=array.dtype)
 
+    def computed(self, *arrays: Array) -> tuple[Array, ...]:
+        """Evaluated."""
+        self.xp.eval(*arrays)
+        return arrays
+
     def compiled(self, function: Function, **options: Any) -> Function:
         """By `mx.compile`."""
         fused: Function = self.xp.compile(function, **options)

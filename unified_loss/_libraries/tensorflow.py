@@ -54,6 +54,10 @@ class TensorFlow(Library):
         """TensorFlow names its reductions otherwise."""
         return self.xp.reduce_sum(array, axis)
 
+    def transposed(self, matrix: Array) -> Array:
+        """Tensors of TensorFlow have no `T`."""
+        return self.xp.transpose(matrix)
+
     def compiled(self, function: Function, **options: Any) -> Function:
         """By `tf.function`."""
         graph: Function = self.xp.function(function, **options)

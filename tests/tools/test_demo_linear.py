@@ -21,7 +21,7 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> text.Text:
     """A text of a few words, whose logits are many all the same."""
     whole = text.load_text()
     vectors = whole.vectors[:40]
-    found = text.Text(whole.ids[:200] % 40, vectors, batch=16)
+    found = text.Text(whole.ids[:200] % 40, whole.order % 190 + 2, vectors, batch=16)
     monkeypatch.setattr(text, "load_text", lambda: found)
     monkeypatch.setattr(walks, "TWO_STEPS", 0)
     monkeypatch.setattr(heads, "RATE", 0.5)
@@ -91,14 +91,15 @@ def test_loss_in_both_ways_is_the_true_loss(few_words: text.Text) -> None:
 
 
 def test_text_is_real() -> None:
-    """Python's own help: words in their order, each step the next ones, and round again."""
+    """Python's own help: each step has other places of it, and then all come again."""
     whole = text.load_text()
     assert len(whole.ids) > 20_000
     assert 1000 < len(whole.vectors) == whole.ids.max() + 1
     features, labels = whole.step(1)
     assert features.shape == (whole.batch, whole.features)
-    place = whole.batch + text.BEFORE
-    np.testing.assert_array_equal(labels, whole.ids[place : place + whole.batch])
-    before = whole.vectors[whole.ids[place - 1]], whole.vectors[whole.ids[place - 2]]
+    places = whole.order[whole.batch : 2 * whole.batch]
+    np.testing.assert_array_equal(labels, whole.ids[places])
+    before = [whole.vectors[whole.ids[places[0] - back]] for back in (1, 2)]
     np.testing.assert_array_equal(features[0], np.concatenate(before))
+    assert sorted(whole.order) == list(range(text.BEFORE, len(whole.ids)))
     assert len(whole.step(10_000)[1]) == whole.batch

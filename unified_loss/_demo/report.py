@@ -153,10 +153,11 @@ def plot_heads(runs: Sequence[HeadRun], file: Path) -> None:
     losses, memory = figure.subplots(2, height_ratios=(3, 2))
     curves = [(run, way, run.curves[way]) for run in runs for way in WAYS]
     for depth, (run, way, curve) in enumerate(curves):
-        width = 2 * (len(curves) - depth)  # the curves lie on each other
+        width = len(curves) - depth  # the curves lie on each other
         losses.plot(curve.losses, linewidth=width, label=f"{run.name} {run.version}, {way}")
     losses.set(title="Next word in Python's help", xlabel="step", ylabel="cross-entropy (nats)")
-    losses.legend(fontsize="x-small", ncols=2)
+    for key in losses.legend(fontsize="x-small", ncols=2).get_lines():
+        key.set_linewidth(3)
     places = np.arange(len(runs))
     for offset, way in zip((-0.2, 0.2), WAYS, strict=True):
         peaks = [(run.curves[way].peak or 0) / 1e6 for run in runs]

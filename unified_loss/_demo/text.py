@@ -17,6 +17,7 @@ class Text(NamedTuple):
     """Class ids, one for each word, and a random vector for each class, which stays as it is."""
 
     ids: HostArray
+    order: HostArray  # in which the places of the text are gone through
     vectors: HostArray
     batch: int = BATCH
 
@@ -27,8 +28,8 @@ class Text(NamedTuple):
 
     def step(self, number: int) -> tuple[HostArray, HostArray]:
         """The words before, as rows of their vectors, and the words themselves, of one step."""
-        place = number * self.batch + np.arange(self.batch)
-        place = BEFORE + place % (len(self.ids) - BEFORE)
+        turn = number * self.batch + np.arange(self.batch)
+        place = self.order[turn % len(self.order)]
         before = [self.vectors[self.ids[place - back]] for back in range(1, BEFORE + 1)]
         return np.concatenate(before, axis=1), self.ids[place]
 
@@ -39,5 +40,7 @@ def load_text() -> Text:
 
     words = WORD.findall(" ".join(topics.values()).lower())
     vocabulary, ids = np.unique(np.array(words), return_inverse=True)
-    vectors = np.random.default_rng(0).normal(0, 1, (len(vocabulary), NUMBERS))
-    return Text(ids.astype(np.int32), vectors.astype(np.float32))
+    rng = np.random.default_rng(0)
+    order = BEFORE + rng.permutation(len(ids) - BEFORE)
+    vectors = rng.normal(0, 1, (len(vocabulary), NUMBERS))
+    return Text(ids.astype(np.int32), order, vectors.astype(np.float32))

@@ -19,7 +19,7 @@ pages = Sybil(
     patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     setup=lambda namespace: namespace.update(missing=missing),
 )
-NEEDS = {"keras": "keras", "torch": "torch", "transformers": "torch"}  # of an integration
+NEEDS = {"keras": "keras", "torch": "torch", "transformers": "transformers"}  # of an integration
 docstrings = Sybil(
     parsers=[DocTestParser()],
     patterns=["unified_loss/**/*.py"],

@@ -11,6 +11,7 @@ _HOMES = {
     "ClassificationLoss": "transformers",
     "CrossEntropy": "keras",
     "CrossEntropyLoss": "torch",
+    "LinearCausalLMLoss": "transformers",
 }
 
 

@@ -1,7 +1,8 @@
 """Losses for ``transformers.Trainer(compute_loss_func=...)``.
 
-`CausalLMLoss` is for models that predict the next token, `ClassificationLoss` for those that
-classify sequences or tokens. Only PyTorch is imported.
+`CausalLMLoss` is for models that predict the next token, `LinearCausalLMLoss` for those whose
+logits are not to be made, `ClassificationLoss` for models that classify sequences or tokens. Only
+PyTorch is imported.
 """
 
 import copy
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from unified_loss import _words as words
 from unified_loss._call import warn
+from unified_loss._linear_cross_entropy import linear_cross_entropy
 from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
+from unified_loss.integrations._head import Head
 from unified_loss.integrations._outputs import (
     IGNORE_INDEX,
     aligned,
@@ -27,7 +30,7 @@ from unified_loss.integrations._outputs import (
 )
 from unified_loss.integrations.torch import CrossEntropyLoss
 
-__all__ = ["CausalLMLoss", "ClassificationLoss"]
+__all__ = ["CausalLMLoss", "ClassificationLoss", "LinearCausalLMLoss"]
 
 # What the models' configurations call the factors of their own losses.
 ROUTER = {"aux_loss": "router_aux_loss_coef", "z_loss": "router_z_loss_coef"}
@@ -149,6 +152,7 @@ class ClassificationLoss(nn.Module):
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise LossInputError(message)
         logits, losses = read(outputs)
+        logits = self.scored(logits)
         added = {name: factor for name, factor in self.model_losses.items() if factor}
         if not added.keys() <= losses.keys() <= self.model_losses.keys():
             raise _other_losses(list(losses), list(self.model_losses))
@@ -157,19 +161,19 @@ class ClassificationLoss(nn.Module):
         if is_of_tokens and is_next_token_model(outputs):
             warn(LossInputWarning(UNSHIFTED))
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
-        items = labels.ne(IGNORE_INDEX) if num_items_in_batch is None else num_items_in_batch
-        if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number
-            items = torch.full((), items)
-        # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the
-        # loss by that of replicas.
-        items = items.to(logits.device).sum()
-        if labels.shape == logits.shape:
-            items = items / logits.shape[-1]
-        normalizer = items + (items == 0)  # without a label the sum is 0, whatever divides it
-        loss = self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
+        loss = self.part(logits, labels, _normalizer(labels, logits, num_items_in_batch))
         for name, factor in added.items():  # one loss for each replica, as above
             one = torch.as_tensor(losses[name], dtype=loss.dtype, device=loss.device).mean()
             loss = loss + factor * one
+        return loss
+
+    def scored(self, logits: Tensor) -> Tensor:
+        """Return what the loss is of: the logits, for all but subclasses."""
+        return logits
+
+    def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+        """Return the loss of labels that stand where they are predicted."""
+        loss: Tensor = self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
         return loss
 
     def row_sums(self, logits: Any, labels: Tensor) -> Tensor:
@@ -263,6 +267,95 @@ class CausalLMLoss(ClassificationLoss):
     def shift_of(self, outputs: Any) -> int:
         """Return 1, or 0 where the model has shifted the inputs of its decoder."""
         return int(predicts_next(outputs))
+
+
+class LinearCausalLMLoss(CausalLMLoss):
+    """`CausalLMLoss` of hidden states and the weight of the last layer, without the logits.
+
+    It takes the hidden states where they enter the last layer of the model, lets none of them
+    through while the model trains, and gives them to `unified_loss.linear_cross_entropy` with the
+    weight and the bias of that layer; tied to the embeddings or not, frozen or not. The cap of the
+    logits of Gemma is that of the model's configuration. In evaluation mode the model makes its
+    logits as ever.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model that is trained. Its parameters stay as they are; its last layer gets a hook.
+    class_weight, label_smoothing, z_loss, check, model_losses, virtual_tokens
+        As in `ClassificationLoss`.
+
+    Raises
+    ------
+    OptionError
+        If the last layer is no `torch.nn.Linear`, or, when the model is first called, if the
+        model does anything else with its logits; and as in `ClassificationLoss`.
+
+    See Also
+    --------
+    CausalLMLoss : The same, of logits.
+    unified_loss.linear_cross_entropy : The loss without a trainer.
+
+    Notes
+    -----
+    Not for `DataParallel`, and not for what splits the parameters between forward passes (FSDP,
+    ZeRO-3): the weight is read after the model's forward.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> from unified_loss.integrations.transformers import LinearCausalLMLoss
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=8, intermediate_size=8,
+    ...                                      num_hidden_layers=1, num_attention_heads=2)).train()
+    >>> compute_loss = LinearCausalLMLoss(model)
+    >>> tokens = torch.tensor([[7, 3, 9, 3]])
+    >>> loss = compute_loss(model(tokens), tokens)
+    >>> model(tokens).logits.shape  # none are made, but for those that are checked once
+    torch.Size([1, 0, 50])
+    """
+
+    def __init__(self, model: Any = ..., **options: Any) -> None:
+        if model is ...:
+            message = "LinearCausalLMLoss takes the model that is trained, as its only argument."
+            raise OptionError(message)
+        super().__init__(**options)
+        self.head = (Head(model),)  # in a tuple, as the layer is no part of this module
+
+    def scored(self, logits: Tensor) -> Tensor:
+        """Return the hidden states that the logits are, or would be, made of."""
+        return self.head[0].taken(logits)
+
+    def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
+        """Return the loss of hidden states, and labels that stand where they are predicted."""
+        (head,), loss = self.head, self.loss.to(logits.device)
+        value: Tensor = linear_cross_entropy(
+            logits,
+            head.layer.weight,
+            labels,
+            bias=head.layer.bias,
+            softcap=head.softcap,
+            class_weight=loss.class_weight,
+            ignore_index=IGNORE_INDEX,
+            label_smoothing=loss.label_smoothing,
+            z_loss=loss.z_loss,
+            normalizer=normalizer,
+            check=loss.check,
+        )
+        return value
+
+
+def _normalizer(labels: Tensor, logits: Tensor, num_items: Tensor | int | None) -> Tensor:
+    """The number of labels that the sum of a step is divided by, or 1 if there are none."""
+    items = labels.ne(IGNORE_INDEX) if num_items is None else num_items
+    if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number
+        items = torch.full((), items)
+    # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the
+    # loss by that of replicas.
+    items = items.to(logits.device).sum()
+    if labels.shape == logits.shape:
+        items = items / logits.shape[-1]
+    return items + (items == 0)  # without a label the sum is 0, whatever divides it
 
 
 def _factors(model_losses: Mapping[str, float]) -> dict[str, float]:

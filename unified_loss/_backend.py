@@ -56,6 +56,10 @@ class Backend:
         """Code that moves the argument `name` to where the logits are."""
         return self.convert(name)
 
+    def group(self, group: Any) -> Any:
+        """What the plan knows a `class_group` by, hashable; `OptionError` if it is none."""
+        raise NotImplementedError
+
     def same_size(self, a: Size, b: Size) -> bool | None:
         """Whether two sizes are equal; None where that is unknown. Must add no guard."""
         return shapes.same_size(a, b)

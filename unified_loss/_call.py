@@ -61,6 +61,8 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
     problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size, None))
     try:
         judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
+        if judged.class_group is not None:
+            judged = judged._replace(class_group=backend.group(judged.class_group))
         check_normalizer(judged, taken.normalizer)
         if isinstance(judged.num_classes, int) and judged.num_classes == 1:
             warn(SingleClassWarning(messages.single_class(problem)))
@@ -70,7 +72,9 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         raise
     if key is not None:
         plans.remember(key, judged, problem)
-    if plan.check is True:
+    if plan.class_group is not None:
+        pass  # the values here are a part of what they would have to be
+    elif plan.check is True:
         warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
         plan, backend.read(arrays.logits, wait=False)

@@ -25,6 +25,7 @@ class Examples(NamedTuple):
     label_total: Array  # T; 1.0 where it is 1 everywhere
     dropped: Array | None  # nothing of the example counts
     mass: Array | None  # None: 1 for each example; with "mean" over a count, nothing asks for it
+    weight_total: Array | None = None  # W, where the class weights are not all here
 
 
 class Weights(NamedTuple):
@@ -90,9 +91,31 @@ def weights_of(ops: Ops, plan: Plan, operands: Operands) -> Weights:
 
 
 def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights) -> Examples:
+    ids, ignored, foreign = safe_ids(ops, plan, operands.labels, weights.num_classes)
+    weight = nothing = None
+    w = weights.class_weight
+    if w is not None:
+        # Cast first: the slopes of all examples of a class add up in the dtype that is picked from.
+        weight = ops.pick_class(ops.cast(operands.class_weight, plan.compute_dtype), ids)
+        nothing = weight == 0
+        if plan.label_smoothing:
+            nothing = ~ops.any(ops.stop_gradient(w), plan.axis)
+    return examples_of_ids(ops, plan, weights, ids, ignored, foreign, weight, nothing)
+
+
+def examples_of_ids(
+    ops: Ops,
+    plan: Plan,
+    weights: Weights,
+    ids: Array,
+    ignored: Array | None,
+    foreign: Array | None,
+    weight: Array | None,
+    nothing: Array | None,
+) -> Examples:
+    """What class ids say of each example, by the weight of each and where no class has any."""
     dtype = plan.compute_dtype
     num_classes, w, s = weights
-    ids, ignored, foreign = _safe_ids(ops, plan, operands.labels, num_classes)
     if s is not None:
         unlearnt = ignored
         if foreign is not None and plan.sample_weight == "weight":
@@ -105,14 +128,8 @@ def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     label_mass: Array = 1.0
     mass = s
     if w is not None:
-        # Cast first: the slopes of all examples of a class add up in the dtype that is picked from.
-        label_mass = ops.pick_class(ops.cast(operands.class_weight, dtype), ids)
-        silent = label_mass == 0
-        if plan.label_smoothing:
-            silent = ~ops.any(ops.stop_gradient(w), plan.axis)
-        if poisoned is not None:
-            silent = silent & ~poisoned
-        dropped = either(dropped, silent)
+        label_mass = weight
+        dropped = either(dropped, nothing if poisoned is None else nothing & ~poisoned)
         mass = label_mass if poisoned is None else ops.where(poisoned, 1.0, label_mass)
         mass = mass if s is None else s * mass
     label_total: Array = 1.0
@@ -127,7 +144,7 @@ def _of_index_labels(ops: Ops, plan: Plan, operands: Operands, weights: Weights)
     return Examples(num_classes, ids, None, w, s, label_mass, label_total, dropped, mass)
 
 
-def _safe_ids(
+def safe_ids(
     ops: Ops, plan: Plan, labels: Array, num_classes: Any
 ) -> tuple[Array, Array | None, Array | None]:
     """Ids to gather with, and which labels are ignored and which are no class ids."""
@@ -191,6 +208,18 @@ def examples_of_sums(  # pragma: no cover (see `make test-fused`)
         share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype) * total
         silent = (low > high) | ((low == -share) & (high == -share))
     return _without(ops, _of_sums(weights, None, total, mass, s), silent & (mass == 0))
+
+
+def examples_of_rows(
+    ops: Ops,
+    weights: Weights,
+    k: Array,
+    total: Array,
+    mass: Array,
+    silent: Array,
+) -> Examples:
+    """What dense labels say of each example, by their products and sums, and which are nothing."""
+    return _without(ops, _of_sums(weights, k, total, mass, weights.sample_weight), silent)
 
 
 def _of_sums(

@@ -314,6 +314,31 @@ def not_held(name: str, value: float, dtype: str) -> str:
     )
 
 
+def no_groups(library: str, libraries: tuple[str, ...]) -> str:
+    """R33."""
+    return (
+        f"class_group is for logits of {' and '.join(libraries)}, whose classes a group of "
+        f"processes or devices can hold, but these are of {library}."
+    )
+
+
+def no_such_axis(name: str) -> str:
+    """R33."""
+    return f"class_group names the mesh axis {name!r}, and there is none of this name here." + hint(
+        "call the loss inside jax.shard_map over a mesh that has it; arrays that are split under "
+        "jax.jit need no class_group."
+    )
+
+
+def replicated(names: Any) -> str:
+    """R33."""
+    return (
+        f"logits must hold other classes on each member of class_group, but along "
+        f"{', '.join(map(repr, names))} all hold the same."
+        + hint("leave class_group out, or split the classes in in_specs of jax.shard_map.")
+    )
+
+
 def normalizer_without_mean(reduction: str) -> str:
     """R8."""
     return f'normalizer goes with reduction="mean" alone, but reduction is {reduction!r}.'

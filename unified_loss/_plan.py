@@ -84,6 +84,8 @@ def make_plan(problem: Problem) -> Plan:
     kind, keeps_axis = rules.label_kind(problem, axis)
     ignore_index = rules.ignore_index(problem, kind)
     below = above = False
+    if problem.options.class_group is not None:
+        classes = None  # those of all members, which their sizes tell
     if kind == "index":
         low, high = rules.integer_range(problem.labels.dtype)
         below = low < 0
@@ -107,4 +109,5 @@ def make_plan(problem: Problem) -> Plan:
         check=check,
         compute_dtype=compute_dtype,
         logits_dtype=logits_dtype,
+        class_group=rules.class_group(problem),
     )

@@ -16,7 +16,13 @@ from unified_loss._shapes import (
     without,
 )
 from unified_loss._types import LabelKind, Problem, Reduction, Size, Weighting
-from unified_loss.exceptions import AmbiguousAxisError, DTypeError, OptionError, ShapeError
+from unified_loss.exceptions import (
+    AmbiguousAxisError,
+    BackendError,
+    DTypeError,
+    OptionError,
+    ShapeError,
+)
 
 FLOATING = frozenset({"float16", "bfloat16", "float32", "float64"})
 SIGNED = {f"int{bits}": bits for bits in (1, 2, 4, 8, 16, 32, 64)}
@@ -33,6 +39,7 @@ REAL = FRACTIONAL | INTEGER
 HELD = {"float32": (2.0**-150, 2.0**128 - 2.0**103), "float64": (0.0, math.inf)}
 DEFAULT_IGNORE_INDEX = -100
 REDUCTIONS = ("none", "mean", "sum")
+SPLITTING = ("torch", "jax")  # libraries of which a group can hold the classes
 
 
 def logits_dtypes(problem: Problem) -> tuple[str, str]:
@@ -113,7 +120,8 @@ def num_classes(problem: Problem, axis: int) -> Size:
     if problem.logits.shape is None:
         return None
     size = problem.logits.shape[axis]
-    if isinstance(size, int) and size == 0:
+    may_be_none = problem.options.class_group is not None and problem.logits.library == "torch"
+    if isinstance(size, int) and size == 0 and not may_be_none:
         raise _shape_error(ShapeError, problem, messages.no_classes(problem, axis), axis)
     return size
 
@@ -247,6 +255,14 @@ def reduction(problem: Problem) -> Reduction:
         if spec.dtype not in REAL or (spec.shape is not None and len(spec.shape)):
             raise OptionError(messages.normalizer_not_scalar(spec))
     return cast("Reduction", value)
+
+
+def class_group(problem: Problem) -> Any:
+    """R33: over whose members the classes are split; `Backend.group` knows which there are."""
+    group = problem.options.class_group
+    if group is not None and problem.logits.library not in SPLITTING:
+        raise BackendError(messages.no_groups(problem.logits.library, SPLITTING))
+    return group
 
 
 def check(value: Any) -> Any:

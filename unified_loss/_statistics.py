@@ -255,7 +255,15 @@ def gradient(
 
     `softmax` is the caller's to give away. `factor` is what autodiff multiplies the gradient by.
     """
-    a, b, c, _ = scaled(slopes_of(ops, plan, examples, statistics), factor, divisor)
+    slopes = scaled(slopes_of(ops, plan, examples, statistics), factor, divisor)
+    return sloped(ops, plan, examples, slopes, softmax)
+
+
+def sloped(
+    ops: KernelOps, plan: Plan, examples: Examples, slopes: Coefficients, softmax: Array
+) -> Array:
+    """The slopes in the statistics times their Jacobian; `softmax` is given away."""
+    a, b, c, _ = slopes
     slope = ops.scaled(softmax, a)
     if b is not None:
         if examples.weighted_labels is None:
@@ -311,7 +319,9 @@ def _coefficients(ops: Ops, plan: Plan, examples: Examples) -> Coefficients:
     c = z = None
     if epsilon:
         classes = ops.cast_size(examples.num_classes, plan.compute_dtype)
-        weight = classes if w is None else ops.sum(w, plan.axis)
+        weight = examples.weight_total
+        if weight is None:
+            weight = classes if w is None else ops.sum(w, plan.axis)
         c = epsilon / classes * examples.label_total
         a = (1 - epsilon) * a + c * weight
         b = (1 - epsilon) * b

@@ -30,6 +30,7 @@ class Options(NamedTuple):
     z_loss: Any
     reduction: Any
     check: Any
+    class_group: Any = None
 
 
 class Problem(NamedTuple):
@@ -69,6 +70,7 @@ class Plan(NamedTuple):
     is_bare: bool = False  # lse(x) - x_y, of labels seen to be class ids
     is_ordinary: bool = False  # all arrays have an outline (`Backend.outline`)
     device: Any = None  # where the arrays are (`Backend.device`)
+    class_group: Any = None  # over whose members the classes are split (`Backend.group`)
 
     @property
     def labels_have_axis(self) -> bool:

@@ -12,7 +12,7 @@ from tests.helpers.backends import BACKENDS
 
 
 def test_jax_on_eight_devices(installed: list[Any]) -> None:
-    """R22, R23, R24: all of `jax_on_eight_devices`, with eight virtual CPUs."""
+    """R22, R23, R24, R33: both modules of tests, with eight virtual CPUs."""
     if BACKENDS["jax"] not in installed:
         pytest.skip("jax is not under test")
     environment = os.environ | {
@@ -20,11 +20,12 @@ def test_jax_on_eight_devices(installed: list[Any]) -> None:
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "jax"]
-    tests = Path(__file__).parents[1] / "helpers" / "jax_on_eight_devices.py"
+    helpers = Path(__file__).parents[1] / "helpers"
+    tests = [str(helpers / name) for name in ("jax_on_eight_devices.py", "jax_groups.py")]
     done = subprocess.run(
-        [*command, str(tests)],
+        [*command, *tests],
         env=environment,
-        cwd=tests.parents[2],
+        cwd=helpers.parents[1],
         capture_output=True,
         text=True,
         check=False,

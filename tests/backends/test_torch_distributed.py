@@ -1,4 +1,4 @@
-"""R2, R22 to R24 on `DTensor` logits: two and four processes of one machine, over gloo."""
+"""R2, R22 to R24 on `DTensor` logits, R33 on plain ones: two and four processes, over gloo."""
 
 import json
 import os
@@ -26,6 +26,16 @@ CHECKS = (
     "odd_sizes",
     "half_precision_and_partial_sums",
     "mistakes",
+    "split_values_and_gradients",
+    "split_in_small_dtypes",
+    "split_rows_that_do_not_count",
+    "split_padded_vocabularies",
+    "split_numbers_that_move",
+    "split_derivatives",
+    "split_under_compilers",
+    "split_beside_rows",
+    "split_where_loss_parallel_fails",
+    "split_mistakes",
 )
 
 
@@ -67,7 +77,7 @@ def outcomes(
 def test_sharded_logits(
     check: str, outcomes: list[dict[str, str]], installed: list[Backend]
 ) -> None:
-    """R2, R16, R17, R22, R24: each check of `torch_processes` holds in every process."""
+    """R2, R16, R17, R22, R24, R33: each check of `torch_processes` holds in every process."""
     if BACKENDS["torch"] not in installed:
         pytest.skip("torch is not under test")
     assert set(outcomes[0]) == set(CHECKS)

@@ -21,8 +21,9 @@ PARAMETERS = {
     "reduction": "mean",
     "normalizer": None,
     "check": "auto",
+    "class_group": None,
 }
-DIVISION = {"reduction", "normalizer"}
+DIVISION = {"reduction", "normalizer", "class_group"}  # and who holds the classes
 CALLS = (unified_loss.cross_entropy, unified_loss.cross_entropy_with_grad)
 LINEAR_CALLS = (unified_loss.linear_cross_entropy, unified_loss.linear_cross_entropy_with_grad)
 NUMPYDOC_SECTIONS = ("Parameters", "Returns", "Raises", "See Also", "Examples")
@@ -116,11 +117,12 @@ def test_both_calls_have_the_same_parameters() -> None:
 
 @pytest.mark.parametrize("function", LINEAR_CALLS)
 def test_signature_of_the_linear_form_is_the_contract(function: Any) -> None:
-    """R27, R28: three arrays, then the options of the calls but the axis, and two more."""
+    """R27, R28: three arrays, then the options of the calls but axis and group, and two more."""
     parameters = inspect.signature(function).parameters
     assert list(parameters)[:3] == ["hidden", "weight", "labels"]
     wanted = {"bias": None, "softcap": None, **PARAMETERS}
-    wanted.pop("axis")
+    for name in ("axis", "class_group"):
+        wanted.pop(name)
     options = {name: one.default for name, one in list(parameters.items())[3:]}
     assert options == wanted
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -26,7 +26,7 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.helpers import gloo
+from tests.helpers import gloo, torch_groups
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, problem_of
@@ -362,7 +362,7 @@ CHECKS: dict[str, Callable[[], None]] = {
         half_precision_and_partial_sums,
         mistakes,
     )
-}
+} | torch_groups.CHECKS
 
 
 def main(rank: str, world: str, folder: str) -> None:

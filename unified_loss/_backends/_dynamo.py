@@ -17,7 +17,7 @@ from unified_loss._backends.torch import TorchBackend, run
 from unified_loss._call import prepare
 from unified_loss._linear_call import prepare as prepare_linear
 from unified_loss._shapes import fits
-from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._split_classes import loss_and_gradient_of, loss_of
 from unified_loss._sums import sums_of
 from unified_loss._types import Array, Head, Operands, Options, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
@@ -32,6 +32,8 @@ def enter(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
     logits, labels, class_weight, sample_weight, normalizer = arrays
     if normalizer is not None:  # each function that Dynamo reads costs a thousand calls
         normalizer = _open(normalizer, logits)
+    if options.class_group is not None:
+        options = options._replace(class_group=_group_name(options.class_group))
     axis, *others = options
     if axis is None and logits.ndim > 2 and isinstance(labels, torch.Tensor):
         axis = _static_axis(logits.shape, labels.shape)
@@ -62,6 +64,15 @@ def _open(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
     if isinstance(normalizer, int | float) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
         return normalizer * torch.ones((), dtype=_wide(like.dtype), device=like.device)
     return normalizer
+
+
+def _group_name(group: Any) -> Any:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
+    """The name of a group, which a graph can hold."""
+    if isinstance(group, torch.distributed.device_mesh.DeviceMesh) and group.ndim == 1:
+        group = group.get_group()
+    if isinstance(group, torch.distributed.ProcessGroup):
+        return group.group_name
+    return group
 
 
 def _wide(
@@ -137,6 +148,12 @@ class Traced(TorchBackend):
 
     def outline(self, *arrays: Array | None) -> None:
         """Each call is traced anew."""
+
+    def group(self, group: Any) -> Any:
+        """The group, which the graph has by its name."""
+        from unified_loss._backends import _torch_split  # which imports torch.distributed
+
+        return super().group(_torch_split.group_named(group))
 
     def same_size(self, a: Size, b: Size) -> bool | None:
         """Whether sizes are equal, which those with values are asked under a guard.

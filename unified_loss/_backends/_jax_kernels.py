@@ -46,6 +46,17 @@ def _log_sum_exp_jvp(axis: int, is_apart: bool, primals: Any, tangents: Any) -> 
     return l, scale * _remade(_exp_times)(axis, x, m, dead, tangents[0])
 
 
+@jax.custom_jvp
+def factors(x: Array, m: Array, lost: Array) -> Array:
+    """The factors x - m, which are 0 and have a slope of 1 where lost (`SplitOps.factors`)."""
+    return jnp.where(lost, 0.0, x - m)
+
+
+@factors.defjvp
+def _factors_jvp(primals: Any, tangents: Any) -> Any:
+    return factors(*primals), tangents[0]
+
+
 def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
     return jnp.sum(_exp(x, m, dead) * dx, axis, keepdims=True)
 

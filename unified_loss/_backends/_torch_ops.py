@@ -53,7 +53,7 @@ class TorchOps(LinearOps):
         return x.to(like.dtype)
 
     def cast_size(self, size: Any, dtype: str) -> Any:
-        return size
+        return size.to(DTYPES[dtype]) if isinstance(size, torch.Tensor) else size
 
     def as_index(self, x: Array) -> Array:
         return x.to(torch.int64)

@@ -12,10 +12,12 @@ from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends._array_ops import ArrayOps
+from unified_loss._backends._jax_groups import group_of, refuse_replicas
 from unified_loss._backends._jax_operands import agreeing, layout, split
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
-from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._split_classes import Part, local_sums, loss_and_gradient_of, loss_of
+from unified_loss._split_classes import Sums as SplitSums
 from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
@@ -75,6 +77,35 @@ class JaxOps(ArrayOps):
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         return jnp.where(kernels.is_at(ids, x, axis), x - b, x)
+
+    # Of split classes.
+
+    def maxima_of_all(
+        self, plan: Plan, rows: list[Array], size: int | None
+    ) -> tuple[list[Array], Any]:
+        refuse_replicas(rows[0], plan.class_group)
+        found = jax.lax.pmax(jnp.stack(rows), plan.class_group)
+        start = None if size is None else jax.lax.axis_index(plan.class_group) * size
+        return list(found), start
+
+    def sums_of_all(self, plan: Plan, part: Part) -> tuple[SplitSums, Any]:
+        # What is kept for its derivative are the arguments and a few numbers a row.
+        sums = jax.checkpoint(partial(local_sums, self, plan), prevent_cse=False)(part)
+        names = [name for name in sums._fields[:-1] if getattr(sums, name) is not None]
+        rows = jnp.stack([getattr(sums, name) for name in names])
+        rows, weight = jax.lax.psum((rows, sums.weight), plan.class_group)  # one for XLA
+        sums = sums._replace(**dict(zip(names, rows, strict=True)), weight=weight)
+        size = part.logits.shape[plan.axis] * jax.lax.axis_size(plan.class_group)
+        return sums, size
+
+    def shared(self, plan: Plan, rows: Array) -> Array:
+        return rows  # JAX knows what all members have
+
+    def less(self, ids: Array, start: Any) -> Array:
+        return ids.astype("int32") - start
+
+    def factors(self, x: Array, m: Array, lost: Array) -> Array:
+        return kernels.factors(x, m, lost)
 
     def product(self, a: Array, b: Array) -> Array:
         return jnp.matmul(a, b)
@@ -162,6 +193,7 @@ def _on_cpu(array: Array) -> bool:
 
 
 _ROUTE = Route("row statistics (XLA)")
+_SPLIT = Route("row statistics of split classes (XLA)")
 
 
 class JaxBackend(Backend):
@@ -214,8 +246,11 @@ class JaxBackend(Backend):
         # An uncommitted array joins the logits wherever they are.
         return jnp.asarray(host.cast(values, dtype))
 
+    def group(self, group: Any) -> Any:
+        return group_of(group)
+
     def route(self, plan: Plan, size: int) -> Route:
-        return _ROUTE
+        return _ROUTE if plan.class_group is None else _SPLIT
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         return _loss(plan, operands)

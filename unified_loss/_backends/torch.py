@@ -28,7 +28,7 @@ from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
 from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
-from unified_loss._statistics import loss_and_gradient_of, loss_of
+from unified_loss._split_classes import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Form, Head, Operands, Plan, Size, Spec
 from unified_loss.exceptions import BackendError, OptionError, ShapeError
@@ -130,8 +130,17 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
     if _is_distributed(_unwrapped(operands.logits)):
         from unified_loss._backends import _dtensor
 
+        if plan.class_group is not None:
+            reason = "it tells how its classes are split; leave class_group out"
+            raise BackendError(messages.refused("logits", "a DTensor", reason))
         return _dtensor.run(kernel, plan, operands)
-    return kernel(GRAPH_OPS if torch.compiler.is_compiling() else ops, plan, operands)
+    if plan.class_group is not None:
+        from unified_loss._backends import _torch_split
+
+        ops = _torch_split.OPS
+    elif torch.compiler.is_compiling():
+        ops = GRAPH_OPS
+    return kernel(ops, plan, operands)
 
 
 def _is_distributed(array: Array) -> bool:
@@ -191,6 +200,7 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
 _NATIVE = Route("F.cross_entropy", is_native=True)
 _AT_ONCE = Route("log_softmax")
 _ROWS = Route("row statistics (torch)")
+_SPLIT = Route("row statistics of split classes (torch)")
 _FUSED = Route("fused kernels (Triton)", is_fused=True)
 _NAMES = {False: "log_softmax in blocks", True: "log_softmax in transposed blocks"}
 
@@ -329,7 +339,14 @@ class TorchBackend(Backend):
         with fake_mode_of(logits):  # a copy, which a backward can rely on
             return torch.tensor(values, device=logits.device)
 
+    def group(self, group: Any) -> Any:
+        from unified_loss._backends import _torch_split  # which imports torch.distributed
+
+        return _torch_split.group_of(group)
+
     def route(self, plan: Plan, size: int) -> Route:
+        if plan.class_group is not None:
+            return _SPLIT
         if not plan.is_ordinary:
             return _ROWS
         if plan.device is not None or _FORCED != "auto":
@@ -341,7 +358,7 @@ class TorchBackend(Backend):
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         route = self.route(plan, operands.logits.numel())
-        if route is _ROWS:
+        if route is _ROWS or route is _SPLIT:
             return run(loss_of, OPS, plan, operands)
         plan, operands = _signed(plan, operands)
         if route is _FUSED:  # pragma: no cover (see `make test-fused`)
@@ -351,7 +368,8 @@ class TorchBackend(Backend):
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
         route = self.route(plan, operands.logits.numel())
-        if route is _ROWS or (torch.is_grad_enabled() and operands.logits.requires_grad):
+        is_common = route is _ROWS or route is _SPLIT
+        if is_common or (torch.is_grad_enabled() and operands.logits.requires_grad):
             return run(loss_and_gradient_of, OPS, plan, operands)
         if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss_and_gradient(*_signed(plan, operands))

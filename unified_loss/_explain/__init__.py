@@ -24,6 +24,7 @@ def explain(
     reduction: Literal["none", "mean", "sum"] = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
+    class_group: Any = None,
     framework: str | None = None,
     **foreign: Never,
 ) -> "Report":
@@ -43,7 +44,7 @@ def explain(
         shape of the logits. Meta and fake tensors are arrays.
     weight, bias, softcap
         As in `linear_cross_entropy`; arrays, or what stands for one. There is no `axis` then.
-    axis, ignore_index, label_smoothing, z_loss, reduction, check
+    axis, ignore_index, label_smoothing, z_loss, reduction, check, class_group
         As in `cross_entropy`. Arrays are looked at where `cross_entropy` would look.
     framework : str, optional
         For shapes: the library whose arrays they stand for. It decides the kernel, and the code
@@ -89,7 +90,7 @@ def explain(
     from unified_loss._types import Head, Operands, Options
 
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
-    options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check)
+    options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check, class_group)
     return examine(arrays, options, framework, Head(logits, weight, bias), softcap)
 
 

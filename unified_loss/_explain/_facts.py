@@ -9,7 +9,7 @@ from unified_loss._explain._linear import Way
 from unified_loss._explain._memory import Memory, shown_bytes
 from unified_loss._messages import shown, shown_size, shown_value
 from unified_loss._shapes import without
-from unified_loss._types import Form, Plan, Problem, Shape
+from unified_loss._types import Form, Plan, Problem, Shape, Size
 
 Fact = tuple[str, str]
 
@@ -18,8 +18,10 @@ def facts_of(
     problem: Problem, plan: Plan, kernel: str | None, memory: Memory | None
 ) -> Iterator[Fact]:
     """All facts, in the order of a call."""
-    classes = f"{plan.axis} (size {shown_size(plan.num_classes)})"
-    yield "class axis", f"{classes}: {_axis_reason(problem)}"
+    size = shown_size(plan.num_classes if problem.logits.shape is None else _size(problem, plan))
+    yield "class axis", f"{plan.axis} (size {size}): {_axis_reason(problem)}"
+    if plan.class_group is not None:
+        yield "class_group", f"{size} of the classes are here, the others with other members"
     yield from _meaning(problem, plan)
     missing = f"not known: {problem.logits.library} is not installed"
     yield "kernel", kernel or missing
@@ -66,6 +68,11 @@ def batch_shape(problem: Problem, plan: Plan) -> Shape | None:
     """The shape of the logits without the class axis; None if their rank is unknown."""
     shape = problem.logits.shape
     return None if shape is None else without(shape, plan.axis)
+
+
+def _size(problem: Problem, plan: Plan) -> Size:
+    """How many classes the logits hold."""
+    return problem.logits.shape[plan.axis]
 
 
 def _axis_reason(problem: Problem) -> str:

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from unified_loss._backend import Route
+from unified_loss._shapes import without
 from unified_loss._types import Plan, Problem
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -24,7 +25,7 @@ def memory_of(problem: Problem, plan: Plan, route: Route) -> Memory | None:
     if shape is None or not all(isinstance(size, int) for size in shape):
         return None
     elements, width = math.prod(shape), BYTES[plan.compute_dtype]
-    statistics = NUMBERS_PER_EXAMPLE * (elements // shape[plan.axis]) * width
+    statistics = NUMBERS_PER_EXAMPLE * math.prod(without(shape, plan.axis)) * width
     gradient = elements * BYTES[plan.logits_dtype]
     if route.is_fused:  # pragma: no cover (see `make test-fused`)
         return Memory(statistics, "a few numbers an example", gradient)

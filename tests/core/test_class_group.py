@@ -1,0 +1,48 @@
+"""R33: what can be said of `class_group` without a group; groups are in processes of their own."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.backends import Backend
+from tests.helpers.plans import plan
+from unified_loss import BackendError, LossInputError, ShapeError, cross_entropy, explain
+
+SPLITTING = {"torch", "jax"}
+
+
+def test_other_libraries_have_no_groups(backend: Backend) -> None:
+    """R33: a `BackendError` that names those which have; with them, what is no group is told."""
+    logits = backend.asarray(np.zeros((2, 3)), "float32")
+    with pytest.raises(LossInputError, match="class_group") as raised:
+        cross_entropy(logits, [0, 1], class_group=3)
+    assert isinstance(raised.value, BackendError) is (backend.name not in SPLITTING)
+
+
+def test_the_number_of_classes_is_that_of_all() -> None:
+    """R33: it is not known before the call; a member of one class, or of none, is a member."""
+    with pytest.raises(BackendError, match=r"for logits of torch and jax, .* these are of numpy"):
+        plan((2, 3), (2,), class_group="classes")
+    for size, library, valid in ((1, "jax", True), (0, "torch", True), (0, "jax", False)):
+        report = explain((4, size), (4,), framework=library, class_group="classes")
+        assert report.valid is valid
+        assert report.warnings == ()
+        if valid:
+            assert report.num_classes is None
+            assert dict(report.facts)["class axis"].startswith(f"1 (size {size})")
+            assert dict(report.facts)["class_group"].startswith(f"{size} of the classes are here")
+        else:
+            assert isinstance(report.error, ShapeError)
+
+
+def test_the_kernel_is_told() -> None:
+    """R33: `explain` names the route, whose estimate is that of the part."""
+    for library in SPLITTING:
+        known: dict[str, Any] = {"framework": library, "class_group": ("rows", "classes")}
+        report = explain("float32[8, 100]", "int64[8]", **known)
+        assert report.kernel in {
+            "row statistics of split classes (torch)",
+            "row statistics of split classes (XLA)",
+            None,  # not installed
+        }

@@ -1,0 +1,281 @@
+"""Logits of which each member of a group holds some of the classes: a kernel for any library.
+
+Two reductions over the group, of a few numbers a row, make the statistics of whole rows. Then each
+member knows what the loss asks for, and the slopes of its own classes.
+
+The first reduction is the maximum m. Relative to it the sums over classes of `_statistics` add up
+over the members: sum exp f, p, q, and those of labels and weights. In rows that are *lost*, whose m
+is not finite, these have no value; there they count what tells whether the row is dropped (R16),
+which would else take numbers of its own.
+
+Derivatives go through the second reduction alone. All members go on to compute the same, so each
+takes the slope that comes back as it is. Where the slopes that members have alone meet, as in a
+second derivative, they are added up (`SplitOps.shared`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from unified_loss import _statistics as whole
+from unified_loss._examples import (
+    NAN,
+    Examples,
+    Weights,
+    either,
+    examples_of_ids,
+    examples_of_rows,
+    safe_ids,
+    weights_of,
+    with_divisor,
+)
+from unified_loss._ops import INFINITY, Factors, LinearOps
+from unified_loss._statistics import Coefficients, Statistics, settled_sum
+from unified_loss._types import Array, Operands, Plan
+
+
+class Part(NamedTuple):
+    """What a member holds of each row; m and all after it are constants to autodiff.
+
+    Parts that are absent are None.
+    """
+
+    logits: Array
+    labels: Array  # dense ones, in the compute dtype
+    weight: Array  # the class weights, in the compute dtype
+    m: Array  # of the whole row; 0 where it is lost
+    lost: Array
+    ids: Array  # index labels less the first class here; not all are classes here
+    silent: Array  # rows that are seen to be dropped
+
+
+class Sums(NamedTuple):
+    """Sums over the classes of a member, or over all; absent parts are None."""
+
+    e: Array  # sum exp f; in lost rows the number of classes with w and (1 - eps) t but 0
+    p: Array  # in lost rows 0
+    q: Array  # in lost rows with weights the number of classes with a w but 0
+    mass: Array  # M, but of index labels without weights; NaN if `without_broken` took some
+    total: Array  # T, where it is asked for and is not M
+    weight: Array  # W, one number for all rows, where it is asked for
+
+
+class SplitOps(LinearOps, Protocol):
+    """What the kernel needs beside `LinearOps`."""
+
+    def maxima_of_all(
+        self, plan: Plan, rows: list[Array], size: int | None
+    ) -> tuple[list[Array], Any]:
+        """The maxima over the members; and the id of the first class here, if this is their number.
+
+        The rows are never NaN.
+        """
+
+    def sums_of_all(self, plan: Plan, part: Part) -> tuple[Sums, Any]:
+        """The `local_sums` of all members, and the number of all classes."""
+
+    def shared(self, plan: Plan, rows: Array) -> Array:
+        """`rows`, which all members have; what each makes of them has a slope of its own."""
+
+    def less(self, ids: Array, start: Any) -> Array:
+        """Class ids less another one, in a signed dtype."""
+
+    def factors(self, x: Array, m: Array, lost: Array) -> Array:
+        """The factors x - m, which are 0 and have a slope of 1 where lost: a NaN passes back."""
+
+
+def loss_of(ops: SplitOps, plan: Plan, operands: Operands) -> Array:
+    """The loss of a call, whose classes may be split."""
+    if plan.class_group is None:
+        return whole.loss_of(ops, plan, operands)
+    examples, statistics, divisor = _known(ops, plan, operands)
+    return whole.combine(ops, plan, examples, statistics, divisor)
+
+
+def loss_and_gradient_of(ops: SplitOps, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+    """The loss of a call and the gradient of its sum in the logits that are here."""
+    if plan.class_group is None:
+        return whole.loss_and_gradient_of(ops, plan, operands)
+    examples, statistics, divisor = _known(ops, plan, operands)
+    loss = whole.combine(ops, plan, examples, statistics, divisor)
+    slopes = whole.scaled(whole.slopes_of(ops, plan, examples, statistics), None, divisor)
+    slopes = Coefficients._make(
+        part if part is None or isinstance(part, float) else ops.shared(plan, part)
+        for part in slopes
+    )
+    x = ops.cast(operands.logits, plan.compute_dtype)
+    softmax = ops.exp(x - statistics.m - ops.shared(plan, statistics.l))
+    slope = whole.sloped(ops, plan, examples, slopes, softmax)
+    return loss, ops.cast_like(slope, operands.logits)
+
+
+def _known(
+    ops: SplitOps, plan: Plan, operands: Operands
+) -> tuple[Examples, Statistics, Array | None]:
+    """What is known of whole rows, and what "mean" divides by."""
+    weights = weights_of(ops, plan, operands)
+    part, high = _part_of(ops, plan, operands, weights)
+    sums, num_classes = ops.sums_of_all(plan, part)
+    weights = weights._replace(num_classes=num_classes)
+    if part.labels is None:
+        examples = _of_ids(ops, plan, operands, weights, part, sums)
+    else:
+        examples = _of_rows(ops, plan, weights, part, sums, high)
+    dropped, mass = examples.dropped, examples.mass
+    if dropped is not None and mass is not None:  # R16: no gradient where lse is not finite
+        mass = ops.where(dropped & part.lost, ops.stop_gradient(mass), mass)
+    examples = examples._replace(mass=mass, weight_total=sums.weight)
+    examples, divisor = with_divisor(ops, plan, operands, examples)
+    return examples, _statistics(ops, plan, examples, part, sums), divisor
+
+
+def _part_of(
+    ops: SplitOps, plan: Plan, operands: Operands, weights: Weights
+) -> tuple[Part, Array | None]:
+    """What this member holds, and the largest label of each whole row where that is asked for."""
+    axis, dtype = plan.axis, plan.compute_dtype
+    x = ops.stop_gradient(ops.cast(operands.logits, dtype))
+    _, w, s = weights
+    silent = None if s is None else s == 0
+    m = _highest(ops, x, axis)
+    lost = m != m  # noqa: PLR0124 (NaN)
+    if ops.maxima_lose_nan:
+        lost = lost | ops.any(x != x, axis)  # noqa: PLR0124 (NaN)
+    rows = [ops.where(lost, INFINITY, m)]
+    ids = t = size = None
+    if plan.label_kind == "dense":
+        t = _labels_of(ops, plan, operands, x)
+        if w is None:
+            high = _highest(ops, (1 - plan.label_smoothing) * ops.stop_gradient(t), axis)
+            rows.append(ops.where(high != high, INFINITY, high))  # noqa: PLR0124 (NaN)
+    else:
+        size = ops.size(x, axis)
+    (m, *highs), start = ops.maxima_of_all(plan, rows, size)
+    if plan.label_kind == "index":
+        labels = operands.labels
+        labels = labels if plan.labels_keep_axis else ops.expand(labels, axis)
+        ids = ops.less(labels, start)
+        if plan.ignore_index is not None:
+            silent = either(silent, ops.equals(labels, plan.ignore_index))
+    lost = ~ops.isfinite(m)
+    w = None if w is None else ops.cast(operands.class_weight, dtype)
+    part = Part(operands.logits, t, w, ops.where(lost, 0.0, m), lost, ids, silent)
+    return part, highs[0] if highs else None
+
+
+def _highest(ops: SplitOps, x: Array, axis: int) -> Array:
+    """The largest entry of each row; -inf of none."""
+    return ops.sum(x, axis) - INFINITY if ops.size(x, axis) == 0 else ops.max(x, axis)
+
+
+def _labels_of(ops: SplitOps, plan: Plan, operands: Operands, x: Array) -> Array:
+    """Dense labels; a zero label on a masked class has no influence, and no gradient (R18)."""
+    t = ops.cast(operands.labels, plan.compute_dtype)
+    constant = ops.stop_gradient(t)
+    return t if constant is t else ops.where((t == 0) & (x == -INFINITY), constant, t)
+
+
+def local_sums(ops: SplitOps, plan: Plan, part: Part) -> Sums:
+    """The sums over the classes of one member."""
+    axis, dtype = plan.axis, plan.compute_dtype
+    x = ops.cast(part.logits, dtype)
+    m, lost, silent = part.m, part.lost, part.silent
+    w = None if part.weight is None else ops.along(part.weight, x, axis)
+    f = ops.factors(x, m, lost)
+    factors = Factors(x, m, lost, silent, f)
+    q = mass = total = weight = None
+    here: Any = 0.0  # classes of lost rows that count
+    if part.ids is not None:
+        p = _here(ops, plan, part, lambda ids: ops.where(lost, 0.0, ops.pick(x, ids, axis) - m))
+        if w is not None:
+            mass = _here(ops, plan, part, lambda ids: ops.pick_class(part.weight, ids))
+    else:
+        t, broken = without_broken(ops, plan, part)
+        k = t if w is None else w * t
+        p = ops.where(lost, 0.0, ops.weighted_sum(k, factors, silent, axis))
+        mass = ops.sum(k, axis)
+        if broken is not None:
+            mass = mass + ops.where(ops.any(broken, axis), NAN, 0.0 * m)
+        if w is not None:
+            counts = (w != 0) & ((1 - plan.label_smoothing) * t != 0)
+            here = ops.sum(ops.cast(counts, dtype), axis)
+            total = ops.sum(t, axis) if plan.label_smoothing else None
+    if plan.label_smoothing:
+        if w is None:
+            q = ops.where(lost, 0.0, ops.sum(f, axis))
+        else:
+            number = ops.sum(ops.cast(w != 0, dtype), axis)
+            q = ops.where(lost, number, ops.weighted_sum(w, factors, silent, axis))
+            weight = ops.sum(w, axis)
+    e = ops.sum(
+        ops.exponential(f), axis
+    )  # in lost rows the number of classes, with the slopes of a sum
+    e = e + ops.where(lost, here - ops.size(x, axis), 0.0 * m)
+    return Sums(e, None if plan.label_smoothing == 1 else p, q, mass, total, weight)
+
+
+def _here(ops: SplitOps, plan: Plan, part: Part, entry: Callable[[Array], Array]) -> Array:
+    """The entry at the label of each row; 0 where that is a class of another member."""
+    size = ops.size(part.logits, plan.axis)
+    if size == 0:
+        return 0.0 * part.m
+    inside = (part.ids >= 0) & (part.ids < size)
+    return ops.where(inside, entry(ops.as_index(ops.where(inside, part.ids, 0))), 0.0)
+
+
+def without_broken(ops: SplitOps, plan: Plan, part: Part) -> tuple[Array, Array | None]:
+    """Dense labels without those that are not finite in dropped rows, and where these are."""
+    t = part.labels
+    if part.silent is None or not plan.labels_dtype.startswith(("float", "bfloat")):
+        return t, None
+    k = t if part.weight is None else ops.along(part.weight, t, plan.axis) * t
+    broken = part.silent & ~ops.isfinite(ops.stop_gradient(k))
+    return ops.where(broken, 0.0, t), broken
+
+
+def _of_ids(
+    ops: SplitOps, plan: Plan, operands: Operands, weights: Weights, part: Part, sums: Sums
+) -> Examples:
+    """What class ids say of each example."""
+    labels = ops.as_index(operands.labels)
+    _, ignored, foreign = safe_ids(ops, plan, labels, weights.num_classes)
+    nothing = None
+    if plan.class_weight:
+        nothing = part.lost & (sums.q == 0) if plan.label_smoothing else sums.mass == 0
+    return examples_of_ids(ops, plan, weights, part.ids, ignored, foreign, sums.mass, nothing)
+
+
+def _of_rows(
+    ops: SplitOps, plan: Plan, weights: Weights, part: Part, sums: Sums, high: Array | None
+) -> Examples:
+    """What dense labels say of each example."""
+    mass, total = sums.mass, sums.mass if sums.total is None else sums.total
+    _, w, s = weights
+    if s is not None:
+        garbage = (s == 0) & ~(ops.isfinite(mass) & ops.isfinite(total))
+        mass, total = (ops.where(garbage, 0.0, each) for each in (mass, total))
+        weights = weights._replace(sample_weight=ops.where(garbage, 0.0, s))
+    if w is None:
+        silent = high == 0
+    elif plan.label_smoothing:
+        silent = part.lost & ((sums.q == 0) | ((sums.e == 0) & (total == 0)))
+    else:
+        silent = part.lost & (sums.e == 0)
+    k = part.labels if w is None else w * part.labels
+    return examples_of_rows(ops, weights, k, total, mass, silent & (mass == 0))
+
+
+def _statistics(
+    ops: SplitOps, plan: Plan, examples: Examples, part: Part, sums: Sums
+) -> Statistics:
+    """The statistics of whole rows: 0 in dropped rows that are lost, NaN in others that are."""
+    dropped, lost = examples.dropped, part.lost
+    dead = None if dropped is None else dropped & lost
+    alive = lost if dropped is None else lost & ~dropped
+    e = sums.e + ops.where(alive, NAN, 0.0 * part.m)
+    l = ops.log(e if dead is None else ops.where(dead, 1.0, e))
+    weighs_apart = part.ids is not None and plan.class_weight and plan.label_smoothing
+    silent = either(dropped, examples.label_mass == 0 if weighs_apart else None)
+    p = settled_sum(ops, sums.p, silent, dead)
+    total = examples.label_total
+    silent = either(dropped, None if isinstance(total, float) else total == 0)
+    return Statistics(part.m, l, p, settled_sum(ops, sums.q, silent, dead))

@@ -110,6 +110,9 @@ def split_values_and_gradients() -> None:
             label_smoothing=smoothing, z_loss=z_loss, **division,
         )  # fmt: skip
         assert_split(exact(problem), problem.options, 1)
+    for kind in ("index", "dense"):
+        problem = sample(seeded(), kind, batch=(), classes=7, **WEIGHTED)
+        assert_split(exact(problem), problem.options, 0)
     for case in CASES:
         problem = problem_of(case, seeded())
         assert_split(exact(problem), problem.options, problem.class_axis)

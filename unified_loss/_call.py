@@ -72,21 +72,27 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         raise
     if key is not None:
         plans.remember(key, judged, problem)
-    if plan.class_group is not None:
-        pass  # the values here are a part of what they would have to be
-    elif plan.check is True:
-        warn_of_suspicions(backend, plan, problem, arrays.logits, taken)
+    if plan.class_group is None:  # else the values here are parts of those to look at
+        _warn_of_values(backend, plan, problem, arrays.logits, taken)
+    plan, operands = brought_to(plan, arrays.logits, taken)
+    is_ordinary = key is not None or backend.outline(*operands) is not None
+    return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
+
+
+def _warn_of_values(
+    backend: Backend, plan: Plan, problem: Problem, logits: Array, taken: Taken
+) -> None:
+    """Warn of values that are legal, and probably not meant, as far as they may be looked at."""
+    if plan.check is True:
+        warn_of_suspicions(backend, plan, problem, logits, taken)
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
-        plan, backend.read(arrays.logits, wait=False)
+        plan, backend.read(logits, wait=False)
     ):
         warn(swapped())
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
         warn_of("several", problem, plan, taken.labels)
-    plan, operands = brought_to(plan, arrays.logits, taken)
-    is_ordinary = key is not None or backend.outline(*operands) is not None
-    return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
 
 
 def _refuse_labels_first() -> None:

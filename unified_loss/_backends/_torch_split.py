@@ -150,7 +150,7 @@ class _Sums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(plan: Plan, *part: Array | None) -> tuple[Array | None, ...]:
+    def forward(plan: Plan, *part: Any) -> tuple[Array | None, ...]:
         own = local_sums(OPS, plan, Part(*part))
         size = own.e.new_full((1,), part[0].shape[plan.axis])
         flat = _reduced(_flat([*_present(own), size]), "sum", plan.class_group)
@@ -209,11 +209,13 @@ def _slopes(plan: Plan, part: Part, given: Sums, wanted: tuple[bool, ...]) -> tu
     axis = plan.axis
     f = OPS.factors(OPS.cast(part.logits, plan.compute_dtype), part.m, part.lost)
     w = None if part.weight is None else OPS.along(part.weight, f, axis)
-    t = k = in_k = None
+    t = k = None
+    in_k: Any = None  # where it is asked for
     if part.labels is not None:
         t, _ = without_broken(OPS, plan, part)
         k = t if w is None else w * t
-        in_k = given.mass if given.p is None else given.mass + _by_factor(given.p, f, k)
+        if wanted[1] or wanted[2]:
+            in_k = given.mass if given.p is None else given.mass + _by_factor(given.p, f, k)
     in_logits = in_labels = in_weight = None
     if wanted[1]:
         slope = in_k if w is None else in_k * w

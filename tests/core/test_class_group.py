@@ -7,7 +7,14 @@ import pytest
 
 from tests.helpers.backends import Backend
 from tests.helpers.plans import plan
-from unified_loss import BackendError, LossInputError, ShapeError, cross_entropy, explain
+from unified_loss import (
+    BackendError,
+    LossInputError,
+    OptionError,
+    ShapeError,
+    cross_entropy,
+    explain,
+)
 
 SPLITTING = {"torch", "jax"}
 
@@ -34,6 +41,12 @@ def test_the_number_of_classes_is_that_of_all() -> None:
             assert dict(report.facts)["class_group"].startswith(f"{size} of the classes are here")
         else:
             assert isinstance(report.error, ShapeError)
+
+
+def test_the_linear_form_has_no_groups() -> None:
+    """R33: `explain` says so."""
+    with pytest.raises(OptionError, match="class_group must be None with weight="):
+        explain("float32[8, 4]", "int64[8]", weight="float32[9, 4]", class_group="classes")
 
 
 def test_the_kernel_is_told() -> None:

@@ -1,5 +1,6 @@
 """PyTorch."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ from unified_loss._backends._torch_ops import (
 )
 from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
+from unified_loss._blocks import LONG
 from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._statistics import loss_and_gradient_of, loss_of
@@ -86,29 +88,37 @@ def _values(array: Array) -> Any:
 
 
 def _has_native_loss(plan: Plan) -> bool:
-    """Whether torch's own loss, the fastest kernel for few logits, says what the plan says."""
-    if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
-        return False  # dense labels mean something else there; other axes and "none" are slower
-    if plan.below or plan.above:
-        return False  # a label out of range would be an error of torch's, or undefined
-    if plan.sample_weight != "none" or plan.z_loss or plan.normalizer:
-        return False  # which it has not
-    return plan.compute_dtype == plan.logits_dtype
+    """Whether torch's own loss, the fastest kernel of few logits, says what the plan says."""
+    if plan.sample_weight != "none" or plan.z_loss or plan.normalizer or plan.reduction == "none":
+        return False  # which it has not; whether one loss an example needs care, no total tells
+    if plan.axis + 1 != plan.ndim and plan.num_classes > LONG:
+        return False  # it adds exponentials one by one
+    if plan.label_kind == "dense":
+        return not (plan.class_weight or plan.label_smoothing)  # which mean something else there
+    return not (plan.below or plan.above)  # an error of torch's, or undefined
 
 
 def _native_loss(plan: Plan, operands: Operands) -> Array | None:
     """Torch's own loss; None unless it proves that nothing needed care."""
     logits, labels, weight, ignored = *operands[:3], plan.ignore_index
-    if plan.ndim != 2 or labels.ndim != 1:
-        logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
-    if labels.dtype != torch.int64:
+    if plan.axis != 1 or plan.labels_keep_axis:
+        logits, labels = _with_classes_second(plan, logits, labels)
+    if plan.compute_dtype != plan.logits_dtype:
+        logits = OPS.cast(logits, plan.compute_dtype)
+    if plan.label_kind == "dense":
+        labels = OPS.cast(labels, plan.compute_dtype)
+        if not blocks.OPS.all(torch.sum(labels, 1)):  # rows without labels do not count
+            return None
+    elif labels.dtype != torch.int64:
         labels = labels.to(torch.int64)
     if weight is not None:
         weight = OPS.cast(weight, plan.compute_dtype)
     if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
         # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
         x = logits.detach()
-        if not (blocks.OPS.is_finite(x) or blocks.OPS.is_finite(x[labels == ignored])):
+        if not (
+            blocks.OPS.is_finite(x) or blocks.OPS.is_finite(x.movedim(1, -1)[labels == ignored])
+        ):
             return None
     value = _native(
         logits,
@@ -119,6 +129,15 @@ def _native_loss(plan: Plan, operands: Operands) -> Array | None:
         label_smoothing=plan.label_smoothing,
     )
     return value if 0 < value.item() < INFINITY else None
+
+
+def _with_classes_second(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Views of logits and labels, or copies, as torch's own loss wants them."""
+    shape, axis = logits.shape, plan.axis
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
+    rows = (before,) if axis + 1 == plan.ndim else (before, after)
+    logits = logits.reshape((before, plan.num_classes, *rows[1:]))
+    return logits, labels.reshape(logits.shape if plan.label_kind == "dense" else rows)
 
 
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
@@ -190,6 +209,8 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
 
 _NATIVE = Route("F.cross_entropy", is_native=True)
 _AT_ONCE = Route("log_softmax")
+_WHOLE = Route("log_softmax", walk=blocks.IN_ONE_BLOCK)
+_NATIVE_OR_WHOLE = _NATIVE._replace(walk=blocks.IN_ONE_BLOCK)
 _ROWS = Route("row statistics (torch)")
 _FUSED = Route("fused kernels (Triton)", is_fused=True)
 _NAMES = {False: "log_softmax in blocks", True: "log_softmax in transposed blocks"}
@@ -216,7 +237,9 @@ def _route(name: str, plan: Plan, size: int) -> Route:
         raise OptionError(messages.kernel_cannot(name, reason))
     if name == "blocks":
         walk = blocks.walk_for(plan, size)
-        return _AT_ONCE if walk is None else Route(_NAMES[walk.transposed], walk=walk)
+        if walk is None or walk is blocks.IN_ONE_BLOCK:
+            return _AT_ONCE if walk is None else _WHOLE
+        return Route(_NAMES[walk.transposed], walk=walk)
     return {"fused": _FUSED, "native": _NATIVE, "rows": _ROWS}[name]
 
 
@@ -335,9 +358,11 @@ class TorchBackend(Backend):
         if plan.device is not None or _FORCED != "auto":
             return _route(_FORCED, plan, size)
         walk = blocks.walk_for(plan, size)
-        if walk is not None:
-            return Route(_NAMES[walk.transposed], walk=walk)
-        return _NATIVE if _has_native_loss(plan) else _AT_ONCE
+        if walk is None:
+            return _NATIVE if _has_native_loss(plan) else _AT_ONCE
+        if walk is blocks.IN_ONE_BLOCK:
+            return _NATIVE_OR_WHOLE if _has_native_loss(plan) else _WHOLE
+        return Route(_NAMES[walk.transposed], walk=walk)
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         route = self.route(plan, operands.logits.numel())

@@ -302,8 +302,19 @@ def test_report_marks_what_is_over_its_limit():
     ]
     text = report.report(rows)
     assert "1 of 2 rows" in text
-    assert "! 10000x1000: 20 ms (limit 1 ms)" in text
+    assert "! 10000x1000: 20 ms (over 1 ms)" in text
+    assert "  1000x1000: 1 ms (keeps 1 ms)" in text
     assert "! numpy eager forward, more examples: 1.301" in text
+
+
+def test_report_tells_each_bar_of_a_row():
+    """Which of several are kept, of time and of memory."""
+    row = dict.fromkeys(("note", "shape"), "") | {"kind": "time", "case": "a"}
+    row |= {"ours_ms": 2.0, "ratio": 0.5, "added_us": -9.0, "ours_mb": 3.0, "logits_mb": 2.0}
+    limit = Limit(ratio=0.6, added_us=-10, memory=1.1)
+    text = report.report([results.judged(row, limit), row | {"holds": ""}])
+    assert "0 of 1 rows keep theirs; 1 more have none" in text
+    assert "! a: 2 ms; 0.5x, -9 us; 3 MB (keeps 0.6x, over -10 us, over 1.1x logits)" in text
 
 
 def test_import_is_measured():

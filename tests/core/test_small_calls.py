@@ -13,7 +13,7 @@ from tests.helpers.problems import sample
 from unified_loss import LabelError, cross_entropy
 from unified_loss._blocks import LONG
 
-SHORTCUTS = {"numpy": "_short_loss", "torch": "_native_loss", "tensorflow": "_native_loss"}
+SHORTCUTS = {"numpy": "_short_loss", "torch": "native_loss", "tensorflow": "_native_loss"}
 
 
 class Shortcut(NamedTuple):

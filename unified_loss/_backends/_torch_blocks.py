@@ -123,8 +123,11 @@ OPS = TorchBlockOps()
 # Thresholds, in logits, but for KEPT. Results of less than KEPT bytes come from memory that the
 # process has, since glibc keeps freed blocks up to that size: torch's own kernels on whole arrays
 # are then faster than any walk, whose threads have to wait for torch's, which spin for a while
-# behind any operation. Above, whole arrays pay for new pages, and blocks do not. Autograd records
-# the operations of up to AT_ONCE; from there on one block holds all, and it records none of them.
+# behind any operation. Above, whole arrays pay for new pages, and blocks do not: behind a product
+# on two cores, 8388 x 1000 (just below) take 3.7 ms at once and 6.4 in blocks, 9437 x 1000 take 12
+# and 7.6; with the gradient 16 and 17, 29 and 18; on one thread 8.8 and 9.5 (8126 x 1000), 21 and
+# 13. Autograd records the operations of up to AT_ONCE; from there on one block holds all, and it
+# records none of them.
 # With few classes, fewer than fit one vector register, torch's kernels take the entries of a row
 # one by one, and a transposed walk is faster from SMALL on. A BLOCK is so large that what Python
 # does for each does not count; a TRANSPOSED_BLOCK also has to be copied, and stays in cache.

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from time import perf_counter
 
-from benchmarks import imports, results
+from benchmarks import grid, imports, results
 from benchmarks.cases import NATIVE, ON_ACCELERATORS, Case, all_cases, is_quick
-from benchmarks.measure import QUICK, Bench, Effort, kept_busy
+from benchmarks.draws import MODES, drawn
+from benchmarks.measure import DRAWN, QUICK, Bench, Effort, kept_busy
 from benchmarks.plots import HERE as PLOTS
 from benchmarks.plots import draw_all
 from benchmarks.report import report
@@ -37,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--case", metavar="PATTERN", help="measure cases whose name matches, as in '*xla*16384x*'"
     )
+    command.add_argument(
+        "--grid", action="store_true", help="cases drawn at random in place of those of the table"
+    )
+    command.add_argument("--seed", type=int, default=0, help="what they are drawn by")
+    command.add_argument("--cases", type=int, default=200, help="how many for each framework")
+    command.add_argument("--seconds", type=float, help="begin no random case after that time")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--busy", action="store_true", help="while one core has other work")
     command.add_argument("--results", type=Path, default=results.HERE, metavar="FOLDER")
@@ -53,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if no case was chosen.
     """
     options = parser().parse_args(arguments)
+    if options.grid:
+        return random_cases(options)
     cases = selected(options)
     if options.action == "list":
         print(*(case.name for case in cases), sep="\n")
@@ -64,10 +74,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         run(cases, options, with_import=with_import)
     rows = results.read_all(options.device, busy=options.busy, folder=options.results)
+    random = random_rows(options.results)
     if options.action != "report" and options.device == "cpu" and not options.busy:
-        print(*draw_all(rows, options.plots), sep="\n")
+        print(*draw_all(rows, random, options.plots), sep="\n")
     print(report(rows))
+    print(grid.text(random))
     return 0
+
+
+def random_cases(options: argparse.Namespace) -> int:
+    """The same for random cases, whose rows of earlier runs are no longer wanted."""
+    frameworks = [name for name in MODES if name in (options.only or MODES)]
+    cases = {name: drawn(name, options.cases, options.seed) for name in frameworks}
+    if options.action == "list":
+        print(*(case.name for each in cases.values() for case in each), sep="\n")
+        return int(not cases)
+    if options.action == "run":
+        end = None if options.seconds is None else perf_counter() + options.seconds
+        for name, each in cases.items():
+            measure_drawn(each, results.grid_folder(options.results) / f"{name}.csv", options, end)
+    random = random_rows(options.results)
+    if options.action != "report":
+        print(*draw_all([], random, options.plots), sep="\n")
+    print(grid.text(random))
+    return 0
+
+
+def measure_drawn(
+    cases: Sequence[Case], file: Path, options: argparse.Namespace, end: float | None
+) -> None:
+    """Measure the random cases of one framework, until a time has come."""
+    file.unlink(missing_ok=True)
+    with Bench(effort=DRAWN) as bench:
+        for count, case in enumerate(cases, 1):
+            if end is not None and perf_counter() > end:
+                return
+            row = bench.row(case) | {"seed": options.seed}
+            results.write([row], file, results.GRID_COLUMNS)
+            print(f"[{count}/{len(cases)}] {_summary(row)}", flush=True)
+
+
+def random_rows(folder: Path) -> list[Row]:
+    """The rows of all random cases that were measured."""
+    files = (results.grid_folder(folder) / f"{name}.csv" for name in MODES)
+    return [row for file in files for row in results.read(file)]
 
 
 def selected(options: argparse.Namespace) -> list[Case]:

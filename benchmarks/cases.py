@@ -65,7 +65,7 @@ ON_ACCELERATORS = ("torch", "jax", "cupy")
 class Case(NamedTuple):
     """One loss against one peer."""
 
-    kind: str  # "time", "added", "option", "tracing", "scaling"
+    kind: str  # "time", "added", "option", "tracing", "scaling", "grid"
     framework: str
     shape: Shape
     peer: str
@@ -75,11 +75,17 @@ class Case(NamedTuple):
     labels: str = "index"
     options: tuple[str, ...] = ()
     memory: bool = False
+    layout: str = "contiguous"  # of the logits; or "sliced", "transposed"
 
     @property
     def axis(self) -> int:
         """The class axis of the logits: the first after the batch in images, else the last."""
         return 1 if len(self.shape) == len(IMAGES) else -1
+
+    @property
+    def transposed_to(self) -> int:
+        """Where the class axis of transposed logits is in memory: at the other end."""
+        return 0 if self.axis == -1 else -1
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +113,8 @@ class Case(NamedTuple):
         """All that tells it from the others, to select it by."""
         shape = "x".join(map(str, self.shape))
         words = (self.kind, self.framework, self.mode, self.direction, shape, self.dtype)
-        return " ".join((*words, self.labels, *self.options, "vs", self.peer))
+        layout = () if self.layout == "contiguous" else (self.layout,)
+        return " ".join((*words, *layout, self.labels, *self.options, "vs", self.peer))
 
     def home(self, loss: str) -> str:
         """The framework whose process runs one of the two losses."""

@@ -65,7 +65,9 @@ def _labels(case: Case, rng: np.random.Generator) -> Array:
         return rows
     labels = rng.integers(case.num_classes, size=case.batch)
     if "ignored" in case.options:
-        labels[rng.random(case.batch) < 0.1] = IGNORED
+        is_ignored = rng.random(case.batch) < 0.1
+        is_ignored.flat[0] = False  # the mean over nothing is NaN elsewhere
+        labels[is_ignored] = IGNORED
     return labels
 
 

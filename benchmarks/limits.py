@@ -51,6 +51,14 @@ IMPORT = Limit(added_us=30_000)
 SLOPES = (0.95, 1.05)  # of log time against log size
 SLOPES_FROM = 10**6  # logits
 
+# Of random cases. What a call may take more whatever its size, in microseconds: a plain one
+# forward, and any other.
+ALLOWANCES = {"torch": (8, 14), "numpy": (6, 20), "jax": (10, 10), "tensorflow": (30, 30)}
+GRID_FROM = 200_000  # logits, from which on
+GRID_BARS = {"torch": 0.75, "numpy": 0.5, "jax": 1.0, "tensorflow": 0.8}  # hold for the mean
+OVER, OVER_SHARE = 1.15, 0.02  # of the cases may be over that
+WORST = 1.3  # and none over that
+
 
 @dataclass(frozen=True)
 class Row:

@@ -35,6 +35,7 @@ class Effort(NamedTuple):
 
 
 QUICK = Effort(0.3, 3)
+DRAWN = Effort(0.6, 5, 300)  # for a random case
 
 
 class DisagreementError(RuntimeError):
@@ -88,6 +89,7 @@ class Bench:
             "shape": "x".join(map(str, case.shape)),
             "axis": case.axis,
             "dtype": case.dtype,
+            "layout": case.layout,
             "labels": case.labels,
             "options": "+".join(case.options),
             "peer": case.peer,
@@ -134,6 +136,8 @@ class Bench:
             process.call(worker.forget)
         values = [homes[name].call(worker.prepare, case, name) for name in names]
         _check_agreement(case, values)
+        if case.kind == "grid":
+            return _quartiles(*self._after_products(names, homes))
         least = self.effort.least_rounds
         if case.kind == "scaling":
             least = min(least, FEW)
@@ -157,6 +161,13 @@ class Bench:
             for name, home in homes.items():
                 seconds[name].append(home.call(worker.seconds, name, numbers[name]))
         return seconds
+
+    def _after_products(
+        self, names: Sequence[str], homes: dict[str, Worker]
+    ) -> tuple[list[float], ...]:
+        """Of random cases, whose losses run in one process."""
+        found = homes[OURS].call(worker.in_turns, names, *self.effort)
+        return tuple(found)
 
     def _peaks(self, case: Case) -> Row:
         if self.device == "cpu" and not memory.is_measurable():
@@ -182,6 +193,15 @@ def _affordable(case: Case) -> tuple[str, ...]:
     if arrays * case.logits_bytes < memory.available():
         return OURS, case.peer
     return (OURS,)
+
+
+def _quartiles(ours: Sequence[float], peer: Sequence[float]) -> Row:
+    """Medians and lower quartiles, and the ratios of both."""
+    found: Row = {"rounds": len(ours)}
+    for name, share in (("", 50), ("low_", 25)):
+        mine, other = (float(np.percentile(each, share)) * 1e3 for each in (ours, peer))
+        found |= {f"ours_{name}ms": mine, f"peer_{name}ms": other, f"{name}ratio": mine / other}
+    return found
 
 
 def _check_agreement(case: Case, values: Sequence[float]) -> None:

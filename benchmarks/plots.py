@@ -1,5 +1,6 @@
 """Plots of the results, in colours that can be read on white and on black."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from benchmarks.cases import BOTH, DIRECTIONS, NATIVE
+from benchmarks.grid import KINDS, distributions, kind_of
 from benchmarks.report import lines
 from benchmarks.results import Row, size_of
 
@@ -39,13 +41,13 @@ STYLE: dict[str, Any] = {
 }
 
 
-def draw_all(rows: Sequence[Row], folder: Path = HERE) -> list[Path]:
-    """Draw what there are rows for, and return the files."""
+def draw_all(rows: Sequence[Row], random: Sequence[Row], folder: Path = HERE) -> list[Path]:
+    """Draw what there are rows for, of the table and of random cases, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, draw in PLOTS.items():
         with rc_context(STYLE):
-            figure = draw(rows)
+            figure = draw(random if draw is grid else rows)
             if figure is None:
                 continue
             files.append(folder / f"{name}.svg")
@@ -134,10 +136,43 @@ def scaling(rows: Iterable[Row]) -> Figure | None:
     return figure
 
 
+def grid(rows: Sequence[Row]) -> Figure | None:
+    """The ratio of each random case by its size, a panel for each library."""
+    found = distributions(rows)
+    if not found:
+        return None
+    figure = Figure(figsize=(9, 1 + 3 * math.ceil(len(found) / 2)), layout="constrained")
+    panels = figure.subplots(math.ceil(len(found) / 2), 2, sharex=True, sharey=True, squeeze=False)
+    for panel, each in zip(panels.flat, found, strict=False):
+        panel.axhline(1, color=GREY, linestyle="--")
+        for kind, color in zip(KINDS, HUES, strict=True):
+            for direction, mark in zip(DIRECTIONS, "ox", strict=True):
+                among = [
+                    row
+                    for row in each.rows
+                    if kind_of(row) == kind and row["direction"] == direction
+                ]
+                label = f"{kind}, {direction}"
+                ratios = [row["ratio"] for row in among]
+                sizes = list(map(size_of, among))
+                panel.plot(sizes, ratios, mark, color=color, label=label, markersize=4)
+        panel.set(title=each.framework, xscale="log", yscale="log", xlabel="logits")
+        panel.set(ylabel="time / time of the native loss")
+        panel.label_outer()
+        panel.yaxis.set_major_locator(FixedLocator(RATIOS))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
+    for panel in panels.flat[len(found) :]:
+        panel.set_visible(False)
+    _finish(figure, panels.flat)
+    return figure
+
+
 PLOTS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
     "ratio": ratios,
     "memory": memory,
     "scaling": scaling,
+    "grid": grid,
 }
 
 

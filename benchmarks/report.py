@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import linear_regression
 from typing import NamedTuple
 
@@ -59,15 +59,16 @@ def slope(line: Line, column: str = "ours_ms") -> float | None:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """One line for each row with a limit, for each slope, and for what was not measured."""
+    """One line for each row with limits, for each slope, and for what was not measured."""
     limited = [row for row in rows if row["holds"]]
     texts = [_verdict(row) for row in sorted(limited, key=lambda row: row["holds"])]
     slopes = [text for line in lines(rows) if (text := _slope_verdict(line))]
     failed = [row for row in rows if row["note"] and row["kind"] != "import"]
     notes = [f"  {row['case']}: {row['note']}" for row in failed]
     kept = sum(row["holds"] == "yes" for row in limited)
+    free = sum(not row["holds"] and row["ours_ms"] is not None for row in rows)
     return "\n".join([
-        f"Limits: {kept} of {len(limited)} rows keep theirs",
+        f"Limits: {kept} of {len(limited)} rows keep theirs; {free} more have none",
         *texts,
         *(["Slopes of log time against log size", *slopes] if slopes else []),
         *(["Not measured, or not all of it", *notes] if notes else []),
@@ -80,9 +81,20 @@ def _verdict(row: Row) -> str:
         numbers.append(f"{row['ratio']:.3g}x, {row['added_us']:+.3g} us")
     if row["ours_mb"] is not None:
         numbers.append(f"{row['ours_mb']:.4g} MB")
-    bounds = ", ".join(filter(None, (row["limit"], row["memory_limit"])))
+    bars = ", ".join(f"{'keeps' if holds else 'over'} {text}" for text, holds in _bars(row))
     mark = {"yes": "  ", "no": "! "}[row["holds"]]
-    return f"{mark}{row['case']}: {'; '.join(numbers)} (limit {bounds})"
+    return f"{mark}{row['case']}: {'; '.join(numbers)} ({bars})"
+
+
+def _bars(row: Row) -> Iterator[tuple[str, bool]]:
+    """Each limit of a row as it is written, and whether it keeps it."""
+    columns = {"x": "ratio", "us": "added_us", "ms": "ours_ms"}
+    for text in filter(None, row["limit"].split(" and ")):
+        unit = "x" if text.endswith("x") else text[-2:]
+        yield text, row[columns[unit]] <= float(text.removesuffix(unit))
+    if row["memory_limit"]:
+        factor, _, of = row["memory_limit"].partition("x ")
+        yield row["memory_limit"], row["ours_mb"] <= float(factor) * row[f"{of}_mb"]
 
 
 def _slope_verdict(line: Line) -> str | None:

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,36 @@ COLUMNS = (
     "versions",
     "date",
 )
-NUMBERS = ("ours_ms", "peer_ms", "ratio", "added_us", "ours_mb", "peer_mb", "logits_mb")
+GRID_COLUMNS = (
+    "case",
+    "seed",
+    "framework",
+    "mode",
+    "direction",
+    "shape",
+    "axis",
+    "dtype",
+    "layout",
+    "labels",
+    "options",
+    "peer",
+    "ours_ms",
+    "peer_ms",
+    "ratio",
+    "ours_low_ms",
+    "peer_low_ms",
+    "low_ratio",
+    "rounds",
+    "note",
+    "device",
+    "threads",
+    "versions",
+    "date",
+)
+NUMBERS = (
+    *("ours_ms", "peer_ms", "ratio", "added_us", "ours_mb", "peer_mb", "logits_mb"),
+    *("ours_low_ms", "peer_low_ms", "low_ratio"),
+)
 
 
 def file_of(framework: str, device: str, *, busy: bool = False, folder: Path = HERE) -> Path:
@@ -52,6 +81,11 @@ def file_of(framework: str, device: str, *, busy: bool = False, folder: Path = H
     'torch-busy.csv'
     """
     return folder / f"{framework}{_suffix(device, busy=busy)}"
+
+
+def grid_folder(folder: Path = HERE) -> Path:
+    """Where the random cases are, one file for each framework."""
+    return folder / "grid"
 
 
 def _suffix(device: str, *, busy: bool) -> str:
@@ -75,12 +109,14 @@ def judged(row: Row, limit: Limit) -> Row:
     return row | {"limit": " and ".join(texts), "memory_limit": memory_limit, "holds": holds}
 
 
-def write(rows: Iterable[Row], file: Path) -> None:
+def write(rows: Iterable[Row], file: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Enter rows into a file, in the place of older ones of the same case."""
     merged = {row["case"]: row for row in read(file)} | {row["case"]: row for row in rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(
+            stream, columns, restval="", extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(
             {key: _text(value) for key, value in row.items()} for row in merged.values()
@@ -93,7 +129,8 @@ def read(file: Path) -> Iterator[Row]:
         return
     with file.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            yield row | {name: float(row[name]) if row[name] else None for name in NUMBERS}
+            numbers = [name for name in NUMBERS if name in row]
+            yield row | {name: float(row[name]) if row[name] else None for name in numbers}
 
 
 def read_all(device: str, *, busy: bool = False, folder: Path = HERE) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from time import perf_counter
@@ -91,6 +91,26 @@ def seconds(loss: str, number: int) -> float:
     for _ in range(number):
         wait(step())
     return (perf_counter() - start) / number
+
+
+def in_turns(losses: Sequence[str], duration: float, least: int, most: int) -> list[list[float]]:
+    """The times of single calls of some losses, in turns.
+
+    Each follows a product of matrices: a loss follows a model, whose threads still spin.
+    """
+    framework = Desk.framework
+    found: list[list[float]] = [[] for _ in losses]
+    end = perf_counter() + duration
+    for rounds in range(most):
+        if rounds >= least and perf_counter() > end:
+            break
+        for loss, times in zip(losses, found, strict=True):
+            step, wait = Desk.steps[loss], framework.wait
+            framework.multiply()
+            start = perf_counter()
+            wait(step())
+            times.append(perf_counter() - start)
+    return found
 
 
 def calls_in(loss: str, duration: float) -> int:

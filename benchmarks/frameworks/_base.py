@@ -3,10 +3,12 @@
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from benchmarks.cases import BOTH, OURS, PLAIN, Case
 from benchmarks.inputs import HostInputs
@@ -17,6 +19,8 @@ from unified_loss._libraries import Library
 Loss = Callable[[Any, Any], Any]  # of logits and labels
 Step = Callable[[], Any]
 
+MODEL = 256  # rows and columns of a product that all cores share
+
 
 class Inputs(NamedTuple):
     """The arguments of a case as arrays of a framework."""
@@ -26,6 +30,12 @@ class Inputs(NamedTuple):
     axis: int
     is_dense: bool
     options: Mapping[str, Any]  # keywords of `cross_entropy`; only those that the case has
+    ignores: bool  # some labels mark examples that do not count
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but logits and labels."""
+        return not (self.options or self.ignores)
 
 
 def ours(inputs: Inputs) -> Loss:
@@ -69,13 +79,28 @@ class Framework:
         array = self.library.asarray
         options = {k: array(v, "float32") for k, v in weights.items() if v is not None}
         is_dense = case.labels == "dense"
+        logits = array(host.logits, case.dtype)
         return Inputs(
-            array(host.logits, case.dtype),
+            logits if case.layout == "contiguous" else self.laid_out(logits, case),
             array(host.labels, "float32" if is_dense else self.library.index_dtype),
             case.axis,
             is_dense,
             options | {name: number for name, number in numbers.items() if number},
+            "ignored" in case.options,
         )
+
+    def laid_out(self, logits: Any, case: Case) -> Any:
+        """The same logits, in memory as the case has them."""
+        raise NotImplementedError
+
+    @cached_property
+    def factor(self) -> Any:
+        """What `multiply` multiplies."""
+        return self.library.asarray(np.ones((MODEL, MODEL)), "float32")
+
+    def multiply(self) -> None:
+        """A product of matrices, as a model has in front of its loss."""
+        self.wait(self.factor @ self.factor)
 
     def loss(self, name: str, inputs: Inputs) -> Loss:
         """A loss by its name in the table of cases."""

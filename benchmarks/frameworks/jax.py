@@ -22,23 +22,32 @@ def native(inputs: Inputs) -> Loss:
     def loss(logits: Any, labels: Any) -> Any:
         return function(logits.astype(jnp.float32), labels, axis=axis).mean()
 
-    return _with_options(inputs) if inputs.options else loss
+    return loss if inputs.is_plain else _with_options(inputs)
 
 
 def _with_options(inputs: Inputs) -> Loss:
-    """Optax has no options: the label rows are weighted and smoothed, and the mean by hand."""
-    num_classes = inputs.logits.shape[-1]
+    """Optax has no options: losses are weighted, label rows smoothed, and the mean is by hand."""
+    axis, ndim = inputs.axis, inputs.logits.ndim
+    num_classes = inputs.logits.shape[axis]
     weight = inputs.options.get("class_weight", jnp.ones(num_classes))
     smoothing = inputs.options.get("label_smoothing", 0)
+    along = weight.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
     def dense(logits: Any, rows: Any) -> Any:
-        smoothed = optax.smooth_labels(rows, smoothing)
-        return optax.softmax_cross_entropy(logits, smoothed * weight)
+        smoothed = (
+            rows * (1 - smoothing) + smoothing / num_classes
+        )  # optax does it on the last axis
+        return optax.softmax_cross_entropy(logits.astype(jnp.float32), smoothed * along, axis=axis)
 
     def index(logits: Any, labels: Any) -> Any:
-        is_kept = labels >= 0
-        each = dense(logits, jax.nn.one_hot(labels, num_classes))
-        return each.sum(where=is_kept) / weight[labels].sum(where=is_kept)
+        is_kept, ids = labels >= 0, jnp.maximum(labels, 0)
+        mass = is_kept * weight[ids]
+        if smoothing:
+            each = is_kept * dense(logits, jax.nn.one_hot(labels, num_classes, axis=axis))
+        else:
+            logits = logits.astype(jnp.float32)
+            each = mass * optax.softmax_cross_entropy_with_integer_labels(logits, ids, axis=axis)
+        return each.sum() / mass.sum()
 
     return (lambda logits, rows: dense(logits, rows).mean()) if inputs.is_dense else index
 

@@ -7,23 +7,8 @@ import numpy as np
 
 from benchmarks.cases import BOTH, OURS, PLAIN, Case
 from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from benchmarks.frameworks._recipes import scipy_recipe, scipy_recipe_with_gradient
 from unified_loss import cross_entropy_with_grad
-
-
-def scipy_recipe(inputs: Inputs) -> Loss:
-    """The log-softmax of scipy, and the labels' entries of it."""
-    from scipy.special import log_softmax
-
-    axis = inputs.axis
-
-    def index(logits: Any, labels: Any) -> Any:
-        ids = np.expand_dims(labels, axis)
-        return -np.take_along_axis(log_softmax(logits, axis), ids, axis).mean()
-
-    def dense(logits: Any, labels: Any) -> Any:
-        return -(labels * log_softmax(logits, axis)).sum(axis).mean()
-
-    return dense if inputs.is_dense else index
 
 
 def scikit_learn(inputs: Inputs) -> Loss:
@@ -73,7 +58,18 @@ class NumPy(Framework):
         if case.direction == BOTH and name in {OURS, PLAIN}:
             call = partial(cross_entropy_with_grad, axis=inputs.axis, **inputs.options)
             return partial(call, inputs.logits, inputs.labels)
+        if case.direction == BOTH and name == "scipy":
+            return partial(scipy_recipe_with_gradient(inputs), inputs.logits, inputs.labels)
         return super().step(case, name, inputs)
+
+    def laid_out(self, logits: Any, case: Case) -> Any:
+        """By strides."""
+        if case.layout == "sliced":
+            return np.repeat(logits, 2, 0)[::2]
+        there = case.transposed_to
+        return np.moveaxis(
+            np.ascontiguousarray(np.moveaxis(logits, case.axis, there)), there, case.axis
+        )
 
 
 FRAMEWORK = NumPy

@@ -9,13 +9,7 @@ from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
 
 def native(inputs: Inputs) -> Loss:
     """The losses of `tf.nn`, which know the last axis alone and compute in the logits' dtype."""
-    if inputs.options:
-        return _with_options(inputs)
-    function = (
-        tf.nn.softmax_cross_entropy_with_logits
-        if inputs.is_dense
-        else tf.nn.sparse_softmax_cross_entropy_with_logits
-    )
+    function = _without(inputs) if inputs.is_plain else _with_options(inputs)
     ndim = len(inputs.logits.shape)
     order = [axis for axis in range(ndim) if axis != inputs.axis % ndim] + [inputs.axis % ndim]
 
@@ -23,26 +17,41 @@ def native(inputs: Inputs) -> Loss:
         logits = tf.cast(logits, tf.float32)
         if order != list(range(ndim)):
             logits = tf.transpose(logits, order)
-        return tf.reduce_mean(function(labels, logits))
+            labels = tf.transpose(labels, order) if inputs.is_dense else labels
+        return function(logits, labels)
 
     return loss
 
 
+def _without(inputs: Inputs) -> Loss:
+    function = (
+        tf.nn.softmax_cross_entropy_with_logits
+        if inputs.is_dense
+        else tf.nn.sparse_softmax_cross_entropy_with_logits
+    )
+    return lambda logits, labels: tf.reduce_mean(function(labels, logits))
+
+
 def _with_options(inputs: Inputs) -> Loss:
     """No loss of TensorFlow has all options; `tf.nn` has a wrong gradient for weighted rows."""
-    num_classes = inputs.logits.shape[-1]
+    num_classes = inputs.logits.shape[inputs.axis]
     weight = inputs.options.get("class_weight", tf.ones(num_classes))
     smoothing = inputs.options.get("label_smoothing", 0.0)
 
     def dense(logits: Any, rows: Any) -> Any:
         smoothed = rows * (1 - smoothing) + smoothing / num_classes
+        if "class_weight" not in inputs.options:
+            return tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
         return -tf.reduce_sum(smoothed * weight * tf.nn.log_softmax(logits), -1)
 
     def index(logits: Any, labels: Any) -> Any:
-        is_kept = tf.cast(labels >= 0, logits.dtype)
-        mass = is_kept * tf.gather(weight, tf.maximum(labels, 0))
-        each = dense(logits, tf.one_hot(labels, num_classes))
-        return tf.reduce_sum(each * is_kept) / tf.reduce_sum(mass)
+        is_kept, ids = tf.cast(labels >= 0, logits.dtype), tf.maximum(labels, 0)
+        mass = is_kept * tf.gather(weight, ids)
+        if smoothing:
+            each = is_kept * dense(logits, tf.one_hot(labels, num_classes))
+        else:
+            each = mass * tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
+        return tf.reduce_sum(each) / tf.reduce_sum(mass)
 
     return (lambda logits, rows: tf.reduce_mean(dense(logits, rows))) if inputs.is_dense else index
 

@@ -58,6 +58,13 @@ class Torch(Framework):
 
         return trace
 
+    def laid_out(self, logits: Any, case: Case) -> Any:
+        """By strides."""
+        if case.layout == "sliced":
+            return logits.repeat_interleave(2, 0)[::2]
+        there = case.transposed_to
+        return logits.movedim(case.axis, there).contiguous().movedim(there, case.axis)
+
     def wait(self, result: Any) -> None:  # noqa: ARG002
         """A GPU works on while Python goes on."""
         if self.device == "cuda":

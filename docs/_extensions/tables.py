@@ -13,7 +13,10 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
 
-from benchmarks.results import Row, file_of, read  # noqa: E402
+from benchmarks.draws import MODES  # noqa: E402
+from benchmarks.grid import Distribution, distributions  # noqa: E402
+from benchmarks.limits import GRID_FROM, OVER, WORST  # noqa: E402
+from benchmarks.results import Row, file_of, grid_folder, read  # noqa: E402
 
 Cells = Sequence[str]
 
@@ -63,6 +66,25 @@ class Measured(SphinxDirective):
         return with_class("measured", self.parse_text_to_nodes(f"{text}\n\n{origin(rows[0])}"))
 
 
+class Drawn(SphinxDirective):
+    """``{drawn}``: the distribution of the random cases of each library."""
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes."""
+        files = [grid_folder() / f"{name}.csv" for name in MODES]
+        for path in files:
+            self.env.note_dependency(str(path))
+        found = distributions([row for path in files for row in read(path)])
+        if not found:
+            return self.parse_text_to_nodes(NOTHING)
+        large = f"mean from {GRID_FROM:,} logits on"
+        over = [f"over {bar}" for bar in (OVER, WORST)]
+        head = ("library", "against", "cases", "mean", large, "worst tenth from", *over)
+        text = markdown(head, map(distribution, found))
+        origins = "\n\n".join(f"{each.framework}: {origin(each.rows[0])}" for each in found)
+        return with_class("measured", self.parse_text_to_nodes(f"{text}\n\n{origins}"))
+
+
 class Plot(SphinxDirective):
     """``{plot} ratio``: a plot that the benchmarks drew; the content says what it shows."""
 
@@ -78,6 +100,15 @@ class Plot(SphinxDirective):
         text = " ".join(self.content)
         figure = f"```{{figure}} /{path.as_posix()}\n:figclass: plot\n:alt: {text}\n```"
         return self.parse_text_to_nodes(figure)
+
+
+def distribution(found: Distribution) -> Cells:
+    """That of one library."""
+    names = dict.fromkeys(row["peer"] for row in found.rows)
+    numbers = (found.mean, found.mean_of_large, found.worst_decile)
+    shares = (f"{found.share_over(bar):.0%}" for bar in (OVER, WORST))
+    count = f"{len(found.rows)} of seed {found.rows[0]['seed']}"
+    return found.framework, ", ".join(names), count, *map(short, numbers), *shares
 
 
 def markdown(head: Cells, rows: Iterable[Cells]) -> str:
@@ -128,5 +159,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("moving", Moving)
     app.add_directive("measured", Measured)
+    app.add_directive("drawn", Drawn)
     app.add_directive("plot", Plot)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

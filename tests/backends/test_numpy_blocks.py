@@ -1,5 +1,6 @@
 """NumPy in blocks and in threads: the same numbers as all at once, whatever the walk."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from tests.helpers.plans import plan
 from unified_loss import _threads as threads
 from unified_loss import cross_entropy, cross_entropy_with_grad
 from unified_loss._backends import numpy as backend
+from unified_loss._blocks import cuts
 
 SHAPES = [
     ((700, 10), 1),
@@ -70,6 +73,15 @@ def test_blocks_change_no_number(small_blocks, monkeypatch, shape, axis, option,
     assert slope.dtype == np.float32
     np.testing.assert_allclose(loss, whole_loss, rtol=1e-5)
     np.testing.assert_allclose(slope, whole_slope, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("shape", [(329, 1551), (1000, 900), (177, 2864)])
+def test_what_threads_share_is_two_blocks_at_least(shape):
+    """R20: of the same size, whatever the number of threads."""
+    walk = backend.BACKEND.route(plan(shape, shape[:1]), math.prod(shape)).walk
+    sizes = [block[0].stop - block[0].start for block in cuts((*shape, 1), walk.size)]
+    assert len(sizes) == 2
+    assert 0 <= sizes[0] * 2 - shape[0] < 4
 
 
 def test_any_number_of_threads_gives_the_same_bits(small_blocks, monkeypatch, rng):

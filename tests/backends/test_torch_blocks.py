@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.accuracy import assert_accurate, assert_everything
 from tests.helpers.plans import plan
 from tests.helpers.problems import sample
+from tests.helpers.torch_block_cases import cut_small
 from tests.helpers.torch_cases import EVERYTHING, TORCH, loss_in
 from tests.helpers.variants import KINDS, REDUCTIONS
 from unified_loss import _threads as threads
@@ -57,12 +58,14 @@ OPTIONS = {
 WALKS = {
     "little": ((64, 70), (64,), None, None),
     "some": ((2**15, 64), (2**15,), None, None),
-    "much": ((2**15 + 1, 64), (2**15 + 1,), False, 3),
+    "more": ((2**15 + 1, 64), (2**15 + 1,), False, 1),
+    "much": ((2**17, 64), (2**17,), False, 3),
     "little of few classes": ((2**14, 2), (2**14,), None, None),
     "few classes": ((2**15, 2), (2**15,), True, 1),
     "many of few classes": ((2**19, 2), (2**19,), True, 3),
     "few channels": ((2, 4, 2**14), (2, 2**14), None, None),
-    "large channels": ((2, 4, 2**19), (2, 2**19), False, 3),
+    "more channels": ((2, 4, 2**19), (2, 2**19), False, 1),
+    "large channels": ((2, 4, 2**20), (2, 2**20), False, 3),
 }
 
 
@@ -76,6 +79,31 @@ def test_a_walk_fits_the_problem(set_threads, case):
         assert walk is None
     else:
         assert (walk.transposed, walk.threads) == (transposed, number)
+
+
+def test_bytes_decide_on_blocks():
+    """R24: float64 is walked through from half as many logits on, and halves are float32."""
+    labels = (2**16,)
+    for dtype, classes in (("float64", 63), ("float32", 127), ("bfloat16", 127)):
+        for more in (0, 1):
+            logits = (2**16, classes + more)
+            call = plan(logits, labels, f"{dtype} int64")
+            walk = blocks.walk_for(call, np.prod(logits))
+            assert (walk is blocks.IN_ONE_BLOCK) == (not more)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_routes_on_both_sides_of_a_threshold_are_accurate(monkeypatch, kind, option, rng):
+    """R20: at once, recorded by autograd or not, and in blocks."""
+    cut_small(monkeypatch)
+    for class_axis in (1, 2):
+        shape = {"batch": (9, 5), "classes": 8, "class_axis": class_axis}
+        problem = sample(rng, kind, **shape, **OPTIONS[option])
+        for at_once, kept in ((360, 1441), (359, 1441), (359, 1440)):
+            monkeypatch.setattr(blocks, "AT_ONCE", at_once)
+            monkeypatch.setattr(blocks, "KEPT", kept)
+            assert_everything(TORCH, "eager", problem, "float32")
 
 
 @pytest.mark.parametrize("option", OPTIONS)

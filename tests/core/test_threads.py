@@ -188,7 +188,7 @@ def in_blocks(request, installed, monkeypatch) -> Any:
         torch = pytest.importorskip("torch")
         from unified_loss._backends import _torch_blocks as backend
 
-        sizes |= {"AT_ONCE": 50}
+        sizes |= {"AT_ONCE": 50, "KEPT": 0}
         before = torch.get_num_threads()
         torch.set_num_threads(HELPERS + 1)
         request.addfinalizer(lambda: torch.set_num_threads(before))  # noqa: PT021

@@ -35,7 +35,7 @@ def loss_of(library: str) -> Callable[[], list[bytes]]:
 
         from unified_loss._backends import _torch_blocks as backend
 
-        sizes |= {"AT_ONCE": 50}
+        sizes |= {"AT_ONCE": 50, "KEPT": 0}
         torch.set_num_threads(THREADS)
         logits, labels = torch.tensor(logits), torch.tensor(labels)
     else:

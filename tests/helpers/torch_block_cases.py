@@ -6,7 +6,7 @@ from unified_loss import _blocks
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._blocks import cuts
 
-SIZES = {"SMALL": 40, "AT_ONCE": 40, "PARALLEL": 300}
+SIZES = {"SMALL": 40, "AT_ONCE": 40, "KEPT": 0, "PARALLEL": 300}
 SIZES |= {"TRANSPOSED_BLOCK": 40, "BLOCK": 40, "SHARED_BLOCK": 40}
 
 
@@ -27,5 +27,5 @@ def cut_small(monkeypatch: Any) -> list[int]:
 
 def keep_whole(monkeypatch: Any) -> None:
     """Cut nothing."""
-    for name in ("SMALL", "AT_ONCE"):
+    for name in ("SMALL", "AT_ONCE", "KEPT"):
         monkeypatch.setattr(blocks, name, 10**9)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__ as command
-from benchmarks import frameworks, imports, measure, report, results
+from benchmarks import draws, frameworks, grid, imports, measure, report, results
 from benchmarks.cases import BOTH, COMBINED, DIRECTIONS, FLOAT, FORWARD, OURS, Case, all_cases
+from benchmarks.draws import MODES, drawn
 from benchmarks.inputs import IGNORED, host_inputs
 from benchmarks.limits import LIMITS, Limit, limit_of
 from benchmarks.measure import Bench, Effort
@@ -23,6 +24,10 @@ SHORT = Effort(seconds=0, least_rounds=2)
 FOLDER = Path(results.__file__).parent
 # Compiling takes seconds a case, and changes no value.
 SMALL = sorted({case.small() for case in all_cases() if case.mode not in {"compiled", "xla"}})
+# A program of JAX takes a second to compile: a few show that its peer is one.
+DRAWN = {name: 10 if mode == "compiled" else 40 for name, mode in MODES.items()}
+PEERS = [c for c in SMALL if c.kind != "option"]
+PEERS += dict.fromkeys(c.small() for name, number in DRAWN.items() for c in drawn(name, number, 1))
 
 
 @functools.cache
@@ -97,7 +102,7 @@ def test_inputs_have_what_the_case_asks_for():
     assert np.allclose(dense.labels.sum(1), 1)
 
 
-@pytest.mark.parametrize("case", [c for c in SMALL if c.kind != "option"], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", PEERS, ids=lambda c: c.name)
 def test_peers_compute_the_same_loss(case):
     """A peer that does something else would be no peer."""
     homes = {name: case.home(name) for name in (OURS, case.peer)}
@@ -112,6 +117,74 @@ def test_peers_compute_the_same_loss(case):
         bench.wait(result)
         values.append(bench.value(result))
     assert math.isclose(*values, rel_tol=measure.AGREEMENT)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_random_cases_are_measured_and_judged(name, tmp_path, monkeypatch, capsys):
+    """From the command line to table, plot and distribution; what is drawn is small here."""
+    if not BACKENDS[name].is_installed():
+        pytest.skip(f"{name} is not installed")
+    monkeypatch.setattr(draws, "MOST", 100)
+    monkeypatch.setattr(command, "DRAWN", SHORT)
+    folders = "--results", str(tmp_path), "--plots", str(tmp_path)
+    grid_of = ["--grid", "--seed", "7", "--only", name, *folders]
+    older = tmp_path / "grid" / f"{name}.csv"
+    results.write([{"case": "of another seed"}], older, results.GRID_COLUMNS)
+    assert command.main(["run", *grid_of, "--cases", "2"]) == 0
+    rows = list(results.read(tmp_path / "grid" / f"{name}.csv"))
+    assert [row["case"] for row in rows] == [case.name for case in drawn(name, 2, 7)]
+    assert all(row["ours_low_ms"] <= row["ours_ms"] and row["ratio"] > 0 for row in rows)
+    assert ET.parse(tmp_path / "grid.svg")  # noqa: S314
+    assert f"Random cases, {name}: 2 of seed 7" in capsys.readouterr().out
+    assert command.main(["report", *grid_of]) == 0
+    assert command.main(["run", *grid_of, "--seconds", "0"]) == 0  # no time for any
+    assert command.main(["list", *grid_of, "--cases", "1"]) == 0
+    assert capsys.readouterr().out.endswith(f"{rows[0]['case']}\n")
+
+
+@pytest.mark.parametrize("framework", MODES)
+def test_draws_reach_every_kind(framework):
+    """Sizes within their bounds, and each layout, option and direction that the library has."""
+    cases = drawn(framework, 300, seed=3)
+    assert cases == drawn(framework, 300, seed=3) != drawn(framework, 300, seed=4)
+    assert all(case.num_classes >= 2 and case.size <= draws.MOST for case in cases)
+    assert min(case.size for case in cases) < 100 < 10**7 < max(case.size for case in cases)
+    rows = [case._asdict() | {"axis": str(case.axis)} for case in cases]
+    found = {grid.kind_of(row | {"options": "+".join(row["options"])}) for row in rows}
+    missing = set() if framework in draws.HALVES else {"bfloat16"}
+    missing |= set() if framework in draws.STRIDED else {"strided"}
+    assert found == set(grid.KINDS) - missing
+    assert {case.direction for case in cases} == set(DIRECTIONS)
+    assert {case.options for case in cases} == {(), COMBINED, *((each,) for each in COMBINED)}
+
+
+def test_a_random_case_is_over_a_bar_at_both_quartiles():
+    """What a call is allowed is taken off, and one noisy number says nothing."""
+    row = {
+        "case": "a",
+        "note": "",
+        "seed": "0",
+        "framework": "torch",
+        "peer": "F.cross_entropy",
+        "device": "CPU",
+        "labels": "index",
+        "options": "",
+        "direction": FORWARD,
+        "shape": "1000x1000",
+        "ours_ms": 1.308,
+        "peer_ms": 1.0,
+        "ratio": 1.308,
+        "ours_low_ms": 0.608,
+        "peer_low_ms": 0.5,
+    }
+    assert grid.net(row) == pytest.approx(1.2)
+    assert grid.net(row | {"ours_low_ms": 0.508}) == pytest.approx(1.0)
+    text = grid.text([row, row | {"shape": "3x3", "ratio": 1.0, "ours_ms": 1.0}])
+    assert "! geometric mean of 1 from 200,000 logits on: 1.31 (bar 0.75)" in text
+    assert "! above 1.15: 50.0% (bar 2%)" in text
+    assert "  above 1.3: 0.0% (bar none)" in text
+    failed = row | {"ratio": None, "note": "KeyError: it failed"}
+    assert "a: KeyError: it failed" in grid.text([failed])
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
@@ -229,8 +302,19 @@ def test_report_marks_what_is_over_its_limit():
     ]
     text = report.report(rows)
     assert "1 of 2 rows" in text
-    assert "! 10000x1000: 20 ms (limit 1 ms)" in text
+    assert "! 10000x1000: 20 ms (over 1 ms)" in text
+    assert "  1000x1000: 1 ms (keeps 1 ms)" in text
     assert "! numpy eager forward, more examples: 1.301" in text
+
+
+def test_report_tells_each_bar_of_a_row():
+    """Which of several are kept, of time and of memory."""
+    row = dict.fromkeys(("note", "shape"), "") | {"kind": "time", "case": "a"}
+    row |= {"ours_ms": 2.0, "ratio": 0.5, "added_us": -9.0, "ours_mb": 3.0, "logits_mb": 2.0}
+    limit = Limit(ratio=0.6, added_us=-10, memory=1.1)
+    text = report.report([results.judged(row, limit), row | {"holds": ""}])
+    assert "0 of 1 rows keep theirs; 1 more have none" in text
+    assert "! a: 2 ms; 0.5x, -9 us; 3 MB (keeps 0.6x, over -10 us, over 1.1x logits)" in text
 
 
 def test_import_is_measured():
@@ -262,7 +346,8 @@ def test_committed_results_are_of_the_table():
 
 
 @pytest.mark.parametrize(
-    "module", ["cases", "frameworks", "inputs", "limits", "measure", "report", "results"]
+    "module",
+    ["cases", "draws", "frameworks", "grid", "inputs", "limits", "measure", "report", "results"],
 )
 def test_examples_run(module):
     """The docstrings of the benchmarks hold."""

@@ -120,14 +120,22 @@ class TorchBlockOps(TorchOps):
 OPS = TorchBlockOps()
 
 
-# Thresholds, in logits. Up to AT_ONCE, torch's own kernels on whole arrays are as fast as any walk:
-# their result, 8 MB, comes from memory that the process has. With few classes, fewer than fit one
-# vector register, those kernels take the entries of a row one by one, and a transposed walk is
-# faster from SMALL on. A BLOCK is so large that what Python does for each does not count; a
-# TRANSPOSED_BLOCK also has to be copied, and stays in cache. Threads pay from PARALLEL on. Without
-# control over torch's threads, a block must be worth the barriers of torch's own.
+# Thresholds, in logits, but for KEPT. Results of less than KEPT bytes come from memory that the
+# process has, since glibc keeps freed blocks up to that size: torch's own kernels on whole arrays
+# are then faster than any walk, whose threads have to wait for torch's, which spin for a while
+# behind any operation. Above, whole arrays pay for new pages, and blocks do not: behind a product
+# on two cores, 8388 x 1000 (just below) take 3.7 ms at once and 6.4 in blocks, 9437 x 1000 take 12
+# and 7.6; with the gradient 16 and 17, 29 and 18; on one thread 8.8 and 9.5 (8126 x 1000), 21 and
+# 13. Autograd records the operations of up to AT_ONCE; from there on one block holds all, and it
+# records none of them.
+# With few classes, fewer than fit one vector register, torch's kernels take the entries of a row
+# one by one, and a transposed walk is faster from SMALL on. A BLOCK is so large that what Python
+# does for each does not count; a TRANSPOSED_BLOCK also has to be copied, and stays in cache.
+# Threads pay from PARALLEL on. Without control over torch's threads, a block must be worth the
+# barriers of torch's own.
 SMALL = 2**15
 AT_ONCE = 2**21
+KEPT = 2**25
 FEW_CLASSES = 16
 TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
@@ -140,18 +148,23 @@ def walk_for(plan: Plan, size: int) -> Walk | None:
     if size <= SMALL:
         return None
     is_few = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-    if size <= AT_ONCE and not is_few:
-        return None
+    if is_kept(plan, size) and not is_few:
+        return None if size <= AT_ONCE else IN_ONE_BLOCK
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
         return Walk(SHARED_BLOCK, is_few, 1, _unrecorded)
     threads = torch.get_num_threads() if size >= PARALLEL else 1
     return Walk(TRANSPOSED_BLOCK if is_few else BLOCK, is_few, threads, _alone)
 
 
+def is_kept(plan: Plan, size: int) -> bool:
+    """Whether torch's own loss of `size` logits makes no array that takes new pages."""
+    return size * DTYPES[plan.compute_dtype].itemsize < KEPT
+
+
 def any_walk(plan: Plan) -> Walk:
     """The way through logits of rows that are many, wherever they are."""
     if plan.device is not None:  # pragma: no cover (needs an accelerator)
-        return Walk(2**62, transposed=False, threads=1, around=_unrecorded)
+        return IN_ONE_BLOCK
     if _set_threads() is None:  # pragma: no cover (builds without OpenMP)
         return Walk(SHARED_BLOCK, transposed=False, threads=1, around=_unrecorded)
     return Walk(BLOCK, transposed=False, threads=torch.get_num_threads(), around=_alone)
@@ -190,6 +203,8 @@ def sums(plan: Plan, operands: Operands) -> Sums:
     walk = walk_for(plan, operands.logits.numel())
     if walk is None:
         return sums_of(TorchOps(), plan, operands)
+    if walk is IN_ONE_BLOCK:  # of more operations than a loss, each of which makes an array
+        walk = any_walk(plan)
     return walk_sums(OPS, walk, plan, operands)
 
 
@@ -283,3 +298,6 @@ def _unrecorded(share: Callable[[], None]) -> None:
     """Let autograd not look."""
     with torch._C._InferenceMode(True):  # noqa: FBT003, SLF001 (torch.inference_mode is Python)
         share()
+
+
+IN_ONE_BLOCK = Walk(2**62, transposed=False, threads=1, around=_unrecorded)

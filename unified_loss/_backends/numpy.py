@@ -32,7 +32,7 @@ from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 # block stays in cache, and is so large that what Python does for each does not count: 4096 x 32000
 # take 102 ms in blocks of 2**16 logits, 74 of 2**17, 57 of 2**18 and 54 of 2**19 or 2**20 on two
 # cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of 2**17. Threads pay from
-# PARALLEL on.
+# PARALLEL on, where there are two blocks at least, whatever the number of threads.
 SMALL = 2**15
 FEW_CLASSES = 64
 TRANSPOSED_BLOCK = 2**17
@@ -267,8 +267,10 @@ class NumpyBackend(Backend):
     def route(self, plan: Plan, size: int) -> Route:
         if size > SMALL:
             transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-            threads = number_of_threads() if size >= PARALLEL else 1
-            block = TRANSPOSED_BLOCK if transposed else BLOCK
+            threads, block = 1, TRANSPOSED_BLOCK if transposed else BLOCK
+            if size >= PARALLEL:
+                threads = number_of_threads()
+                block = min(block, size // 2 + plan.num_classes)  # two, with a row to spare
             return Route(_NAMES[transposed], walk=Walk(block, transposed, threads, _quietly))
         is_short = plan.is_bare and plan.is_ordinary and plan.reduction != "none"
         return _SHORT if is_short and plan.axis + 1 == plan.ndim else _AT_ONCE

@@ -15,6 +15,7 @@ from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends import _torch_linear as linear
+from unified_loss._backends._torch_native import has_native_loss, native_loss
 from unified_loss._backends._torch_ops import (
     DTYPES,
     GRAPH_OPS,
@@ -26,7 +27,6 @@ from unified_loss._backends._torch_ops import (
 )
 from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
-from unified_loss._ops import INFINITY
 from unified_loss._shapes import operand_axes, sizes_along
 from unified_loss._split_classes import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
@@ -38,9 +38,6 @@ _NAMES_ALONE = {DTYPES[name] for name in ("int1", "int2", "int4", "uint1", "uint
                 if name in DTYPES}  # fmt: skip
 
 _NOT_OF_NUMPY = _NAMES_ALONE | {torch.bfloat16}
-
-_native = torch.nn.functional.cross_entropy
-
 
 _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 
@@ -83,42 +80,6 @@ def _has_function(kind: Any) -> bool:
 def _values(array: Array) -> Any:
     """The numbers of an ordinary tensor on the processor, as NumPy's array of the same memory."""
     return (array.detach() if array.requires_grad else array).numpy()
-
-
-def _has_native_loss(plan: Plan) -> bool:
-    """Whether torch's own loss, the fastest kernel for few logits, says what the plan says."""
-    if plan.label_kind == "dense" or plan.axis + 1 != plan.ndim or plan.reduction == "none":
-        return False  # dense labels mean something else there; other axes and "none" are slower
-    if plan.below or plan.above:
-        return False  # a label out of range would be an error of torch's, or undefined
-    if plan.sample_weight != "none" or plan.z_loss or plan.normalizer:
-        return False  # which it has not
-    return plan.compute_dtype == plan.logits_dtype
-
-
-def _native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """Torch's own loss; None unless it proves that nothing needed care."""
-    logits, labels, weight, ignored = *operands[:3], plan.ignore_index
-    if plan.ndim != 2 or labels.ndim != 1:
-        logits, labels = logits.reshape(-1, plan.num_classes), labels.reshape(-1)
-    if labels.dtype != torch.int64:
-        labels = labels.to(torch.int64)
-    if weight is not None:
-        weight = OPS.cast(weight, plan.compute_dtype)
-    if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
-        # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
-        x = logits.detach()
-        if not (blocks.OPS.is_finite(x) or blocks.OPS.is_finite(x[labels == ignored])):
-            return None
-    value = _native(
-        logits,
-        labels,
-        weight,
-        ignore_index=-1 if ignored is None else ignored,
-        reduction=plan.reduction,
-        label_smoothing=plan.label_smoothing,
-    )
-    return value if 0 < value.item() < INFINITY else None
 
 
 def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operands) -> Any:
@@ -197,8 +158,13 @@ def _signed(plan: Plan, operands: Operands) -> tuple[Plan, Operands]:
     return plan._replace(ignore_index=ignore_index, below=below), operands
 
 
-_NATIVE = Route("F.cross_entropy", is_native=True)
 _AT_ONCE = Route("log_softmax")
+_WHOLE = Route("log_softmax", walk=blocks.IN_ONE_BLOCK)
+_NATIVE = {
+    (kind, walk): Route(name, is_native=True, walk=walk)
+    for kind, name in (("index", "F.cross_entropy"), ("dense", "log_softmax"))
+    for walk in (None, blocks.IN_ONE_BLOCK)
+}
 _ROWS = Route("row statistics (torch)")
 _SPLIT = Route("row statistics of split classes (torch)")
 _FUSED = Route("fused kernels (Triton)", is_fused=True)
@@ -220,14 +186,16 @@ def _route(name: str, plan: Plan, size: int) -> Route:
             return _ROWS if reason else _FUSED
     elif name != "rows" and plan.device is not None:
         reason = f"it would wait for the device {plan.device}"
-    elif name == "native" and not _has_native_loss(plan):
+    elif name == "native" and not has_native_loss(plan):
         reason = "F.cross_entropy cannot do what it asks for, or is slower"
     if reason is not None:
         raise OptionError(messages.kernel_cannot(name, reason))
     if name == "blocks":
         walk = blocks.walk_for(plan, size)
-        return _AT_ONCE if walk is None else Route(_NAMES[walk.transposed], walk=walk)
-    return {"fused": _FUSED, "native": _NATIVE, "rows": _ROWS}[name]
+        if walk is None or walk is blocks.IN_ONE_BLOCK:
+            return _AT_ONCE if walk is None else _WHOLE
+        return Route(_NAMES[walk.transposed], walk=walk)
+    return {"fused": _FUSED, "native": _NATIVE[plan.label_kind, None], "rows": _ROWS}[name]
 
 
 class TorchBackend(Backend):
@@ -352,9 +320,11 @@ class TorchBackend(Backend):
         if plan.device is not None or _FORCED != "auto":
             return _route(_FORCED, plan, size)
         walk = blocks.walk_for(plan, size)
-        if walk is not None:
+        if walk is not None and walk is not blocks.IN_ONE_BLOCK:
             return Route(_NAMES[walk.transposed], walk=walk)
-        return _NATIVE if _has_native_loss(plan) else _AT_ONCE
+        if has_native_loss(plan):
+            return _NATIVE[plan.label_kind, walk]
+        return _AT_ONCE if walk is None else _WHOLE
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         route = self.route(plan, operands.logits.numel())
@@ -363,7 +333,7 @@ class TorchBackend(Backend):
         plan, operands = _signed(plan, operands)
         if route is _FUSED:  # pragma: no cover (see `make test-fused`)
             return fused.loss(plan, operands)
-        value = _native_loss(plan, operands) if route.is_native else None
+        value = native_loss(plan, operands) if route.is_native else None
         return blocks.loss(route.walk, plan, operands) if value is None else value
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:

@@ -32,7 +32,7 @@ def memory_of(problem: Problem, plan: Plan, route: Route) -> Memory | None:
     # x - max x and exp(x - max x); label rows, and their products; half precision is cast first.
     arrays = 2 + 2 * (plan.label_kind == "dense") + (plan.logits_dtype != plan.compute_dtype)
     walk = route.walk
-    if walk is None:
+    if walk is None or walk.size > elements:
         arrays += 0 if plan.label_kind == "index" else 1 + plan.class_weight
         size, where = elements, "of the logits' size"
     else:

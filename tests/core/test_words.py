@@ -62,9 +62,17 @@ def test_options_have_names(function: Any) -> None:
 
 
 def test_words_are_not_ours() -> None:
-    """R8: no foreign word shadows an argument."""
+    """R8: no foreign word shadows an argument, but for the weight of a layer."""
     for function in FUNCTIONS:
-        assert not WORDS.keys() & inspect.signature(function).parameters.keys()
+        shadowed = WORDS.keys() & inspect.signature(function).parameters.keys()
+        assert shadowed == ({"weight"} if function is explain else set())
+
+
+@pytest.mark.parametrize("weight", [np.ones(3), [1.0, 2.0, 1.0], 2.0], ids=str)
+def test_a_weight_of_classes_is_no_layer(weight: Any) -> None:
+    """R8: `explain` takes the weight of the last layer, whose name others have for another."""
+    with pytest.raises(ArgumentError, match=r"explain has no .*weight.*class_weight="):
+        explain(LOGITS, LABELS, weight=weight)
 
 
 def test_signatures_show_no_more_than_there_is() -> None:

@@ -8,7 +8,9 @@ import importlib.util
 import math
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -324,10 +326,16 @@ def _gradient(plan: Plan, operands: Operands, found: Kept, factor: Array | None)
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
     """Run so many programs of a kernel."""
-    # The interpreter is NumPy, which warns of infinities.
-    quiet = np.errstate(all="ignore") if _kernels().INTERPRETED.value else nullcontext()
-    with quiet:
+    with _quiet() if _kernels().INTERPRETED.value else nullcontext():
         kernel[(programs,)](*arguments, **constants, enable_fp_fusion=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the interpreter, which is NumPy, warns of: infinities, and rows of NaN."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 @cache

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.accuracy import assert_accurate
-from tests.helpers.problems import sample
+from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import EVERYTHING, TORCH
 from unified_loss import cross_entropy, cross_entropy_with_grad, explain
 
@@ -18,7 +18,7 @@ interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 from unified_loss._backends import _torch_fused as fused  # noqa: E402 (needs torch)
 
-SMALL = {"TILE": 8, "BESIDE": 4, "PROGRAMS": 4, "MERGED_ROWS": 2}
+SMALL = {"TILE": 8, "BESIDE": 4, "PROGRAMS": 4, "MERGED_ROWS": 2, "MERGED_COLS": 8}
 OPTIONS = {
     "plain": {},
     "smoothing": {"label_smoothing": 0.25, "ignored": 1},
@@ -94,6 +94,37 @@ def test_every_boundary_is_crossed(small_tiles, launches, kind, option, classes,
     assert_accurate(slope, problem, "float32", "gradient")
     names = {name for name, _ in launches}
     assert names == {"statistics", "gradient"} | ({"merge"} if classes > SMALL["TILE"] else set())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("rows", "classes"), [(40, 4), (40, 16), (3, 32)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masked_classes_cost_by_their_smoothed_labels(
+    small_tiles, launches, traffic, weighted, rows, classes, signed, rng
+):
+    """R10, R18: in a tile, several, and parts of rows; read again where signs differ alone."""
+    logits = rng.normal(size=(rows, classes)).astype(np.float32)
+    logits[rng.random(logits.shape) < 2 / classes] = -np.inf
+    labels = rng.integers(-1 if signed else 0, 3, logits.shape).astype(np.float32)
+    weight = rng.integers(-1 if signed else 0, 3, classes).astype(np.float32)
+    # Sums of 1, of which smoothing by 1 / 2 makes nothing of -1 / C; and a sum of 0.
+    logits[:, 1], labels[:, 1] = -np.inf, -1.0 if signed else 1.0
+    logits[:, 0], labels[:, 0], weight[0] = 0.0, classes - labels[:, 1:].sum(1), 1.0
+    labels[0, 0] -= classes
+    labels /= classes
+    if rows > 3:
+        logits[1], logits[2, 2] = -np.inf, np.nan
+    problem = Problem(
+        logits, labels, 1, -1, class_weight=weight if weighted else None, label_smoothing=0.5,
+        reduction="none",
+    )  # fmt: skip
+    arrays = TORCH.place(problem, "float32")
+    loss, slope = cross_entropy_with_grad(**arrays, **problem.options)
+    assert len(launches) == (3 if rows == 3 else 2)
+    again = traffic.of(arrays["logits"], traffic.reads) - 2 * logits.size
+    assert 0 < again <= (rows - 1) * classes if signed else again == 0
+    assert_accurate(TORCH.to_numpy(loss), problem, "float32")
+    assert_accurate(TORCH.to_numpy(slope), problem, "float32", "gradient")
 
 
 LAYOUTS = {

@@ -8,7 +8,9 @@ import importlib.util
 import math
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +20,13 @@ from torch._C import _functorch
 
 from unified_loss._backends._torch_blocks import differentiable_gradient
 from unified_loss._backends._torch_ops import DTYPES, OPS, is_watched
-from unified_loss._examples import Examples, examples_and_divisor, examples_of_sums, with_divisor
+from unified_loss._examples import (
+    Examples,
+    examples_and_divisor,
+    examples_of_sums,
+    has_smoothed_labels,
+    with_divisor,
+)
 from unified_loss._shapes import kept, without
 from unified_loss._statistics import (
     Coefficients,
@@ -47,6 +55,7 @@ PROGRAMS = 1024
 PARTS = 256
 SMALL_TILE = 2048
 MERGED_ROWS = 4
+MERGED_COLS = 64
 AXES = (1, 2, 4)  # how many axes a batch can be read along
 
 
@@ -273,23 +282,24 @@ def _planes(plan: Plan, operands: Operands, dropped: Array | None, sums: int) ->
     x = operands.logits
     go = schedule_for(layout, rows, plan.num_classes, split=True)
     weight, labels = _class_weight(plan, operands), _labels(plan, operands)
+    share = _share(plan, planes) if has_smoothed_labels(plan) else None
     x_strides, t_strides = layout.strides[0], layout.strides[-1]
     is_split = go.splits > 1
     out = planes if not is_split else x.new_empty(9 * go.splits * rows, dtype=planes.dtype)
     with _device(x):
         launch(
-            kernels.statistics, -(-rows // go.rows) * go.splits, x, labels, weight, dropped, out,
-            *x_strides, *t_strides, rows, plan.num_classes, *layout.sizes, go.splits, go.part,
+            kernels.statistics, -(-rows // go.rows) * go.splits, x, labels, weight, share, dropped,
+            out, *x_strides, *t_strides, rows, plan.num_classes, *layout.sizes, go.splits, go.part,
             NUMBER=kernels.NUMBERS[plan.compute_dtype], DENSE=is_dense, PICKED=picked,
             SMOOTHED=smoothed, NDIM=layout.ndim, SPLIT=is_split, ROWS=go.rows, COLS=go.cols,
             num_warps=go.warps,
         )  # fmt: skip
         if is_split:
             launch(
-                kernels.merge, -(-rows // MERGED_ROWS), out, x, labels, dropped, planes,
-                *x_strides, rows, plan.num_classes, *layout.sizes, go.splits,
-                PICKED=picked, SMOOTHED=smoothed, DENSE=is_dense, WEIGHTED=weight is not None,
-                NDIM=layout.ndim, ROWS=MERGED_ROWS, PARTS=PARTS, num_warps=4,
+                kernels.merge, -(-rows // MERGED_ROWS), out, x, labels, weight, share, dropped,
+                planes, *x_strides, *t_strides, rows, plan.num_classes, *layout.sizes, go.splits,
+                PICKED=picked, SMOOTHED=smoothed, DENSE=is_dense, NDIM=layout.ndim,
+                ROWS=MERGED_ROWS, PARTS=PARTS, COLS=MERGED_COLS, num_warps=4,
             )  # fmt: skip
     return planes.unbind()
 
@@ -324,10 +334,16 @@ def _gradient(plan: Plan, operands: Operands, found: Kept, factor: Array | None)
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
     """Run so many programs of a kernel."""
-    # The interpreter is NumPy, which warns of infinities.
-    quiet = np.errstate(all="ignore") if _kernels().INTERPRETED.value else nullcontext()
-    with quiet:
+    with _quiet() if _kernels().INTERPRETED.value else nullcontext():
         kernel[(programs,)](*arguments, **constants, enable_fp_fusion=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the interpreter, which is NumPy, warns of: infinities, and rows of NaN."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 @cache
@@ -371,6 +387,12 @@ def _class_weight(plan: Plan, operands: Operands) -> Array | None:
     if not plan.class_weight or (plan.label_kind == "index" and not plan.label_smoothing):
         return None
     return OPS.cast(operands.class_weight, plan.compute_dtype).contiguous()
+
+
+def _share(plan: Plan, planes: Array) -> Array:
+    """What smoothing adds to each label, as a part of what it leaves of T: see `examples_of`."""
+    share = plan.label_smoothing / (1 - plan.label_smoothing)
+    return planes.new_full((), share / plan.num_classes)
 
 
 def _rows(plan: Plan, operands: Operands, part: Array | None) -> Array | None:

@@ -94,9 +94,48 @@ def picked(x, at, x_class, labels, row, m, classes, mask):
     return tl.where(is_class, entry - base, 0.0)
 
 
+@triton.jit
+def reconciled(
+    p, q, m, total_exp, total, x, labels, weight, share, at, t_at, x_class, t_class, classes,
+    counts, COLS: tl.constexpr,
+):  # fmt: skip
+    """The sums p and q, made anew in rows where they are infinities that contradict each other.
+
+    A negative label of a class of -inf makes them so. What that class costs has the sign of its
+    smoothed label t + share T, which is known when T is: p takes all of it, and q nothing. Rows
+    with NaN, and of -inf alone, stay as they are; without such rows no logit is read.
+    """
+    joint = p + total * q
+    lost = counts & (total_exp > 0) & (tl.abs(total) > 0) & (joint != joint)  # noqa: PLR0124 (NaN)
+    if tl.max(lost.to(tl.int32), 0) > 0:
+        new_p = tl.zeros_like(p)
+        new_q = tl.zeros_like(q)
+        extra = tl.load(share) * total
+        for start in range(0, classes, COLS):
+            col = start + tl.arange(0, COLS).to(tl.int64)
+            inside = col < classes
+            both = lost[:, None] & inside[None, :]
+            entry = tl.load(x + at[:, None] + (col * x_class)[None, :], mask=both, other=0.0)
+            f = tl.where(both, entry.to(m.dtype) - m[:, None], 0.0)
+            t = tl.load(labels + t_at[:, None] + (col * t_class)[None, :], mask=both, other=0)
+            t = t.to(m.dtype)
+            is_masked = f == -INFINITY
+            k = tl.where(is_masked, t + extra[:, None], t)
+            rest = tl.where(is_masked, 0.0, f)
+            if weight is not None:
+                w = tl.load(weight + col, mask=inside, other=0.0).to(m.dtype)
+                k = w[None, :] * k
+                rest = w[None, :] * rest
+            new_p += tl.sum(weighed(k, f), 1)
+            new_q += tl.sum(rest, 1)
+        p = tl.where(lost, new_p, p)
+        q = tl.where(lost, new_q, q)
+    return p, q
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def statistics(
-    x, labels, weight, dropped, out,
+    x, labels, weight, share, dropped, out,
     x0, x1, x2, x3, x_class, t0, t1, t2, t3, t_class,
     rows, classes, d1, d2, d3, splits, part,
     NUMBER: tl.constexpr, DENSE: tl.constexpr, PICKED: tl.constexpr, SMOOTHED: tl.constexpr,
@@ -105,7 +144,7 @@ def statistics(
     """Row statistics, or with SPLIT those of a part of each row.
 
     For dense labels also their sums: T and M, and the extremes of the terms that smoothing does
-    not change.
+    not change. `share` is given where they are smoothed, and not smoothing alone counts.
     """
     WEIGHTED: tl.constexpr = weight is not None
     program = tl.program_id(0).to(tl.int64)
@@ -193,6 +232,11 @@ def statistics(
     else:
         if PICKED and not DENSE:
             p = picked(x, at, x_class, labels, row, m, classes, counts)
+        if share is not None:
+            p, q = reconciled(
+                p, q, m, total_exp, total, x, labels, weight, share, at, t_at, x_class, t_class,
+                classes, counts, COLS,
+            )  # fmt: skip
         if dropped is not None:
             m, total_exp = tl.where(counts, m, 0.0), tl.where(counts, total_exp, 1.0)
             p, q = tl.where(counts, p, 0.0), tl.where(counts, q, 0.0)
@@ -204,12 +248,14 @@ def statistics(
 
 @triton.jit(do_not_specialize=_SIZES)
 def merge(
-    parts, x, labels, dropped, out,
-    x0, x1, x2, x3, x_class, rows, classes, d1, d2, d3, splits,
-    PICKED: tl.constexpr, SMOOTHED: tl.constexpr, DENSE: tl.constexpr, WEIGHTED: tl.constexpr,
-    NDIM: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
+    parts, x, labels, weight, share, dropped, out,
+    x0, x1, x2, x3, x_class, t0, t1, t2, t3, t_class,
+    rows, classes, d1, d2, d3, splits,
+    PICKED: tl.constexpr, SMOOTHED: tl.constexpr, DENSE: tl.constexpr,
+    NDIM: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Row statistics from those of up to PARTS parts."""
+    WEIGHTED: tl.constexpr = weight is not None
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     mask = row < rows
     counts = mask
@@ -244,6 +290,13 @@ def merge(
     if SMOOTHED:
         weights = tl.load(place + 8 * plane, mask=both, other=0.0)
         q = tl.sum(tl.load(place + 7 * plane, mask=both, other=0.0) + weights * shift, 1)
+    if share is not None:
+        at = row_offsets(row, d1, d2, d3, x0, x1, x2, x3, NDIM)
+        t_at = row_offsets(row, d1, d2, d3, t0, t1, t2, t3, NDIM)
+        p, q = reconciled(
+            p, q, m, total_exp, total, x, labels, weight, share, at, t_at, x_class, t_class,
+            classes, counts, COLS,
+        )  # fmt: skip
     if dropped is not None:
         m, total_exp = tl.where(counts, m, 0.0), tl.where(counts, total_exp, 1.0)
         p, q = tl.where(counts, p, 0.0), tl.where(counts, q, 0.0)

@@ -97,7 +97,10 @@ def no_features() -> str:
 
 def weight_not_a_matrix(weight: Spec) -> str:
     """R28."""
-    return f"weight must have shape (C, D), a row per class, but has shape {shown(weight.shape)}."
+    told = f"weight must have shape (C, D), a row per class, but has shape {shown(weight.shape)}."
+    if len(weight.shape) > 1:
+        return told
+    return f"{told} A weight for each class is class_weight=, one for each example sample_weight=."
 
 
 def weight_shape(hidden: Spec, weight: Spec) -> str:
@@ -240,6 +243,15 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
     return (
         f"integer labels of shape {shown(problem.labels.shape)} can be class ids or one-hot rows, "
         f"since their size along the class axis {axis} is unknown."
+    )
+
+
+def ids_or_one_class(problem: Problem, axis: int) -> str:
+    """R4, R33."""
+    return (
+        f"integer labels of shape {shown(problem.labels.shape)}, where one class of a class_group "
+        f"is, can be class ids or the labels of this class."
+        + hint(f"pass class ids without axis {axis}, and labels of classes as floating numbers.")
     )
 
 

@@ -140,6 +140,7 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     # Labels of size 1 there are class ids also where C turns out to be 1.
     one = keeps_axis and problem.same(labels[axis], 1) is True
     if integer and (as_index is True or (as_index is None and one)):
+        _refuse_of_one_class(problem, axis, as_dense)
         return "index", keeps_axis
     if as_dense is not False and as_index is False and _are_scores_of_whom(problem):
         raise _shape_error(ShapeError, problem, messages.scores_of_whom(problem), axis)
@@ -156,6 +157,13 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     if as_index is not False and not keeps_axis:
         raise DTypeError(messages.index_labels_not_integer(problem, axis))
     raise _shape_error(ShapeError, problem, messages.labels_do_not_fit(problem, axis), axis)
+
+
+def _refuse_of_one_class(problem: Problem, axis: int, as_dense: bool | None) -> None:
+    """R33: a class that is not alone has dense labels too, which its integers can be."""
+    if as_dense is True and problem.options.class_group is not None:
+        text = messages.ids_or_one_class(problem, axis)
+        raise _shape_error(AmbiguousAxisError, problem, text, axis)
 
 
 def _are_scores_of_whom(problem: Problem) -> bool:

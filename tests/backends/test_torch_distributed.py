@@ -27,6 +27,7 @@ CHECKS = (
     "half_precision_and_partial_sums",
     "mistakes",
     "split_values_and_gradients",
+    "split_ids_that_keep_their_axis",
     "split_in_small_dtypes",
     "split_rows_that_do_not_count",
     "split_padded_vocabularies",

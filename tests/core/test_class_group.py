@@ -8,6 +8,7 @@ import pytest
 from tests.helpers.backends import Backend
 from tests.helpers.plans import plan
 from unified_loss import (
+    AmbiguousAxisError,
     BackendError,
     LossInputError,
     OptionError,
@@ -41,6 +42,18 @@ def test_the_number_of_classes_is_that_of_all() -> None:
             assert dict(report.facts)["class_group"].startswith(f"{size} of the classes are here")
         else:
             assert isinstance(report.error, ShapeError)
+
+
+@pytest.mark.parametrize("library", sorted(SPLITTING))
+def test_ids_that_may_be_one_class_are_refused(library: str) -> None:
+    """R4, R33: one class is here, and integer labels of size 1 can be its own."""
+    known: dict[str, Any] = {"framework": library, "class_group": ("rows", "classes")}
+    error = explain("f32[4, 1]", "int64[4, 1]", **known).error
+    assert isinstance(error, AmbiguousAxisError)
+    assert "one class of a class_group" in str(error)
+    for size, labels in ((1, "int64[4]"), (1, "f32[4, 1]"), (1, "bool[4, 1]"), (2, "int64[4, 1]")):
+        assert explain(f"f32[4, {size}]", labels, **known).valid
+    assert explain("f32[4, 1]", "int64[4, 1]", framework=library).valid
 
 
 def test_the_linear_form_has_no_groups() -> None:

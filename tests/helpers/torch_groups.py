@@ -16,6 +16,7 @@ from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, problem_of
 from unified_loss import (
+    AmbiguousAxisError,
     BackendError,
     LossInputError,
     OptionError,
@@ -23,6 +24,7 @@ from unified_loss import (
     cross_entropy_with_grad,
     explain,
 )
+from unified_loss.integrations.torch import CrossEntropyLoss
 
 Call = dict[str, Any]
 REDUCE = distributed.all_reduce
@@ -54,13 +56,18 @@ def parts_of(classes: int) -> Iterator[slice]:
 
 
 def own(call: Call, classes: slice, axis: int) -> Call:
-    """The arguments that this process has: its classes, and all of what has none."""
+    """The arguments that this process has: its classes, and all of what has none.
+
+    Class ids are without the class axis, as those of a process with one class must be.
+    """
     group = {"class_group": distributed.group.WORLD}
 
     def cut(name: str, value: Any) -> Any:
         if name == "class_weight":
             return value[classes]
-        has_classes = name == "logits" or (name == "labels" and value.is_floating_point())
+        if name == "labels" and not value.is_floating_point():
+            return value.squeeze(axis) if value.ndim == call["logits"].ndim else value
+        has_classes = name in {"logits", "labels"}
         return value.movedim(axis, 0)[classes].movedim(0, axis) if has_classes else value
 
     return {name: cut(name, value) for name, value in call.items()} | group
@@ -116,6 +123,23 @@ def split_values_and_gradients() -> None:
     for case in CASES:
         problem = problem_of(case, seeded())
         assert_split(exact(problem), problem.options, problem.class_axis)
+
+
+def split_ids_that_keep_their_axis() -> None:
+    """R4: valid where each process has several classes, and refused where it has one."""
+    world = distributed.get_world_size()
+    for classes in (2 * world, world):
+        call = exact(sample(seeded(), classes=classes))
+        part = own(call, next(parts_of(classes)), 1)
+        kept = part | {"labels": part["labels"][:, None]}
+        if classes > world:
+            torch.testing.assert_close(cross_entropy(**kept), cross_entropy(**call))
+            continue
+        try:
+            cross_entropy(**kept)
+        except AmbiguousAxisError:
+            continue
+        raise AssertionError(classes)
 
 
 def split_in_small_dtypes() -> None:
@@ -289,7 +313,7 @@ def split_beside_rows() -> None:
     rows = slice(8 * at // of, 8 * (at + 1) // of)
     classes = (slice(0, 3), slice(3, 7))[mesh.get_local_rank("classes")]
     logits = call["logits"][rows, classes].clone().requires_grad_()
-    loss = cross_entropy(logits, call["labels"][rows], normalizer=7, class_group=mesh["classes"])
+    loss = CrossEntropyLoss(class_group=mesh["classes"])(logits, call["labels"][rows], normalizer=7)
     loss.backward()
     total = loss.detach().clone()
     distributed.all_reduce(total, group=mesh.get_group("rows"))
@@ -368,6 +392,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (
         split_values_and_gradients,
+        split_ids_that_keep_their_axis,
         split_in_small_dtypes,
         split_rows_that_do_not_count,
         split_padded_vocabularies,

@@ -5,6 +5,7 @@ import io
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 (as it is needed after the line above)
 
+from unified_loss._backends.torch import TorchBackend  # noqa: E402
 from unified_loss.integrations.torch import CrossEntropyLoss  # noqa: E402
 
 
@@ -92,6 +94,18 @@ def test_bad_options_stop_the_constructor(options: dict[str, Any], error: type) 
     """Issue 6, R8: with the error and the words of a call."""
     with pytest.raises(error, match=next(iter(options))):
         CrossEntropyLoss(**options)
+
+
+def test_a_group_is_passed_on() -> None:
+    """R33: what is no group is refused when the module is made."""
+    for group in ("classes", 3):
+        with pytest.raises(OptionError, match="class_group"):
+            CrossEntropyLoss(class_group=group)
+    with mock.patch.object(TorchBackend, "group", lambda _, group: group):
+        module = CrossEntropyLoss(class_group="classes")
+    assert "class_group='classes'" in repr(module)
+    with pytest.raises(OptionError, match="class_group"):  # by the call that it reaches
+        module(torch.zeros(2, 3), torch.tensor([0, 1]))
 
 
 def test_options_of_numpy_become_those_of_python() -> None:

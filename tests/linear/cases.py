@@ -185,6 +185,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "first_weight": {"batch": (3, 2), "sample_weight": "first", "softcap": 2.0},
     "mask": {"sample_weight": "mask", "z_loss": 0.25, "softcap": 3.0},
     "smoothing": {"label_smoothing": 0.125, "bias": True},
+    "one_total": {"ignore_index": None, "class_weight": True, "label_smoothing": 0.25},
     "all_smoothing": {"label_smoothing": 1.0, "class_weight": True},
     "normalizer": {"z_loss": 0.5, "sample_weight": "full", "normalizer": 3.5},
     "everything": {
@@ -213,7 +214,7 @@ def cases(rng: Generator, backend: Backend, mode: str, dtype: str, variant: str)
         if reduction != "mean":
             options.pop("normalizer", None)
         case = linear(rng, kind, reduction=reduction, **options)
-        if kind != "dense" and case.problem.labels.size > 1:
+        if kind != "dense" and case.problem.labels.size > 1 and case.problem.ignore_index:
             case.problem.labels.reshape(-1)[:1] = -100
         found.append(case)
     return found

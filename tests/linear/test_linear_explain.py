@@ -195,6 +195,11 @@ def test_unknown_sizes_and_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_does_not_go_together_raises() -> None:
     """A bias without a weight, and an axis beside one."""
+    for weight in ((4,), np.ones(7, np.float32), [0.5, 1.0], 0.5):
+        error = explain("f32[4, 3]", "int64[4]", weight=weight).error
+        assert "A weight for each class is class_weight=" in str(error)
+    nested = np.ones((7, 3)).tolist()
+    assert explain(np.ones((4, 3)), [0, 1, 2, 3], weight=nested).valid
     with pytest.raises(OptionError, match="axis must be None beside weight"):
         explain((4, 3), (4,), weight=(7, 3), axis=1)
     for options in ({"bias": (7,)}, {"softcap": 3.0}):

@@ -134,6 +134,7 @@ OPS = TorchBlockOps()
 # does for each does not count; a TRANSPOSED_BLOCK also has to be copied, and stays in cache.
 # Threads pay from PARALLEL on. Without control over torch's threads, a block must be worth the
 # barriers of torch's own.
+LONG_OF_ROWS = 128  # as LONG, where no axis is before that of the classes
 SMALL = 2**15
 AT_ONCE = 2**21
 KEPT = 2**25
@@ -263,9 +264,18 @@ def _log_denominator(x: Array, f: Array, known: tuple[Array, Array] | None, axis
     return same + (found - same).detach()
 
 
+def is_long(shape: Shape, axis: int) -> bool:
+    """Whether torch, which adds one by one along an axis that is not the last, loses digits.
+
+    Those that its own loss loses as well, along a second axis, do not count.
+    """
+    is_second = math.prod(shape[:axis]) > 1
+    return shape[axis] > (LONG if is_second else LONG_OF_ROWS)
+
+
 def _along(function: Any, x: Array, axis: int) -> Array:
-    """`function` along an axis; along the last one torch is faster, and adds in several parts."""
-    if x.shape[axis] > LONG:
+    """`function` along an axis; along the last one torch adds in several parts."""
+    if is_long(x.shape, axis):
         return function(x.movedim(axis, -1), -1).movedim(-1, axis)
     if axis + 2 == x.ndim and x.shape[-1] == 1:
         return function(x.squeeze(-1), axis).unsqueeze(-1)

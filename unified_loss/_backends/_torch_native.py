@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from unified_loss._backends._torch_blocks import OPS
+from unified_loss._backends._torch_blocks import OPS, is_long
 from unified_loss._blocks import LONG
 from unified_loss._ops import INFINITY
 from unified_loss._types import Array, Operands, Plan
@@ -16,7 +16,7 @@ def has_native_loss(plan: Plan) -> bool:
     """Whether torch's own loss, the fastest kernel of few logits, says what the plan says."""
     if plan.sample_weight != "none" or plan.z_loss or plan.normalizer or plan.reduction == "none":
         return False  # which it has not; whether one loss an example needs care, no total tells
-    if plan.axis + 1 != plan.ndim and plan.num_classes > LONG:
+    if 0 < plan.axis < plan.ndim - 1 and plan.num_classes > LONG:
         return False  # it adds exponentials one by one
     if plan.label_kind == "dense":
         return not (plan.class_weight or plan.label_smoothing)  # which mean something else there
@@ -26,7 +26,7 @@ def has_native_loss(plan: Plan) -> bool:
 def native_loss(plan: Plan, operands: Operands) -> Array | None:
     """Torch's own loss; None unless it proves that nothing needed care."""
     logits, labels, weight, ignored = *operands[:3], plan.ignore_index
-    if plan.axis != 1 or plan.labels_keep_axis:
+    if plan.axis != 1 or plan.ndim != 2 or plan.labels_keep_axis:
         logits, labels = _with_classes_second(plan, logits, labels)
     if plan.compute_dtype != plan.logits_dtype:
         logits = OPS.cast(logits, plan.compute_dtype)
@@ -67,9 +67,15 @@ def _native_loss_of_rows(plan: Plan, logits: Array, labels: Array) -> Array | No
 
 
 def _with_classes_second(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Views of logits and labels, or copies, as torch's own loss wants them."""
+    """Views of logits and labels, or copies, as torch's own loss wants them: best as rows."""
     shape, axis = logits.shape, plan.axis
     before, after = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
-    rows = (before,) if axis + 1 == plan.ndim else (before, after)
-    logits = logits.reshape((before, plan.num_classes, *rows[1:]))
+    rows: tuple[int, ...] = (before, after)
+    if after == 1:
+        rows = (before,)
+    elif before == 1 and is_long(shape, axis):
+        rows = (after,)
+        logits = logits.movedim(axis, -1)
+        labels = labels.movedim(axis, -1) if labels.ndim == logits.ndim else labels
+    logits = logits.reshape((rows[0], plan.num_classes, *rows[1:]))
     return logits, labels.reshape(logits.shape if plan.label_kind == "dense" else rows)

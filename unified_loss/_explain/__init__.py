@@ -87,9 +87,6 @@ def explain(
     """
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
-    if isinstance(weight, float | int | list) or getattr(weight, "ndim", None) == 1:
-        foreign = {"weight": weight}  # a weight for each class, as other libraries have it
-        raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
     from unified_loss._explain._examination import examine
     from unified_loss._types import Head, Operands, Options
 

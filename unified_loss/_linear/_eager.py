@@ -101,7 +101,9 @@ class Field(NamedTuple):
         """The hidden states of a block."""
         found = self.ops.cast(self.rows(self.flat.head.hidden, rows), self.dtype)
         dropped = self.examples.dropped
-        return found if dropped is None else self.ops.where(dropped[rows, :], 0.0, found)
+        if dropped is None:
+            return found
+        return self.ops.where(_of_part(dropped, rows), 0.0, found)
 
     @property
     def dtype(self) -> str:
@@ -305,8 +307,7 @@ def _fill(
     own = Coefficients(*(_of_part(one, whole) for one in slopes))
     m, l = statistics.m[whole, :], statistics.l[whole, :]
     mine = field.capped(x[part, :])
-    dropped = field.examples.dropped
-    dropped = None if dropped is None else dropped[whole, :]
+    dropped = _of_part(field.examples.dropped, whole)
     labels, softcap = field.labels(rows, classes, part), field.flat.form.softcap
     found = slope_of(field.ops, mine, m, l, own, labels, dropped, softcap)
     if found is not mine:

@@ -43,6 +43,8 @@ class CrossEntropyLoss(nn.Module):
         "mean" divides the sum by the total weight of the examples that are not dropped.
     check : {"auto", True, False}, default "auto"
         Whether to look at label values. "auto": where that does not wait for an accelerator.
+    class_group : ProcessGroup or DeviceMesh of one axis, optional
+        Over whose members the classes are split: `class_weight` are those of the classes here.
     persistent : bool, default True
         Whether the class weights are saved in the `state_dict`. One that torch's own
         ``CrossEntropyLoss(weight=...)`` has left is loaded either way.
@@ -89,6 +91,7 @@ class CrossEntropyLoss(nn.Module):
         z_loss: float = 0,
         reduction: Literal["none", "mean", "sum"] = "mean",
         check: Literal["auto"] | bool = "auto",
+        class_group: Any = None,
         persistent: bool = True,
         **foreign: Never,
     ) -> None:
@@ -114,6 +117,7 @@ class CrossEntropyLoss(nn.Module):
         self.z_loss = plan.z_loss
         self.reduction = plan.reduction
         self.check = plan.check
+        self.class_group = None if class_group is None else BACKEND.group(class_group)
         self.register_buffer("class_weight", _floating(class_weight), persistent=bool(persistent))
 
     words.plain(__init__)
@@ -166,6 +170,7 @@ class CrossEntropyLoss(nn.Module):
             reduction=self.reduction,
             normalizer=normalizer,
             check=self.check,
+            class_group=self.class_group,
         )
 
     words.plain(forward)

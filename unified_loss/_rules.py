@@ -140,7 +140,7 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     # Labels of size 1 there are class ids also where C turns out to be 1.
     one = keeps_axis and problem.same(labels[axis], 1) is True
     if integer and (as_index is True or (as_index is None and one)):
-        _refuse_of_one_class(problem, axis, as_dense)
+        _refuse_of_one_class(problem, axis, as_dense=as_dense)
         return "index", keeps_axis
     if as_dense is not False and as_index is False and _are_scores_of_whom(problem):
         raise _shape_error(ShapeError, problem, messages.scores_of_whom(problem), axis)
@@ -159,7 +159,7 @@ def label_kind(problem: Problem, axis: int) -> tuple[LabelKind, bool | None]:
     raise _shape_error(ShapeError, problem, messages.labels_do_not_fit(problem, axis), axis)
 
 
-def _refuse_of_one_class(problem: Problem, axis: int, as_dense: bool | None) -> None:
+def _refuse_of_one_class(problem: Problem, axis: int, *, as_dense: bool | None) -> None:
     """R33: a class that is not alone has dense labels too, which its integers can be."""
     if as_dense is True and problem.options.class_group is not None:
         text = messages.ids_or_one_class(problem, axis)

@@ -16,7 +16,7 @@ def has_native_loss(plan: Plan) -> bool:
     """Whether torch's own loss, the fastest kernel of few logits, says what the plan says."""
     if plan.sample_weight != "none" or plan.z_loss or plan.normalizer or plan.reduction == "none":
         return False  # which it has not; whether one loss an example needs care, no total tells
-    if 0 < plan.axis < plan.ndim - 1 and plan.num_classes > LONG:
+    if plan.axis and plan.axis + 1 != plan.ndim and plan.num_classes > LONG:
         return False  # it adds exponentials one by one
     if plan.label_kind == "dense":
         return not (plan.class_weight or plan.label_smoothing)  # which mean something else there

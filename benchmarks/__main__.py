@@ -86,9 +86,11 @@ def random_cases(options: argparse.Namespace) -> int:
     """The same for random cases, whose rows of earlier runs are no longer wanted."""
     frameworks = [name for name in MODES if name in (options.only or MODES)]
     cases = {name: drawn(name, options.cases, options.seed) for name in frameworks}
+    if not any(cases.values()):
+        return 1
     if options.action == "list":
         print(*(case.name for each in cases.values() for case in each), sep="\n")
-        return int(not cases)
+        return 0
     if options.action == "run":
         end = None if options.seconds is None else perf_counter() + options.seconds
         for name, each in cases.items():

@@ -87,7 +87,8 @@ def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
 
 def part_not_floating(name: str, spec: Spec) -> str:
     """R28."""
-    return f"{name} must be floating, but is {described(spec)}."
+    told = f"{name} must be floating, but is {described(spec)}."
+    return f"{told} The order is hidden, weight, labels." if spec.dtype.startswith("int") else told
 
 
 def no_features() -> str:
@@ -519,11 +520,11 @@ def totals_have_axes(shape: Shape) -> str:
     )
 
 
-def no_values_yet() -> str:
+def no_values_yet(function: str = "cross_entropy_totals") -> str:
     """R36."""
     return (
         "RunningCrossEntropy holds numbers, and there are none while a program is traced."
-        + hint("return cross_entropy_totals(...) from the program, and merge() what it returns.")
+        + hint(f"return {function}(...) from the program, and merge() what it returns.")
     )
 
 

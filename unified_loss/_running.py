@@ -149,7 +149,7 @@ class RunningCrossEntropy:
             options = RunningCrossEntropy.update.__kwdefaults__ or {}
             raise words.refused(self.update.__name__, options, extra, foreign)
         arrays = Operands(logits, labels, self._class_weight, sample_weight, None)
-        self._take(logits, run("deliver", arrays, self._options))
+        self._take(logits, run("deliver", arrays, self._options), "cross_entropy_totals")
 
     words.plain(update)
 
@@ -199,7 +199,8 @@ class RunningCrossEntropy:
             raise words.refused(name, options, extra, foreign, LINEAR_ARRAYS)
         head = Head(hidden, weight, bias)
         arrays = Operands(None, labels, self._class_weight, sample_weight, None)
-        self._take(hidden, run_linear("linear_deliver", head, arrays, self._options, softcap))
+        sent = run_linear("linear_deliver", head, arrays, self._options, softcap)
+        self._take(hidden, sent, "linear_cross_entropy_totals")
 
     words.plain(update_linear)
 
@@ -264,10 +265,13 @@ class RunningCrossEntropy:
         self._fetch(everything=True)
         return {**vars(self), "_class_weight": _on_host(self._class_weight)}
 
-    def _take(self, first: Any, sent: Any) -> None:
-        """Keep what a backend delivered for a call, whose first argument tells which it is."""
+    def _take(self, first: Any, sent: Any, traced: str) -> None:
+        """Keep what a backend delivered for a call, whose first argument tells which it is.
+
+        `traced` is the function that a traced program has in its place.
+        """
         if sent is None:
-            raise BackendError(messages.no_values_yet())
+            raise BackendError(messages.no_values_yet(traced))
         self._keep(None if isinstance(sent, list) else backend_of(first), sent)
 
     def _keep(self, backend: "Backend | None", sent: Any) -> None:

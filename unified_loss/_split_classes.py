@@ -206,9 +206,8 @@ def local_sums(ops: SplitOps, plan: Plan, part: Part) -> Sums:
             number = ops.sum(ops.cast(w != 0, dtype), axis)
             q = ops.where(lost, number, ops.weighted_sum(w, factors, silent, axis))
             weight = ops.sum(w, axis)
-    e = ops.sum(
-        ops.exponential(f), axis
-    )  # in lost rows the number of classes, with the slopes of a sum
+    # In lost rows this is the number of classes, with the slopes of a sum.
+    e = ops.sum(ops.exponential(f), axis)
     e = e + ops.where(lost, here - ops.size(x, axis), 0.0 * m)
     return Sums(e, None if plan.label_smoothing == 1 else p, q, mass, total, weight)
 

@@ -34,9 +34,8 @@ def _with_options(inputs: Inputs) -> Loss:
     along = weight.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
 
     def dense(logits: Any, rows: Any) -> Any:
-        smoothed = (
-            rows * (1 - smoothing) + smoothing / num_classes
-        )  # optax does it on the last axis
+        # Optax has a function for this, along the last axis alone.
+        smoothed = rows * (1 - smoothing) + smoothing / num_classes
         return optax.softmax_cross_entropy(logits.astype(jnp.float32), smoothed * along, axis=axis)
 
     def index(logits: Any, labels: Any) -> Any:

@@ -93,10 +93,15 @@ OTHERS = {
 
 # What torch's own loss knows as well, and means the same by.
 OPTIONS_OF_TORCH = "ignored", "class weights", "smoothing"
-KNOWN_TO_TORCH = (*OPTIONS_OF_TORCH, "dense", "channels first")
+KNOWN_TO_TORCH = tuple(OTHERS.keys() - {"z-loss"})
 
 
 CHANNELS_OF_TORCH = (*OPTIONS_OF_TORCH, "channels first")
+WEIGHTED = [
+    (*case, *others)
+    for case in (("sample weights",), ("mask",), ("unreduced",), ("unreduced", "sample weights"))
+    for others in (OPTIONS_OF_TORCH, CHANNELS_OF_TORCH, ("dense", "class weights", "smoothing"))
+]
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -137,17 +142,34 @@ def test_torch_serves_rows_of_any_layout_in_several_parts(torch_shortcut, kind, 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(
-    "options", [*((name,) for name in KNOWN_TO_TORCH), OPTIONS_OF_TORCH, CHANNELS_OF_TORCH]
+    "options",
+    [*((name,) for name in sorted(KNOWN_TO_TORCH)), OPTIONS_OF_TORCH, CHANNELS_OF_TORCH, *WEIGHTED],
+    ids=", ".join,
 )
 def test_torch_serves_its_own_options(torch_shortcut, options, reduction, rng):
     """R10, R12, R14: with the same mass, and the same gradient."""
     options = {name: value for case in options for name, value in OTHERS[case].items()}
-    problem = sample(rng, **{"batch": (7,), "reduction": reduction} | options)
+    options = {"batch": (7,), "reduction": reduction} | options
+    if "normalizer" in options:
+        options["reduction"] = "mean"
+    problem = sample(rng, **options)
     if problem.has_index_labels:
         problem = problem.but(labels=problem.labels.astype(np.int64))
     assert_everything(torch_shortcut.backend, "eager", problem, "float32")
     assert torch_shortcut.results
     assert all(result is not None for result in torch_shortcut.results)
+
+
+@pytest.mark.parametrize("ignored", [-100, 1, 255])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ignored_examples_have_no_mass(torch_shortcut, ignored, weighted, rng):
+    """R10, R15: beside sample weights, whichever number it is that ignores."""
+    problem = sample(rng, batch=(7,), class_weight=weighted, sample_weight="full")
+    labels = np.where(np.arange(7) < 3, ignored, np.where(problem.labels == 1, 0, problem.labels))
+    for some in (labels, np.full_like(labels, ignored)):
+        problem = problem.but(labels=some.astype(np.int64), ignore_index=ignored)
+        assert_everything(torch_shortcut.backend, "eager", problem, "float32")
+        assert (None in torch_shortcut.results) is bool((some == ignored).all())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

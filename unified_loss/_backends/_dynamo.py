@@ -120,7 +120,7 @@ def call(entry: str, *arguments: Any) -> Any:
 def linear_call(entry: str, softcap: Any, *arguments: Any) -> Any:
     """`entry` of the linear form, without a tuple in the result."""
     if entry == "linear_deliver":
-        raise BackendError(messages.no_values_yet())
+        raise BackendError(messages.no_values_yet("linear_cross_entropy_totals"))
     hidden, weight, bias, *operands = arguments[:7]
     head, arrays, options = (
         Head(hidden, weight, bias),

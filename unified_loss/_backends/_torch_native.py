@@ -7,63 +7,129 @@ import torch
 from unified_loss._backends._torch_blocks import OPS, is_long
 from unified_loss._blocks import LONG
 from unified_loss._ops import INFINITY
+from unified_loss._shapes import without
 from unified_loss._types import Array, Operands, Plan
 
 _native = torch.nn.functional.cross_entropy
 
 
 def has_native_loss(plan: Plan) -> bool:
-    """Whether torch's own loss, the fastest kernel of few logits, says what the plan says."""
-    if plan.sample_weight != "none" or plan.z_loss or plan.normalizer or plan.reduction == "none":
-        return False  # which it has not; whether one loss an example needs care, no total tells
+    """Whether torch's own loss, the fastest kernel without a walk, can say what the plan says."""
+    if plan.z_loss or (plan.normalizer and (plan.class_weight or plan.sample_weight != "none")):
+        return False  # which it has not; whether weights add up to nothing is told by their sum
     if plan.axis and plan.axis + 1 != plan.ndim and plan.num_classes > LONG:
         return False  # it adds exponentials one by one
-    if plan.label_kind == "dense":
-        return not (plan.class_weight or plan.label_smoothing)  # which mean something else there
     return not (plan.below or plan.above)  # an error of torch's, or undefined
 
 
 def native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """Torch's own loss; None unless it proves that nothing needed care."""
+    """Torch's own loss; None unless it proves that nothing needed care.
+
+    What does is never a finite sum of losses above 0: NaN, infinities, and where nothing counts.
+    """
     logits, labels, weight, ignored = *operands[:3], plan.ignore_index
-    if plan.axis != 1 or plan.ndim != 2 or plan.labels_keep_axis:
+    shape = logits.shape
+    is_native = plan.axis == 1 and not plan.labels_keep_axis
+    if not is_native or (plan.ndim != 2 and 1 in {shape[0], math.prod(shape[2:])}):
         logits, labels = _with_classes_second(plan, logits, labels)
     if plan.compute_dtype != plan.logits_dtype:
         logits = OPS.cast(logits, plan.compute_dtype)
-    if plan.label_kind == "dense":
-        return _native_loss_of_rows(plan, logits, OPS.cast(labels, plan.compute_dtype))
-    if labels.dtype != torch.int64:
-        labels = labels.to(torch.int64)
     if weight is not None:
         weight = OPS.cast(weight, plan.compute_dtype)
+    if plan.label_kind == "dense":
+        labels = OPS.cast(labels, plan.compute_dtype)
+        value = _loss_of_rows(plan, operands, logits, labels, weight)
+        return value if value is not None and _is_certain(plan, value) else None
+    if labels.dtype != torch.int64:
+        labels = labels.to(torch.int64)
     if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
         # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
         x = logits.detach()
         if not (OPS.is_finite(x) or OPS.is_finite(x.movedim(1, -1)[labels == ignored])):
             return None
+    is_reduced = plan.sample_weight == "none" and plan.reduction != "none"
     value = _native(
         logits,
         labels,
         weight,
         ignore_index=-1 if ignored is None else ignored,
-        reduction=plan.reduction,
+        reduction=("sum" if plan.normalizer else plan.reduction) if is_reduced else "none",
         label_smoothing=plan.label_smoothing,
     )
-    return value if 0 < value.item() < INFINITY else None
+    if is_reduced:
+        value = _normalized(plan, operands, value) if plan.normalizer else value
+        return value if 0 < value.item() < INFINITY else None
+    value = _reduced(plan, operands, value, _mass_of_ids(plan, labels, weight, value))
+    return value if _is_certain(plan, value) else None
 
 
-def _native_loss_of_rows(plan: Plan, logits: Array, labels: Array) -> Array | None:
-    """What torch's own loss does with dense labels, a row at a time.
+def _is_certain(plan: Plan, value: Array) -> bool:
+    """Whether the sum of a loss, or of losses, is one of which nothing needed care."""
+    total = torch.sum(value.detach()) if plan.reduction == "none" else value
+    return 0 < total.item() < INFINITY
 
-    A row without labels does not count, and costs nothing. So may one that does, if it is certain.
+
+def _mass_of_ids(plan: Plan, labels: Array, weight: Array | None, like: Array) -> Array | None:
+    """The mass of each example but for its weight; None where it is 1, or not asked for."""
+    ignored = plan.ignore_index
+    if plan.reduction != "mean" or (weight is None and ignored is None):
+        return None
+    is_ignored = None if ignored is None else labels == ignored
+    if weight is None:
+        mass = torch.ones_like(like)
+    else:
+        mass = weight[labels if is_ignored is None else labels.masked_fill(is_ignored, 0)]
+    return mass if is_ignored is None else mass.masked_fill(is_ignored, 0.0)
+
+
+def _loss_of_rows(
+    plan: Plan, operands: Operands, logits: Array, labels: Array, weight: Array | None
+) -> Array | None:
+    """The loss of dense labels by torch's log-softmax, since its own means something else.
+
+    A row of which nothing counts is left out, and costs nothing. So may one that does count, if
+    it is certain.
     """
-    terms = torch.sum(labels * torch.log_softmax(logits, 1), 1)
+    k = labels
+    if plan.label_smoothing:
+        share = plan.label_smoothing / logits.shape[1]
+        k = (1 - plan.label_smoothing) * labels + share * labels.sum(1, keepdim=True)
+    if weight is not None:
+        weight = OPS.along(weight, logits, 1)
+        k = weight * k
+    terms = torch.sum(k * torch.log_softmax(logits, 1), 1)
     if not OPS.all(terms):
         return None
-    value = -torch.sum(terms)
-    if plan.reduction == "mean":
-        value = value / terms.numel()
-    return value if 0 < value.item() < INFINITY else None
+    mass = None
+    if plan.reduction == "mean" and weight is not None:
+        mass = torch.sum(weight * labels, 1)
+    return _reduced(plan, operands, -terms, mass)
+
+
+def _reduced(plan: Plan, operands: Operands, losses: Array, mass: Array | None) -> Array:
+    """The losses, one an example, weighted and reduced; no `mass` is one of 1 each."""
+    if plan.sample_weight != "none" or plan.reduction == "none":
+        batch = without(operands.logits.shape, plan.axis)
+        losses = losses.reshape(batch)
+        mass = mass if mass is None else mass.reshape(batch)
+    if plan.sample_weight != "none":
+        s = OPS.cast(operands.sample_weight, plan.compute_dtype)
+        s = s.reshape(s.shape + (1,) * (losses.ndim - s.ndim))
+        losses = s * losses
+        mass = s.expand(batch) if mass is None else s * mass
+    if plan.reduction == "none":
+        return losses + 0.0  # never -0
+    total = torch.sum(losses)
+    if plan.reduction == "sum":
+        return total
+    if plan.normalizer:
+        return _normalized(plan, operands, total)
+    return total / (losses.numel() if mass is None else torch.sum(mass))
+
+
+def _normalized(plan: Plan, operands: Operands, total: Array) -> Array:
+    """A sum of losses over the normalizer."""
+    return total / OPS.cast(operands.normalizer, plan.compute_dtype)
 
 
 def _with_classes_second(plan: Plan, logits: Array, labels: Array) -> tuple[Array, Array]:

@@ -187,7 +187,7 @@ def _route(name: str, plan: Plan, size: int) -> Route:
     elif name != "rows" and plan.device is not None:
         reason = f"it would wait for the device {plan.device}"
     elif name == "native" and not has_native_loss(plan):
-        reason = "F.cross_entropy cannot do what it asks for, or is slower"
+        reason = "F.cross_entropy cannot do what it asks for, or loses digits"
     if reason is not None:
         raise OptionError(messages.kernel_cannot(name, reason))
     if name == "blocks":

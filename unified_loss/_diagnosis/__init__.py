@@ -95,8 +95,11 @@ def diagnose(
     """
     first_line = str(error).partition("\n")[0]
     stage, axes = _stage(problem, error)
+    readings: tuple[Reading, ...]
     if problem.head is not None and isinstance(error, ShapeError):
         readings = _linear.readings_of(problem)
+    elif problem.head is not None and problem.logits is problem.head.hidden:
+        readings = ()  # a dtype, before there were logits
     else:
         readings = _ranked(problem, stage, axes, values)
     return Diagnosis(first_line, (_facts_line(problem, axes, arrays),), readings)

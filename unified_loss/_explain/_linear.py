@@ -76,7 +76,7 @@ def facts_of(problem: Problem, form: Form, way: Way | None, missing: str) -> Ite
     else:
         yield "walk", way.sentence
         alone, together, gradients, logits = map(shown_bytes, way[2:])
-        beside = f"at most about {alone} of arrays beside the arguments; with gradients {together}"
+        beside = f"about {alone} of arrays beside the arguments; with gradients {together}"
         themselves = f"{beside}, and {gradients} for themselves"
         yield "memory", f"{themselves}. The logits of the two steps are {logits}."
     yield "code", code_of(problem, form)

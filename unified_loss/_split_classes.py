@@ -51,7 +51,7 @@ class Part(NamedTuple):
 class Sums(NamedTuple):
     """Sums over the classes of a member, or over all; absent parts are None."""
 
-    e: Array  # sum exp f; in lost rows the number of classes with w and (1 - eps) t but 0
+    e: Array  # sum exp f; in lost rows the number of classes whose (1 - eps) w t is not 0, or 0
     p: Array  # in lost rows 0
     q: Array  # in lost rows with weights the number of classes with a w but 0
     mass: Array  # M, but of index labels without weights; NaN if `without_broken` took some
@@ -119,7 +119,7 @@ def _known(
     if part.labels is None:
         examples = _of_ids(ops, plan, operands, weights, part, sums)
     else:
-        examples = _of_rows(ops, plan, weights, part, sums, high)
+        examples = _of_rows(ops, weights, part, sums, high)
     dropped, mass = examples.dropped, examples.mass
     if dropped is not None and mass is not None:  # R16: no gradient where lse is not finite
         mass = ops.where(dropped & part.lost, ops.stop_gradient(mass), mass)
@@ -144,8 +144,9 @@ def _part_of(
     ids = t = size = None
     if plan.label_kind == "dense":
         t = _labels_of(ops, plan, operands, x)
-        if w is None:
-            high = _highest(ops, (1 - plan.label_smoothing) * ops.stop_gradient(t), axis)
+        if w is None or not plan.label_smoothing:
+            k = (1 - plan.label_smoothing) * t if w is None else w * t
+            high = _highest(ops, ops.stop_gradient(k), axis)
             rows.append(ops.where(high != high, INFINITY, high))  # noqa: PLR0124 (NaN)
     else:
         size = ops.size(x, axis)
@@ -195,10 +196,10 @@ def local_sums(ops: SplitOps, plan: Plan, part: Part) -> Sums:
         mass = ops.sum(k, axis)
         if broken is not None:
             mass = mass + ops.where(ops.any(broken, axis), NAN, 0.0 * m)
-        if w is not None:
+        if w is not None and plan.label_smoothing:
             counts = (w != 0) & ((1 - plan.label_smoothing) * t != 0)
             here = ops.sum(ops.cast(counts, dtype), axis)
-            total = ops.sum(t, axis) if plan.label_smoothing else None
+            total = ops.sum(t, axis)
     if plan.label_smoothing:
         if w is None:
             q = ops.where(lost, 0.0, ops.sum(f, axis))
@@ -244,7 +245,7 @@ def _of_ids(
 
 
 def _of_rows(
-    ops: SplitOps, plan: Plan, weights: Weights, part: Part, sums: Sums, high: Array | None
+    ops: SplitOps, weights: Weights, part: Part, sums: Sums, high: Array | None
 ) -> Examples:
     """What dense labels say of each example."""
     mass, total = sums.mass, sums.mass if sums.total is None else sums.total
@@ -253,12 +254,10 @@ def _of_rows(
         garbage = (s == 0) & ~(ops.isfinite(mass) & ops.isfinite(total))
         mass, total = (ops.where(garbage, 0.0, each) for each in (mass, total))
         weights = weights._replace(sample_weight=ops.where(garbage, 0.0, s))
-    if w is None:
+    if high is not None:
         silent = high == 0
-    elif plan.label_smoothing:
-        silent = part.lost & ((sums.q == 0) | ((sums.e == 0) & (total == 0)))
     else:
-        silent = part.lost & (sums.e == 0)
+        silent = part.lost & ((sums.q == 0) | ((sums.e == 0) & (total == 0)))
     k = part.labels if w is None else w * part.labels
     return examples_of_rows(ops, weights, k, total, mass, silent & (mass == 0))
 

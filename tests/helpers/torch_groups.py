@@ -179,6 +179,10 @@ def split_rows_that_do_not_count() -> None:
         rows = problem.but(logits=logits, labels=labels, sample_weight=weight)
         for each in (rows, rows.but(reduction="sum"), rows.but(reduction="mean")):
             assert_split(exact(each), {**each.options, "check": False}, 1)
+    for options in ({}, {"label_smoothing": 0.25}, {"class_weight": True}):
+        problem = sample(rng, "dense", classes=6, normalizer=3.5, **options)  # R15: it divides
+        problem = problem.but(labels=np.zeros_like(problem.labels))
+        assert_split(exact(problem), problem.options, 1)
     nothing = np.zeros(6, np.float32)
     for options in ({}, {"label_smoothing": 0.25}):  # no class has a weight
         problem = sample(rng, "dense", classes=6, class_weight=True, **options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.backends import BACKENDS
+from tests.helpers.problems import sample
 from unified_loss import DTypeError, LabelError, OptionError, cross_entropy, cross_entropy_with_grad
 
 ZEROS = np.zeros((3, 4), np.float32)
@@ -186,3 +187,19 @@ def test_any_empty_batch_costs_nothing(backend, batch):
     for reduction in ("sum", "mean"):
         loss = cross_entropy(logits, np.zeros(batch, int), axis=-1, reduction=reduction)
         assert float(backend.to_numpy(loss)) == 0
+
+
+@pytest.mark.needs_autodiff
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize(("batch", "classes"), [((0,), 1), ((0,), 4), ((2, 0), 4)])
+@pytest.mark.filterwarnings("ignore::unified_loss.SingleClassWarning")
+def test_an_empty_batch_moves_no_weight(backend, batch, classes, kind, reduction, rng):
+    """R15, R22: gradients are 0 in all that has a size, and not what memory held before."""
+    options = {"class_weight": True, "label_smoothing": 0.25, "reduction": reduction}
+    problem = sample(rng, kind, batch=batch, classes=classes, **options).but(ignore_index=None)
+    names = ["logits", *(["labels"] if kind == "dense" else []), "class_weight"]
+    slopes = backend.gradients(problem, "float32", wrt=names)
+    for name, slope in zip(names, slopes, strict=True):
+        assert slope.shape == getattr(problem, name).shape
+        assert not slope.any()

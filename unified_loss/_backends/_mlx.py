@@ -116,6 +116,8 @@ class MlxOps(ArrayOps):
         return _selected(*mx.broadcast_arrays(condition, a, b))
 
     def size(self, x: Array, axis: int) -> Any:
+        if not x.size:  # no row is first
+            return super().size(x, axis)
         return mx.sum(self._ones(x, axis), axis=axis, keepdims=True)
 
     def count_rows(self, logits: Array, axis: int, dtype: str) -> Any:

@@ -14,6 +14,7 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._dispatch import explain_object
 from unified_loss._labels import Argument
+from unified_loss._shown import name_of
 from unified_loss._types import Array, Operands, Options, Plan, Problem
 from unified_loss.exceptions import (
     BackendError,
@@ -276,4 +277,4 @@ def warn(warning: LossInputWarning) -> None:
 
 
 def _kind(value: Any) -> str:
-    return messages.name_of(type(value))
+    return name_of(type(value))

@@ -8,6 +8,7 @@ import numpy as np
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._dispatch import ALIASES, known_names
+from unified_loss._shown import name_of
 from unified_loss.exceptions import BackendError
 
 ARRAYS = frozenset({*known_names(), *ALIASES})  # whose arrays have a place
@@ -50,7 +51,7 @@ def as_host(value: Any, name: str) -> Any:
 
 
 def _unreadable(value: Any, name: str, reason: str, fix: str) -> BackendError:
-    return BackendError(messages.unreadable(name, messages.name_of(type(value)), reason, fix))
+    return BackendError(messages.unreadable(name, name_of(type(value)), reason, fix))
 
 
 def text(value: Any, name: str) -> str | None:
@@ -63,7 +64,7 @@ def text(value: Any, name: str) -> str | None:
         return None
     return messages.unreadable(
         name,
-        messages.name_of(type(value)).removeprefix("builtins."),
+        name_of(type(value)).removeprefix("builtins."),
         "it holds text",
         messages.CLASS_IDS,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend
+from unified_loss._shown import name_of
 from unified_loss.exceptions import BackendError
 
 
@@ -128,7 +129,7 @@ def _unknown(value: Any, name: str) -> str:
     installed = [library for library in libraries if importlib.util.find_spec(library)]
     text = (
         f"{name} must be an array of a supported library, but are "
-        f"{messages.name_of(type(value))}.\n"
+        f"{name_of(type(value))}.\n"
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unified_loss import _messages as messages
 from unified_loss._rules import SIGNED, UNBOUNDED, UNSIGNED
+from unified_loss._shown import name_of
 from unified_loss._types import Spec
 from unified_loss.exceptions import BackendError
 
@@ -41,7 +42,7 @@ def as_numpy(value: Any, name: str) -> HostArray:
     """Host data as a NumPy array; integers stay integers, whatever their size."""
     reason = refusal(value)
     if reason is not None:
-        raise BackendError(messages.refused(name, messages.name_of(type(value)), reason))
+        raise BackendError(messages.refused(name, name_of(type(value)), reason))
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     try:
@@ -51,7 +52,7 @@ def as_numpy(value: Any, name: str) -> HostArray:
             messages.refused(name, "a nested list", "its rows have different lengths")
         ) from None
     except Exception as error:  # noqa: BLE001 - what an object's own methods raise
-        kind = messages.name_of(type(value))
+        kind = name_of(type(value))
         reason = f"NumPy cannot read it ({type(error).__name__})"
         raise BackendError(messages.refused(name, kind, reason)) from None
     if array.size == 0 and array.dtype == np.float64:  # an empty list has no dtype of its own

@@ -11,7 +11,7 @@ from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _linear, _
 from unified_loss._diagnosis._facts import Facts, Values, values_of
 from unified_loss._diagnosis._fixes import Fix
 from unified_loss._diagnosis._table import CAUSES, LINEAR_CAUSES, Reading, Score, Stage
-from unified_loss._messages import described, shown_value
+from unified_loss._shown import described, shown_value
 from unified_loss._types import Problem
 from unified_loss.exceptions import (
     LabelError,

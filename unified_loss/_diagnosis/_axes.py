@@ -9,8 +9,8 @@ from unified_loss._diagnosis._facts import (
 )
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
-from unified_loss._messages import shown, shown_size
 from unified_loss._shapes import fits_as_index, without
+from unified_loss._shown import shown, shown_size
 
 
 def _size(facts: Facts, axis: int) -> str:

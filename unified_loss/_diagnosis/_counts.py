@@ -6,7 +6,7 @@ from unified_loss._diagnosis._facts import Facts, count, ratio
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._diagnosis._targets import score_map
-from unified_loss._messages import shown, shown_size
+from unified_loss._shown import shown, shown_size
 from unified_loss._types import Shape
 
 SEQUENCE = 3  # the rank of logits (batch, time, class)

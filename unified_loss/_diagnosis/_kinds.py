@@ -4,8 +4,8 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, without_ones
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
-from unified_loss._messages import shown, shown_size
 from unified_loss._shapes import fits_as_index
+from unified_loss._shown import shown, shown_size
 
 
 def argmax(facts: Facts, axis: int) -> tuple[Step, ...]:

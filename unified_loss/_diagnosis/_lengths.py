@@ -6,8 +6,8 @@ from unified_loss._diagnosis._counts import MANY_ROWS, SEQUENCE, rows
 from unified_loss._diagnosis._facts import Facts, apart, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
-from unified_loss._messages import shown_size
 from unified_loss._shapes import without
+from unified_loss._shown import shown_size
 
 FAR, VERY_FAR = 2.0, 3.5  # in logarithms of ratios of sizes
 BIG_VOCABULARY = 1000

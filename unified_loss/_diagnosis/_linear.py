@@ -12,9 +12,9 @@ from unified_loss._diagnosis._fixes import Fix, Kind, Step
 from unified_loss._diagnosis._operations import expression
 from unified_loss._diagnosis._table import LINEAR_CAUSES, Reading, Readings, Score, cause
 from unified_loss._linear_rules import with_logits
-from unified_loss._messages import shown, shown_size
 from unified_loss._plan import make_plan
 from unified_loss._shapes import same_shape
+from unified_loss._shown import shown, shown_size
 from unified_loss._types import Problem, Shape, Size
 from unified_loss.exceptions import LossInputError
 

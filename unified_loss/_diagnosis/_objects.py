@@ -7,7 +7,8 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._fixes import Fix, outside
 from unified_loss._diagnosis._table import Reading, Score
 from unified_loss._diagnosis._targets import WHOLE, named
-from unified_loss._messages import CLASS_IDS, name_of
+from unified_loss._messages import CLASS_IDS
+from unified_loss._shown import name_of
 from unified_loss.exceptions import LossInputError
 
 SHOWN_KEYS = 6

@@ -3,8 +3,8 @@
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._diagnosis._fixes import Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
-from unified_loss._messages import shown_integer, shown_value
 from unified_loss._shapes import fits_as_index
+from unified_loss._shown import shown_integer, shown_value
 
 HIDDEN_SIZES = frozenset(
     {128, 256, 300, 312, 384, 512, 640, 768, 896, 1024, 1152, 1280, 1536, 1600, 1792, 2048, 2304}

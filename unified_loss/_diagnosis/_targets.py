@@ -5,7 +5,7 @@ import math
 from unified_loss._diagnosis._facts import PAIR, Facts, ratio
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
-from unified_loss._messages import shown, shown_size
+from unified_loss._shown import shown, shown_size
 
 WHOLE = "these are the names of the whole data set"
 FEW = 8  # ids of one example; more are rather the steps of a sequence

@@ -7,8 +7,8 @@ from unified_loss import _rules as rules
 from unified_loss._explain import _linear as linear
 from unified_loss._explain._linear import Way
 from unified_loss._explain._memory import Memory, shown_bytes
-from unified_loss._messages import shown, shown_size, shown_value
 from unified_loss._shapes import without
+from unified_loss._shown import shown, shown_size, shown_value
 from unified_loss._types import Form, Plan, Problem, Shape, Size
 
 Fact = tuple[str, str]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from unified_loss._backend import Backend, LinearRoute
 from unified_loss._explain._memory import BYTES, NUMBERS_PER_EXAMPLE, memory_of, shown_bytes
 from unified_loss._linear import _walks as walks
-from unified_loss._messages import described, shown, shown_size, shown_value
+from unified_loss._shown import described, shown, shown_size, shown_value
 from unified_loss._types import Form, Head, Operands, Problem
 
 Fact = tuple[str, str]

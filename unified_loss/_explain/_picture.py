@@ -5,7 +5,7 @@ from html import escape
 from typing import Literal, NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._messages import shown_size
+from unified_loss._shown import shown_size
 from unified_loss._types import Problem
 from unified_loss.exceptions import LossInputError
 

@@ -7,7 +7,7 @@ from typing import Any
 from unified_loss._explain._facts import Fact, batch_shape
 from unified_loss._explain._linear import headline
 from unified_loss._explain._picture import Column, drawn
-from unified_loss._messages import described
+from unified_loss._shown import described
 from unified_loss._types import LabelKind, Plan, Problem, Shape
 from unified_loss.exceptions import LossInputError
 

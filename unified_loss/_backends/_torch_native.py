@@ -39,34 +39,35 @@ def native_loss(plan: Plan, operands: Operands) -> Array | None:
     if plan.label_kind == "dense":
         labels = OPS.cast(labels, plan.compute_dtype)
         value = _loss_of_rows(plan, operands, logits, labels, weight)
-        return value if value is not None and _is_certain(plan, value) else None
-    if labels.dtype != torch.int64:
-        labels = labels.to(torch.int64)
-    if ignored is not None and torch.is_grad_enabled() and logits.requires_grad:
-        # Torch's gradient of a row that is ignored is NaN if its logits are; the loss hides it.
-        x = logits.detach()
-        if not (OPS.is_finite(x) or OPS.is_finite(x.movedim(1, -1)[labels == ignored])):
+    else:
+        labels = labels if labels.dtype == torch.int64 else labels.to(torch.int64)
+        if ignored is not None and _leaves_nan(logits, labels, ignored):
             return None
-    is_reduced = plan.sample_weight == "none" and plan.reduction != "none"
-    value = _native(
-        logits,
-        labels,
-        weight,
-        ignore_index=-1 if ignored is None else ignored,
-        reduction=("sum" if plan.normalizer else plan.reduction) if is_reduced else "none",
-        label_smoothing=plan.label_smoothing,
-    )
-    if is_reduced:
-        value = _normalized(plan, operands, value) if plan.normalizer else value
-        return value if 0 < value.item() < INFINITY else None
-    value = _reduced(plan, operands, value, _mass_of_ids(plan, labels, weight, value))
-    return value if _is_certain(plan, value) else None
-
-
-def _is_certain(plan: Plan, value: Array) -> bool:
-    """Whether the sum of a loss, or of losses, is one of which nothing needed care."""
+        is_reduced = plan.sample_weight == "none" and plan.reduction != "none"
+        value = _native(
+            logits,
+            labels,
+            weight,
+            ignore_index=-1 if ignored is None else ignored,
+            reduction=("sum" if plan.normalizer else plan.reduction) if is_reduced else "none",
+            label_smoothing=plan.label_smoothing,
+        )
+        if not is_reduced:
+            value = _reduced(plan, operands, value, _mass_of_ids(plan, labels, weight, value))
+        elif plan.normalizer:
+            value = _normalized(plan, operands, value)
+    if value is None:
+        return None
     total = torch.sum(value.detach()) if plan.reduction == "none" else value
-    return 0 < total.item() < INFINITY
+    return value if 0 < total.item() < INFINITY else None
+
+
+def _leaves_nan(logits: Array, labels: Array, ignored: int) -> bool:
+    """Whether torch's gradient of an ignored row is NaN, as its logits are; the loss hides it."""
+    if not (torch.is_grad_enabled() and logits.requires_grad):
+        return False
+    x = logits.detach()
+    return not (OPS.is_finite(x) or OPS.is_finite(x.movedim(1, -1)[labels == ignored]))
 
 
 def _mass_of_ids(plan: Plan, labels: Array, weight: Array | None, like: Array) -> Array | None:

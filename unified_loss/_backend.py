@@ -16,6 +16,10 @@ class Route(NamedTuple):
     is_fused: bool = False  # nothing is made but a few numbers an example
 
 
+class WrongIds(Exception):  # noqa: N818 (it never leaves the package)
+    """A kernel has found class ids out of range, which nobody had looked at."""
+
+
 class LinearRoute(NamedTuple):
     """How a call of the linear form goes, for the loss alone and with the gradients."""
 
@@ -109,6 +113,13 @@ class Backend:
     def route(self, plan: Plan, size: int) -> Route:
         """The kernel that serves a loss of `size` logits."""
         raise NotImplementedError
+
+    def finds_wrong_ids(self, plan: Plan, size: int) -> bool:
+        """Whether the kernel of a loss of `size` logits raises `WrongIds` where one is out of range.
+
+        Nobody has to look at the labels before it then.
+        """
+        return False
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         """The loss."""

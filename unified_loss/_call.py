@@ -50,10 +50,15 @@ class Taken(NamedTuple):
     normalizer: Argument | None
 
 
-def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
-    """Check everything that can be checked (R26), and bring all arrays to the logits (R2)."""
+def prepare(
+    backend: Backend, arrays: Operands, options: Options, *, looks: bool = True
+) -> Call:
+    """Check everything that can be checked (R26), and bring all arrays to the logits (R2).
+
+    Without `looks`, class ids may be left to a kernel that finds wrong ones itself.
+    """
     key = plans.key_of(backend, arrays, options)
-    seen = None if key is None else plans.seen(key, backend, arrays)
+    seen = None if key is None else plans.seen(key, backend, arrays, looks=looks)
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
     _refuse_labels_first()
@@ -72,7 +77,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options) -> Call:
         diagnose(error, problem, arrays.logits, taken.labels)
         raise
     if key is not None:
-        plans.remember(key, judged, problem)
+        plans.remember(key, judged, problem, backend.finds_wrong_ids)
     if plan.class_group is None:  # else the values here are parts of those to look at
         _warn_of_values(backend, plan, problem, arrays.logits, taken)
     plan, operands = brought_to(plan, arrays.logits, taken)

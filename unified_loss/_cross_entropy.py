@@ -14,6 +14,7 @@ from typing import (
 )
 
 from unified_loss import _words as words
+from unified_loss._backend import WrongIds
 from unified_loss._dispatch import backend_of
 from unified_loss._types import Operands, Options
 from unified_loss.exceptions import LossInputError
@@ -319,9 +320,17 @@ def run(entry: str, arrays: Operands, options: Options) -> Any:
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(entry, arrays, options)
     try:
-        _, plan, operands, _ = _prepare()(backend, arrays, options)
+        _, plan, operands, _ = _prepare()(backend, arrays, options, looks=entry != "loss")
     except LossInputError as error:
         raise folded(error) from error.__cause__
+    try:
+        return getattr(backend, entry)(plan, operands)
+    except WrongIds:
+        pass
+    try:
+        _, plan, operands, _ = _prepare()(backend, arrays, options)
+    except LossInputError as error:
+        raise folded(error) from None
     return getattr(backend, entry)(plan, operands)
 
 

@@ -1,6 +1,7 @@
 """From a `Problem` to a `Plan`; a call that is like an earlier one needs no problem."""
 
-from collections.abc import Hashable
+import math
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from unified_loss import _rules as rules
@@ -20,6 +21,7 @@ class Seen(NamedTuple):
     of_class_ids: Plan
     of_known_ids: Plan  # class ids and `ignore_index`
     problem: Problem
+    finds_wrong_ids: bool  # the kernel of the loss looks at labels itself (`WrongIds`)
 
 
 def key_of(backend: Backend, arrays: Operands, options: Options) -> Hashable:
@@ -32,12 +34,19 @@ def key_of(backend: Backend, arrays: Operands, options: Options) -> Hashable:
     return None if outline is None else (outline, options, kinds)
 
 
-def seen(key: Hashable, backend: Backend, arrays: Operands) -> tuple[Plan, Problem] | None:
-    """An earlier call of this key, with what these labels say; None: they must be examined."""
+def seen(
+    key: Hashable, backend: Backend, arrays: Operands, *, looks: bool = True
+) -> tuple[Plan, Problem] | None:
+    """An earlier call of this key, with what these labels say; None: they must be examined.
+
+    Without `looks`, a kernel that finds wrong ids itself spares a look at the labels here.
+    """
     found = _SEEN.get(key)
     if found is None:
         return None
-    plan, of_class_ids, of_known_ids, problem = found
+    plan, of_class_ids, of_known_ids, problem, finds_wrong_ids = found
+    if finds_wrong_ids and not looks:
+        return of_known_ids, problem
     if plan.check is False or problem.labels.dtype in rules.FRACTIONAL:
         return plan, problem
     values = backend.values(arrays.labels)
@@ -55,8 +64,13 @@ def seen(key: Hashable, backend: Backend, arrays: Operands) -> tuple[Plan, Probl
     return None if told is None else (told, problem)
 
 
-def remember(key: Hashable, plan: Plan, problem: Problem) -> None:
-    """Keep a plan for later calls of this key, unless each is to be looked at, or warned of."""
+def remember(
+    key: Hashable, plan: Plan, problem: Problem, finds: Callable[[Plan, int], bool] | None = None
+) -> None:
+    """Keep a plan for later calls of this key, unless each is to be looked at, or warned of.
+
+    `finds` is `Backend.finds_wrong_ids`.
+    """
     if plan.check is True or plan.num_classes == 1:
         return
     if len(_SEEN) >= _SIZE:
@@ -67,7 +81,10 @@ def remember(key: Hashable, plan: Plan, problem: Problem) -> None:
         of_class_ids, of_known_ids = plan.of_class_ids(), plan.of_known_ids()
         if plan.ignore_index is not None and 0 <= plan.ignore_index < plan.num_classes:
             of_class_ids = of_known_ids  # one class is ignored
-    _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem)
+    looks_itself = False
+    if finds is not None and plan.label_kind == "index" and plan.check == "auto":
+        looks_itself = finds(of_known_ids, math.prod(problem.logits.shape or ()))
+    _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, looks_itself)
 
 
 def make_plan(problem: Problem) -> Plan:

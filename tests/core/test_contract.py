@@ -64,7 +64,7 @@ LAYERS: dict[str, set[str]] = {
               "_plan", "_rules", "_shown", "_types", "exceptions"},
     "_linear_call": {"_backend", "_call", "_diagnosis", "_labels", "_linear_rules", "_messages",
                      "_plan", "_rules", "_types", "exceptions"},
-    "_cross_entropy": {"_call", "_dispatch", "_types", "_words", "exceptions"},
+    "_cross_entropy": {"_backend", "_call", "_dispatch", "_types", "_words", "exceptions"},
     "_linear_cross_entropy": {"_cross_entropy", "_dispatch", "_linear_call", "_types", "_words",
                               "exceptions"},
     "_exact": {"_sums"},

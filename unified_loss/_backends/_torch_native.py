@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from unified_loss._backend import WrongIds
 from unified_loss._backends._torch_blocks import OPS, is_long
 from unified_loss._blocks import LONG
 from unified_loss._ops import INFINITY
@@ -11,6 +12,7 @@ from unified_loss._shapes import without
 from unified_loss._types import Array, Operands, Plan
 
 _native = torch.nn.functional.cross_entropy
+_FEW = 2**13  # logits
 
 
 def has_native_loss(plan: Plan) -> bool:
@@ -23,7 +25,7 @@ def has_native_loss(plan: Plan) -> bool:
 
 
 def native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """Torch's own loss; None unless it proves that nothing needed care.
+    """Torch's own loss, or `WrongIds`; None unless it proves that nothing needed care.
 
     What does is never a finite sum of losses above 0: NaN, infinities, and where nothing counts.
     """
@@ -41,17 +43,20 @@ def native_loss(plan: Plan, operands: Operands) -> Array | None:
         value = _loss_of_rows(plan, operands, logits, labels, weight)
     else:
         labels = labels if labels.dtype == torch.int64 else labels.to(torch.int64)
+        is_reduced = plan.sample_weight == "none" and plan.reduction != "none"
+        try:
+            value = _native(
+                logits,
+                labels,
+                weight,
+                ignore_index=-1 if ignored is None else ignored,
+                reduction=("sum" if plan.normalizer else plan.reduction) if is_reduced else "none",
+                label_smoothing=plan.label_smoothing,
+            )
+        except IndexError:
+            raise WrongIds from None
         if ignored is not None and _leaves_nan(logits, labels, ignored):
             return None
-        is_reduced = plan.sample_weight == "none" and plan.reduction != "none"
-        value = _native(
-            logits,
-            labels,
-            weight,
-            ignore_index=-1 if ignored is None else ignored,
-            reduction=("sum" if plan.normalizer else plan.reduction) if is_reduced else "none",
-            label_smoothing=plan.label_smoothing,
-        )
         if not is_reduced:
             value = _reduced(plan, operands, value, _mass_of_ids(plan, labels, weight, value))
         elif plan.normalizer:
@@ -67,6 +72,8 @@ def _leaves_nan(logits: Array, labels: Array, ignored: int) -> bool:
     if not (torch.is_grad_enabled() and logits.requires_grad):
         return False
     x = logits.detach()
+    if x.numel() > _FEW and not (labels == ignored).any():
+        return False  # found sooner than by a look at the logits
     return not (OPS.is_finite(x) or OPS.is_finite(x.movedim(1, -1)[labels == ignored]))
 
 

@@ -326,6 +326,13 @@ class TorchBackend(Backend):
             return _NATIVE[plan.label_kind, walk]
         return _AT_ONCE if walk is None else _WHOLE
 
+    def finds_wrong_ids(self, plan: Plan, size: int) -> bool:
+        if plan.sample_weight != "none":  # a mask for the ignored would cost more than the look
+            return False
+        if plan.ignore_index is None or plan.labels_dtype == "uint64":
+            return False  # torch ignores some label always, and signed ones may be it
+        return self.route(plan, size).is_native
+
     def loss(self, plan: Plan, operands: Operands) -> Array:
         route = self.route(plan, operands.logits.numel())
         if route is _ROWS or route is _SPLIT:

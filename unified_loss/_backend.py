@@ -114,12 +114,12 @@ class Backend:
         """The kernel that serves a loss of `size` logits."""
         raise NotImplementedError
 
-    def finds_wrong_ids(self, plan: Plan, size: int) -> bool:
-        """Whether the kernel of a loss of `size` logits raises `WrongIds` where one is out of range.
+    def route_of_unseen(self, plan: Plan, size: int) -> Route | None:
+        """The kernel of a loss whose class ids nobody has looked at, if there is one for that.
 
-        Nobody has to look at the labels before it then.
+        It raises `WrongIds` where one is out of range.
         """
-        return False
+        return None
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         """The loss."""

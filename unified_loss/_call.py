@@ -50,9 +50,7 @@ class Taken(NamedTuple):
     normalizer: Argument | None
 
 
-def prepare(
-    backend: Backend, arrays: Operands, options: Options, *, looks: bool = True
-) -> Call:
+def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool = True) -> Call:
     """Check everything that can be checked (R26), and bring all arrays to the logits (R2).
 
     Without `looks`, class ids may be left to a kernel that finds wrong ones itself.
@@ -77,7 +75,7 @@ def prepare(
         diagnose(error, problem, arrays.logits, taken.labels)
         raise
     if key is not None:
-        plans.remember(key, judged, problem, backend.finds_wrong_ids)
+        plans.remember(key, judged, problem, backend.route_of_unseen)
     if plan.class_group is None:  # else the values here are parts of those to look at
         _warn_of_values(backend, plan, problem, arrays.logits, taken)
     plan, operands = brought_to(plan, arrays.logits, taken)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._backend import Backend
+from unified_loss._backend import Backend, Route
 from unified_loss._labels import number_of_ignored, number_of_others, several_ones
 from unified_loss._types import Operands, Options, Plan, Problem
 
@@ -21,7 +21,7 @@ class Seen(NamedTuple):
     of_class_ids: Plan
     of_known_ids: Plan  # class ids and `ignore_index`
     problem: Problem
-    finds_wrong_ids: bool  # the kernel of the loss looks at labels itself (`WrongIds`)
+    of_unseen_ids: Plan | None  # the loss of which finds wrong ids itself (`WrongIds`)
 
 
 def key_of(backend: Backend, arrays: Operands, options: Options) -> Hashable:
@@ -29,7 +29,7 @@ def key_of(backend: Backend, arrays: Operands, options: Options) -> Hashable:
     if arrays.labels is None or arrays.normalizer is not None:
         return None
     kinds = tuple(map(type, options))
-    outline = backend.outline(*arrays[:4]) if _FIXED.issuperset(kinds) else None
+    outline = backend.outline(*arrays) if _FIXED.issuperset(kinds) else None
     # 1, 1.0 and True are equal keys, and not equal options.
     return None if outline is None else (outline, options, kinds)
 
@@ -44,9 +44,9 @@ def seen(
     found = _SEEN.get(key)
     if found is None:
         return None
-    plan, of_class_ids, of_known_ids, problem, finds_wrong_ids = found
-    if finds_wrong_ids and not looks:
-        return of_known_ids, problem
+    plan, of_class_ids, of_known_ids, problem, of_unseen_ids = found
+    if of_unseen_ids is not None and not looks:
+        return of_unseen_ids, problem
     if plan.check is False or problem.labels.dtype in rules.FRACTIONAL:
         return plan, problem
     values = backend.values(arrays.labels)
@@ -65,11 +65,14 @@ def seen(
 
 
 def remember(
-    key: Hashable, plan: Plan, problem: Problem, finds: Callable[[Plan, int], bool] | None = None
+    key: Hashable,
+    plan: Plan,
+    problem: Problem,
+    route_of_unseen: Callable[[Plan, int], Route | None] = lambda *_: None,
 ) -> None:
     """Keep a plan for later calls of this key, unless each is to be looked at, or warned of.
 
-    `finds` is `Backend.finds_wrong_ids`.
+    `route_of_unseen` is that of the backend whose loss of logits it is.
     """
     if plan.check is True or plan.num_classes == 1:
         return
@@ -81,10 +84,11 @@ def remember(
         of_class_ids, of_known_ids = plan.of_class_ids(), plan.of_known_ids()
         if plan.ignore_index is not None and 0 <= plan.ignore_index < plan.num_classes:
             of_class_ids = of_known_ids  # one class is ignored
-    looks_itself = False
-    if finds is not None and plan.label_kind == "index" and plan.check == "auto":
-        looks_itself = finds(of_known_ids, math.prod(problem.logits.shape or ()))
-    _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, looks_itself)
+    of_unseen_ids = None
+    if plan.label_kind == "index" and plan.check == "auto":
+        route = route_of_unseen(of_known_ids, math.prod(problem.logits.shape or ()))
+        of_unseen_ids = None if route is None else of_known_ids._replace(route=route)
+    _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, of_unseen_ids)
 
 
 def make_plan(problem: Problem) -> Plan:

@@ -10,7 +10,7 @@ from tests.helpers.accuracy import assert_accurate, assert_everything
 from tests.helpers.backends import BACKENDS, INTEGERS, Backend
 from tests.helpers.differentiation import hessian
 from tests.helpers.problems import sample
-from unified_loss import LabelError, cross_entropy
+from unified_loss import LabelError, _plan, cross_entropy
 from unified_loss._blocks import LONG
 
 SHORTCUTS = {"numpy": "_short_loss", "torch": "native_loss", "tensorflow": "_native_loss"}
@@ -289,6 +289,7 @@ def test_only_few_logits_are_served(shortcut, monkeypatch, classes, rng):
     for size in (problem.logits.size, problem.logits.size - 1):
         for limit in limits:
             monkeypatch.setattr(module, limit, size)
+        _plan._SEEN.clear()  # which holds routes
         losses.append(shortcut.backend.loss(problem, "float32"))
         assert any(result is not None for result in shortcut.results) == (len(losses) == 1)
         shortcut.results.clear()
@@ -305,6 +306,28 @@ def test_labels_of_any_integer_dtype_are_accurate(shortcut, classes, integer, rn
     problem.labels[3] = classes
     with pytest.raises(LabelError):
         shortcut.backend.loss(problem, "float32")
+
+
+@pytest.mark.parametrize("wrong", [-1, -7, 5, 2**31 - 1])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "none"}])
+@pytest.mark.parametrize("batch", [(), (7,), (1, 7), (2, 3), (2, 3, 2)])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_wrong_ids_of_familiar_calls_are_told_alike(shortcut, axis, batch, options, wrong, rng):
+    """R17: whoever finds them, the error is that of the first call."""
+    if axis == 1 and not batch:
+        pytest.skip("has no second axis")
+    problem = plain(rng, classes=5, batch=batch, class_axis=axis, ignore_index=-7, **options)
+    ids = np.array(problem.labels)
+    ids[(-1,) * ids.ndim] = wrong
+    told = []
+    for labels in (ids, problem.labels, problem.labels, ids):
+        if labels is problem.labels or wrong == -7:
+            assert_everything(shortcut.backend, "eager", problem.but(labels=labels), "float32")
+            continue
+        with pytest.raises(LabelError) as error:
+            shortcut.backend.loss(problem.but(labels=labels), "float32")
+        told.append(str(error.value))
+    assert len(set(told)) == (wrong != -7)
 
 
 def loss_of_logits(problem, backend):

@@ -28,9 +28,14 @@ def fake_mode_of(x: Array) -> AbstractContextManager[Any]:
 
 def is_watched() -> bool:
     """Whether anything but autograd's backward has an eye on the operations that run."""
+    return is_recorded() or torch.compiler.is_compiling()
+
+
+def is_recorded() -> bool:
+    """The same where no compiler interprets Python."""
     return bool(
-        is_transformed()
-        or torch.compiler.is_compiling()
+        _functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0  # noqa: SLF001
         or torch._C._len_torch_dispatch_stack()  # noqa: SLF001
         or torch._C._is_tracing()  # noqa: SLF001
     )

@@ -23,7 +23,7 @@ from unified_loss._backends._torch_ops import (
     OPS,
     TorchOps,
     fake_mode_of,
-    is_watched,
+    is_recorded,
 )
 from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
@@ -207,7 +207,7 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def outline(self, *arrays: Array | None) -> Any:
-        if is_watched():
+        if is_recorded():
             return None
         parts: list[Any] = []
         logits: Any = arrays[0]
@@ -326,15 +326,16 @@ class TorchBackend(Backend):
             return _NATIVE[plan.label_kind, walk]
         return _AT_ONCE if walk is None else _WHOLE
 
-    def finds_wrong_ids(self, plan: Plan, size: int) -> bool:
+    def route_of_unseen(self, plan: Plan, size: int) -> Route | None:
         if plan.sample_weight != "none":  # a mask for the ignored would cost more than the look
-            return False
+            return None
         if plan.ignore_index is None or plan.labels_dtype == "uint64":
-            return False  # torch ignores some label always, and signed ones may be it
-        return self.route(plan, size).is_native
+            return None  # torch ignores some label always, and signed ones may be it
+        route = self.route(plan, size)
+        return route if route.is_native else None
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
-        route = self.route(plan, operands.logits.numel())
+        route = plan.route or self.route(plan, operands.logits.numel())
         if route is _ROWS or route is _SPLIT:
             return run(loss_of, OPS, plan, operands)
         plan, operands = _signed(plan, operands)

@@ -26,6 +26,7 @@ class LinearGiven(TypedDict, total=False):
     z_loss: float
     normalizer: Any
     check: Literal["auto"] | bool
+    class_group: Any
 
 
 @overload
@@ -65,6 +66,7 @@ def linear_cross_entropy(
     reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
+    class_group: Any = None,
     **foreign: Never,
 ) -> Any:
     r"""Softmax cross-entropy, in nats, of a linear layer, without its logits.
@@ -98,6 +100,9 @@ def linear_cross_entropy(
         As in `cross_entropy`.
     z_loss, reduction, normalizer, check
         As in `cross_entropy`.
+    class_group : ProcessGroup, DeviceMesh of one axis, str or tuple of str, optional
+        As in `cross_entropy`: weight, bias, class weights and dense labels are those of this
+        member's classes, hidden is the same on all members, and so is its gradient.
 
     Returns
     -------
@@ -126,6 +131,9 @@ def linear_cross_entropy(
     whatever its hidden states hold. Where labels can be read without waiting for an accelerator
     it takes no part in the products.
 
+    With `class_group` the loss moves as few numbers as that of `cross_entropy` does, and the
+    gradient of hidden is added up over the members once. That of the weight stays where it is.
+
     References
     ----------
     .. [3] E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2025.
@@ -146,7 +154,7 @@ def linear_cross_entropy(
     if hidden is ... or weight is ... or labels is ... or extra or foreign:
         raise words.refused(linear_cross_entropy.__name__, _DEFAULTS, extra, foreign, ARRAYS)
     arrays = Operands(None, labels, class_weight, sample_weight, normalizer)
-    options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check)
+    options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check, class_group)
     return run("linear_loss", Head(hidden, weight, bias), arrays, options, softcap)
 
 
@@ -187,6 +195,7 @@ def linear_cross_entropy_with_grad(
     reduction: Reduction = "mean",
     normalizer: Any = None,
     check: Literal["auto"] | bool = "auto",
+    class_group: Any = None,
     **foreign: Never,
 ) -> Any:
     r"""Softmax cross-entropy, in nats, of a linear layer, and the gradients of its inputs.
@@ -202,8 +211,8 @@ def linear_cross_entropy_with_grad(
         As in `linear_cross_entropy`.
     class_weight, sample_weight, ignore_index, label_smoothing
         As in `cross_entropy`.
-    z_loss, reduction, normalizer, check
-        As in `cross_entropy`.
+    z_loss, reduction, normalizer, check, class_group
+        As in `linear_cross_entropy`.
 
     Returns
     -------
@@ -238,7 +247,7 @@ def linear_cross_entropy_with_grad(
         name = linear_cross_entropy_with_grad.__name__
         raise words.refused(name, _DEFAULTS, extra, foreign, ARRAYS)
     arrays = Operands(None, labels, class_weight, sample_weight, normalizer)
-    options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check)
+    options = Options(None, ignore_index, label_smoothing, z_loss, reduction, check, class_group)
     head = Head(hidden, weight, bias)
     loss, gradients = run("linear_loss_and_gradients", head, arrays, options, softcap)
     return loss, LinearGradients(*gradients)

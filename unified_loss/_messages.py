@@ -296,10 +296,10 @@ def no_such_axis(name: str) -> str:
     )
 
 
-def replicated(names: Any) -> str:
+def replicated(names: Any, what: str) -> str:
     """R33."""
     return (
-        f"logits must hold other classes on each member of class_group, but along "
+        f"{what} must hold other classes on each member of class_group, but along "
         f"{', '.join(map(repr, names))} all hold the same."
         + hint("leave class_group out, or split the classes in in_specs of jax.shard_map.")
     )

@@ -40,7 +40,7 @@ class Part(NamedTuple):
     """
 
     logits: Array
-    labels: Array  # dense ones, in the compute dtype
+    labels: Array  # dense ones, in the compute dtype; of the linear form they may be elsewhere
     weight: Array  # the class weights, in the compute dtype
     m: Array  # of the whole row; 0 where it is lost
     lost: Array
@@ -72,6 +72,9 @@ class SplitOps(LinearOps, Protocol):
 
     def sums_of_all(self, plan: Plan, part: Part) -> tuple[Sums, Any]:
         """The `local_sums` of all members, and the number of all classes."""
+
+    def added_over_all(self, plan: Plan, sums: Sums, size: int) -> tuple[Sums, Any]:
+        """The same of sums that are known."""
 
     def shared(self, plan: Plan, rows: Array) -> Array:
         """`rows`, which all members have; what each makes of them has a slope of its own."""
@@ -112,11 +115,69 @@ def _known(
     ops: SplitOps, plan: Plan, operands: Operands
 ) -> tuple[Examples, Statistics, Array | None]:
     """What is known of whole rows, and what "mean" divides by."""
-    weights = weights_of(ops, plan, operands)
-    part, high = _part_of(ops, plan, operands, weights)
-    sums, num_classes = ops.sums_of_all(plan, part)
-    weights = weights._replace(num_classes=num_classes)
-    if part.labels is None:
+    x = ops.stop_gradient(ops.cast(operands.logits, plan.compute_dtype))
+    m = _highest(ops, x, plan.axis)
+    lost = m != m  # noqa: PLR0124 (NaN)
+    if ops.maxima_lose_nan:
+        lost = lost | ops.any(x != x, plan.axis)  # noqa: PLR0124 (NaN)
+    t = high = None
+    if plan.label_kind == "dense":
+        t = _labels_of(ops, plan, operands, x)
+        high = highest_label(ops, plan, operands, t)
+    part, high = part_of(ops, plan, operands, ops.where(lost, INFINITY, m), t, high)
+    return of_all(ops, plan, operands, part, high, *ops.sums_of_all(plan, part))
+
+
+def part_of(
+    ops: SplitOps, plan: Plan, operands: Operands, m: Array, labels: Array, high: Array | None
+) -> tuple[Part, Array | None]:
+    """What this member holds, and the largest label of each whole row: the first reduction.
+
+    `m` and `high` are those of this member, m with infinity where a logit is NaN. Of the logits
+    the shape is asked for.
+    """
+    rows = [m]
+    if high is not None:
+        rows.append(ops.where(high != high, INFINITY, high))  # noqa: PLR0124 (NaN)
+    ids = None
+    is_index = plan.label_kind == "index"
+    size = ops.size(operands.logits, plan.axis) if is_index else None
+    (m, *highs), start = ops.maxima_of_all(plan, rows, size)
+    if is_index:
+        ids = ops.less(_with_axis(ops, plan, operands.labels), start)
+    lost = ~ops.isfinite(m)
+    w = ops.cast(operands.class_weight, plan.compute_dtype) if plan.class_weight else None
+    silent = silent_rows(ops, plan, operands)
+    part = Part(operands.logits, labels, w, ops.where(lost, 0.0, m), lost, ids, silent)
+    return part, highs[0] if highs else None
+
+
+def silent_rows(ops: SplitOps, plan: Plan, operands: Operands) -> Array | None:
+    """The rows that every member sees to be dropped."""
+    s = weights_of(ops, plan, operands).sample_weight
+    silent = None if s is None else s == 0
+    if plan.label_kind == "index" and plan.ignore_index is not None:
+        labels = _with_axis(ops, plan, operands.labels)
+        silent = either(silent, ops.equals(labels, plan.ignore_index))
+    return silent
+
+
+def _with_axis(ops: SplitOps, plan: Plan, ids: Array) -> Array:
+    return ids if plan.labels_keep_axis else ops.expand(ids, plan.axis)
+
+
+def of_all(
+    ops: SplitOps,
+    plan: Plan,
+    operands: Operands,
+    part: Part,
+    high: Array | None,
+    sums: "Sums",
+    num_classes: Any,
+) -> tuple[Examples, Statistics, Array | None]:
+    """What is known of whole rows, and what "mean" divides by, after both reductions."""
+    weights = weights_of(ops, plan, operands)._replace(num_classes=num_classes)
+    if plan.label_kind == "index":
         examples = _of_ids(ops, plan, operands, weights, part, sums)
     else:
         examples = _of_rows(ops, weights, part, sums, high)
@@ -128,39 +189,16 @@ def _known(
     return examples, _statistics(ops, plan, examples, part, sums), divisor
 
 
-def _part_of(
-    ops: SplitOps, plan: Plan, operands: Operands, weights: Weights
-) -> tuple[Part, Array | None]:
-    """What this member holds, and the largest label of each whole row where that is asked for."""
-    axis, dtype = plan.axis, plan.compute_dtype
-    x = ops.stop_gradient(ops.cast(operands.logits, dtype))
-    _, w, s = weights
-    silent = None if s is None else s == 0
-    m = _highest(ops, x, axis)
-    lost = m != m  # noqa: PLR0124 (NaN)
-    if ops.maxima_lose_nan:
-        lost = lost | ops.any(x != x, axis)  # noqa: PLR0124 (NaN)
-    rows = [ops.where(lost, INFINITY, m)]
-    ids = t = size = None
-    if plan.label_kind == "dense":
-        t = _labels_of(ops, plan, operands, x)
-        if w is None or not plan.label_smoothing:
-            k = (1 - plan.label_smoothing) * t if w is None else w * t
-            high = _highest(ops, ops.stop_gradient(k), axis)
-            rows.append(ops.where(high != high, INFINITY, high))  # noqa: PLR0124 (NaN)
+def highest_label(ops: SplitOps, plan: Plan, operands: Operands, t: Array) -> Array | None:
+    """The largest label of each row here, where that tells whether all of it is nothing."""
+    w = operands.class_weight if plan.class_weight else None
+    if w is not None and plan.label_smoothing:
+        return None
+    if w is None:
+        k = (1 - plan.label_smoothing) * t
     else:
-        size = ops.size(x, axis)
-    (m, *highs), start = ops.maxima_of_all(plan, rows, size)
-    if plan.label_kind == "index":
-        labels = operands.labels
-        labels = labels if plan.labels_keep_axis else ops.expand(labels, axis)
-        ids = ops.less(labels, start)
-        if plan.ignore_index is not None:
-            silent = either(silent, ops.equals(labels, plan.ignore_index))
-    lost = ~ops.isfinite(m)
-    w = None if w is None else ops.cast(operands.class_weight, dtype)
-    part = Part(operands.logits, t, w, ops.where(lost, 0.0, m), lost, ids, silent)
-    return part, highs[0] if highs else None
+        k = ops.along(ops.cast(w, plan.compute_dtype), t, plan.axis) * t
+    return _highest(ops, ops.stop_gradient(k), plan.axis)
 
 
 def _highest(ops: SplitOps, x: Array, axis: int) -> Array:
@@ -177,43 +215,78 @@ def _labels_of(ops: SplitOps, plan: Plan, operands: Operands, x: Array) -> Array
 
 def local_sums(ops: SplitOps, plan: Plan, part: Part) -> Sums:
     """The sums over the classes of one member."""
-    axis, dtype = plan.axis, plan.compute_dtype
-    x = ops.cast(part.logits, dtype)
+    axis = plan.axis
+    x = ops.cast(part.logits, plan.compute_dtype)
     m, lost, silent = part.m, part.lost, part.silent
     w = None if part.weight is None else ops.along(part.weight, x, axis)
     f = ops.factors(x, m, lost)
     factors = Factors(x, m, lost, silent, f)
-    q = mass = total = weight = None
-    here: Any = 0.0  # classes of lost rows that count
+    known = sums_of_labels(ops, plan, part)
+    q = None
     if part.ids is not None:
-        p = _here(ops, plan, part, lambda ids: ops.where(lost, 0.0, ops.pick(x, ids, axis) - m))
-        if w is not None:
-            mass = _here(ops, plan, part, lambda ids: ops.pick_class(part.weight, ids))
+        p = here(ops, plan, part, lambda ids: ops.where(lost, 0.0, ops.pick(x, ids, axis) - m))
     else:
-        t, broken = without_broken(ops, plan, part)
-        k = t if w is None else w * t
-        p = ops.where(lost, 0.0, ops.weighted_sum(k, factors, silent, axis))
-        mass = ops.sum(k, axis)
-        if broken is not None:
-            mass = mass + ops.where(ops.any(broken, axis), NAN, 0.0 * m)
-        if w is not None and plan.label_smoothing:
-            counts = (w != 0) & ((1 - plan.label_smoothing) * t != 0)
-            here = ops.sum(ops.cast(counts, dtype), axis)
-            total = ops.sum(t, axis)
+        t, _ = without_broken(ops, plan, part)
+        p = ops.weighted_sum(t if w is None else w * t, factors, silent, axis)
     if plan.label_smoothing:
-        if w is None:
-            q = ops.where(lost, 0.0, ops.sum(f, axis))
-        else:
-            number = ops.sum(ops.cast(w != 0, dtype), axis)
-            q = ops.where(lost, number, ops.weighted_sum(w, factors, silent, axis))
-            weight = ops.sum(w, axis)
+        q = ops.sum(f, axis) if w is None else ops.weighted_sum(w, factors, silent, axis)
     # In lost rows this is the number of classes, with the slopes of a sum.
     e = ops.sum(ops.exponential(f), axis)
-    e = e + ops.where(lost, here - ops.size(x, axis), 0.0 * m)
-    return Sums(e, None if plan.label_smoothing == 1 else p, q, mass, total, weight)
+    return summed(ops, plan, part, known, e - ops.where(lost, ops.size(x, axis), 0.0 * m), p, q)
 
 
-def _here(ops: SplitOps, plan: Plan, part: Part, entry: Callable[[Array], Array]) -> Array:
+class LabelSums(NamedTuple):
+    """Sums of labels and weights over the classes of a member; absent parts are None."""
+
+    mass: Array  # as in `Sums`, and so are the two below
+    total: Array
+    weight: Array
+    counting: Array  # the number of classes whose (1 - eps) w t is not 0, where it is asked for
+    weighing: Array  # the number of classes with a w but 0, where it is asked for
+
+
+def sums_of_labels(ops: SplitOps, plan: Plan, part: Part) -> LabelSums:
+    """The sums that no logit is asked for."""
+    axis, dtype = plan.axis, plan.compute_dtype
+    w = None if part.weight is None else ops.along(part.weight, part.logits, axis)
+    mass = total = weight = counting = weighing = None
+    if part.ids is not None and w is not None:
+        mass = here(ops, plan, part, lambda ids: ops.pick_class(part.weight, ids))
+    elif part.ids is None:
+        t, broken = without_broken(ops, plan, part)
+        mass = ops.sum(t if w is None else w * t, axis)
+        if broken is not None:
+            mass = mass + ops.where(ops.any(broken, axis), NAN, 0.0 * part.m)
+        if w is not None and plan.label_smoothing:
+            counts = (w != 0) & ((1 - plan.label_smoothing) * t != 0)
+            counting = ops.sum(ops.cast(counts, dtype), axis)
+            total = ops.sum(t, axis)
+    if w is not None and plan.label_smoothing:
+        weighing = ops.sum(ops.cast(w != 0, dtype), axis)
+        weight = ops.sum(w, axis)
+    return LabelSums(mass, total, weight, counting, weighing)
+
+
+def summed(
+    ops: SplitOps,
+    plan: Plan,
+    part: Part,
+    known: LabelSums,
+    e: Array,
+    p: Array | None,
+    q: Array | None,
+) -> Sums:
+    """The sums of one member, with what they hold in lost rows, where e is 0."""
+    lost = part.lost
+    if known.counting is not None:
+        e = e + ops.where(lost, known.counting, 0.0 * part.m)
+    p = None if p is None or plan.label_smoothing == 1 else ops.where(lost, 0.0, p)
+    if q is not None:
+        q = ops.where(lost, 0.0 if known.weighing is None else known.weighing, q)
+    return Sums(e, p, q, *known[:3])
+
+
+def here(ops: SplitOps, plan: Plan, part: Part, entry: Callable[[Array], Array]) -> Array:
     """The entry at the label of each row; 0 where that is a class of another member."""
     size = ops.size(part.logits, plan.axis)
     if size == 0:
@@ -258,7 +331,7 @@ def _of_rows(
         silent = high == 0
     else:
         silent = part.lost & ((sums.q == 0) | ((sums.e == 0) & (total == 0)))
-    k = part.labels if w is None else w * part.labels
+    k = part.labels if w is None or part.labels is None else w * part.labels
     return examples_of_rows(ops, weights, k, total, mass, silent & (mass == 0))
 
 

@@ -12,7 +12,7 @@ from tests.helpers.backends import BACKENDS
 
 
 def test_jax_on_eight_devices(installed: list[Any]) -> None:
-    """R22, R23, R24, R33: both modules of tests, with eight virtual CPUs."""
+    """R22, R23, R24, R33: these modules of tests, with eight virtual CPUs."""
     if BACKENDS["jax"] not in installed:
         pytest.skip("jax is not under test")
     environment = os.environ | {
@@ -21,7 +21,8 @@ def test_jax_on_eight_devices(installed: list[Any]) -> None:
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "jax"]
     helpers = Path(__file__).parents[1] / "helpers"
-    tests = [str(helpers / name) for name in ("jax_on_eight_devices.py", "jax_groups.py")]
+    modules = ("jax_on_eight_devices.py", "jax_groups.py", "jax_linear_groups.py")
+    tests = [str(helpers / name) for name in modules]
     done = subprocess.run(
         [*command, *tests],
         env=environment,

@@ -37,6 +37,14 @@ CHECKS = (
     "split_beside_rows",
     "split_where_loss_parallel_fails",
     "split_mistakes",
+    "linear_values_and_gradients",
+    "linear_rows_that_do_not_count",
+    "linear_padded_vocabularies",
+    "linear_numbers_that_move",
+    "linear_in_small_dtypes",
+    "linear_derivatives",
+    "linear_under_compilers",
+    "linear_mistakes",
 )
 
 

@@ -11,10 +11,10 @@ from unified_loss import (
     AmbiguousAxisError,
     BackendError,
     LossInputError,
-    OptionError,
     ShapeError,
     cross_entropy,
     explain,
+    linear_cross_entropy,
 )
 
 SPLITTING = {"torch", "jax"}
@@ -56,10 +56,25 @@ def test_ids_that_may_be_one_class_are_refused(library: str) -> None:
     assert explain("f32[4, 1]", "int64[4, 1]", framework=library).valid
 
 
-def test_the_linear_form_has_no_groups() -> None:
-    """R33: `explain` says so."""
-    with pytest.raises(OptionError, match="class_group must be None with weight="):
-        explain("float32[8, 4]", "int64[8]", weight="float32[9, 4]", class_group="classes")
+def test_the_linear_form(backend: Backend) -> None:
+    """R33: its rules are the same, and `explain` names the walk, of whatever size."""
+    hidden, weight = (backend.asarray(np.zeros((2, 3)), "float32") for _ in "hw")
+    with pytest.raises(LossInputError, match="class_group") as raised:
+        linear_cross_entropy(hidden, weight, [0, 1], class_group=3)
+    assert isinstance(raised.value, BackendError) is (backend.name not in SPLITTING)
+
+
+def test_the_linear_form_is_explained() -> None:
+    """R33: a part walks by classes, and has a number of its own of them."""
+    for library, classes in (("torch", 9), ("torch", 0), ("torch", 2**20), ("jax", 9)):
+        report = explain(
+            "float32[8, 400]", "int64[8]", weight=f"float32[{classes}, 400]",
+            framework=library, class_group="classes",
+        )  # fmt: skip
+        assert report.valid
+        assert dict(report.facts)["class_group"].startswith(f"{classes} of the classes")
+        assert "class_group=class_group" in dict(report.facts)["code"]
+        assert report.kernel in {"by classes", None}  # which is not installed
 
 
 def test_the_kernel_is_told() -> None:

@@ -117,11 +117,11 @@ def test_both_calls_have_the_same_parameters() -> None:
 
 @pytest.mark.parametrize("function", LINEAR_CALLS)
 def test_signature_of_the_linear_form_is_the_contract(function: Any) -> None:
-    """R27, R28: three arrays, then the options of the calls but axis and group, and two more."""
+    """R27, R28: three arrays, then the options of the calls but the axis, and two more."""
     parameters = inspect.signature(function).parameters
     assert list(parameters)[:3] == ["hidden", "weight", "labels"]
     wanted = {"bias": None, "softcap": None, **PARAMETERS}
-    for name in ("axis", "class_group"):
+    for name in ("axis",):
         wanted.pop(name)
     options = {name: one.default for name, one in list(parameters.items())[3:]}
     assert options == wanted

@@ -98,13 +98,13 @@ def step_of(problem: Problem, function: Any) -> Callable[..., Any]:
 
 def moved(text: str) -> list[int]:
     """How many numbers each collective of a program brings to a device."""
-    return [
-        sum(
-            math.prod(map(int, filter(None, shape.split(","))))
-            for shape in re.findall(r"\[([\d,]*)\]", result)
-        )
-        for result in COLLECTIVE.findall(text)
-    ]
+    return list(map(numbers_in, COLLECTIVE.findall(text)))
+
+
+def numbers_in(result: str) -> int:
+    """How many numbers a result of these shapes has."""
+    shapes = re.findall(r"\[([\d,]*)\]", result)
+    return sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -26,7 +26,7 @@ from torch.distributed.tensor import (
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.helpers import gloo, torch_groups
+from tests.helpers import gloo, torch_groups, torch_linear_groups
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, problem_of
@@ -347,22 +347,26 @@ def mistakes() -> None:
         raise AssertionError(message)
 
 
-CHECKS: dict[str, Callable[[], None]] = {
-    check.__name__: check
-    for check in (
-        values_and_gradients,
-        only_numbers_of_rows_move,
-        totals_of_all,
-        rows_over_processes,
-        arguments_of_other_placements,
-        losses_stay_where_their_rows_are,
-        second_derivatives,
-        transforms,
-        odd_sizes,
-        half_precision_and_partial_sums,
-        mistakes,
-    )
-} | torch_groups.CHECKS
+CHECKS: dict[str, Callable[[], None]] = (
+    {
+        check.__name__: check
+        for check in (
+            values_and_gradients,
+            only_numbers_of_rows_move,
+            totals_of_all,
+            rows_over_processes,
+            arguments_of_other_placements,
+            losses_stay_where_their_rows_are,
+            second_derivatives,
+            transforms,
+            odd_sizes,
+            half_precision_and_partial_sums,
+            mistakes,
+        )
+    }
+    | torch_groups.CHECKS
+    | torch_linear_groups.CHECKS
+)
 
 
 def main(rank: str, world: str, folder: str) -> None:

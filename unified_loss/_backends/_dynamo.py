@@ -48,6 +48,8 @@ def enter_linear(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
     _, labels, class_weight, sample_weight, normalizer = arrays
     if normalizer is not None:
         normalizer = _open(normalizer, head.hidden)
+    if options.class_group is not None:
+        options = options._replace(class_group=_group_name(options.class_group))
     arguments = labels, class_weight, sample_weight, normalizer
     found = linear_call(entry, softcap, *head, *arguments, *options)
     if entry != "linear_loss_and_gradients":

@@ -25,12 +25,17 @@ def group_of(group: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def refuse_replicas(rows: Array, names: tuple[str, ...]) -> None:
-    """R33: logits that are the same on members, where the types of JAX tell (`check_vma`)."""
-    own = _varying(rows)
+def refuse_replicas(array: Array, names: tuple[str, ...], what: str = "logits") -> None:
+    """R33: what is the same on members, where the types of JAX tell (`check_vma`)."""
+    own = _varying(array)
     same = [name for name in names if name in _varying(jax.lax.axis_index(name)) - own]
     if same:
-        raise BackendError(messages.replicated(same))
+        raise BackendError(messages.replicated(same, what))
+
+
+def varied(x: Array, names: tuple[str, ...]) -> Array:
+    """`x`, which is the same on all members, as one that differs by its type: its slopes add up."""
+    return x + (jax.lax.axis_index(names) * 0).astype(x.dtype)
 
 
 def _varying(x: Array) -> frozenset[str]:

@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from unified_loss._backend import LinearRoute
-from unified_loss._examples import Examples, examples_and_divisor
+from unified_loss._examples import Examples, either, examples_and_divisor
 from unified_loss._linear import _walks as walks
 from unified_loss._linear._tiles import Sums, finished
 from unified_loss._linear._two_steps import in_compute_dtype
@@ -50,6 +50,7 @@ class Layout(NamedTuple):
     has_p: bool
     has_q: bool
     has_top: bool = False
+    is_part: bool = False  # of the classes: there may be none that is not masked
 
     @property
     def is_padded(self) -> bool:
@@ -86,27 +87,28 @@ class Layout(NamedTuple):
 def layout_of(form: Form, head: Head) -> Layout | None:
     """The blocks of a call, None for two steps."""
     hidden, weight, _ = head
-    classes = weight.shape[0]
-    if not isinstance(classes, int):
-        return None
+    plan, classes = form.plan, weight.shape[0]
+    is_part, is_known = plan.class_group is not None, isinstance(classes, int)
     rows = [size if isinstance(size, int) else None for size in hidden.shape[:-1]]
     number = walks.TILE_ROWS if None in rows else walks.sizes_of(head)[0]
     features = weight.shape[1] if isinstance(weight.shape[1], int) else 0
-    if walks.tour_of(form, number, classes, features, in_one_pass=False) is None:
+    size, blocks = classes, 1
+    if is_known and walks.tour_of(form, number, classes, features, in_one_pass=False) is not None:
+        size = walks.classes_of_all_rows(number)
+        least = -(-classes // size)
+        even = (blocks for blocks in range(least, UNEVEN * least + 1) if classes % blocks == 0)
+        blocks = next(even, least)
+    elif not is_part:
         return None
-    size = walks.classes_of_all_rows(number)
-    least = -(-classes // size)
-    even = (blocks for blocks in range(least, UNEVEN * least + 1) if classes % blocks == 0)
-    blocks = next(even, least)
-    plan = form.plan
     return Layout(
         blocks=blocks,
-        size=-(-classes // blocks),
+        size=-(-classes // blocks) if blocks > 1 else classes,
         classes=classes,
-        strided=len(jax.devices()) > 1,
+        strided=len(jax.devices()) > 1 and not is_part,
         softcap=form.softcap,
         has_p=plan.label_smoothing != 1,
         has_q=plan.label_smoothing != 0,
+        is_part=is_part,
     )
 
 
@@ -169,6 +171,9 @@ def _statistics_of(
     w: Any = None
     if plan.label_kind == "dense" and layout.has_p:
         t = known.labels.astype(plan.compute_dtype)
+        if examples.sample_weight is not None and examples.dropped is not None:
+            garbage = examples.dropped & ~jnp.isfinite(lax.stop_gradient(t))
+            t = jnp.where(garbage, 0.0, t)  # R30: whatever such labels hold
     if plan.class_weight and (layout.has_q or t is not None):
         w = jnp.asarray(known.class_weight, plan.compute_dtype)
     ids = examples.ids if layout.has_p else None
@@ -246,6 +251,8 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
     dead = None
     if dropped is not None:
         dead = dropped & ~jnp.isfinite(lax.stop_gradient(found.l) + m)
+    if layout.is_part:
+        dead = either(dead, lax.stop_gradient(found.l) == -INFINITY)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(hidden: Array, dh: Any, t: Any, dt: Any, l: Array, block: Any, change: Any) -> Any:

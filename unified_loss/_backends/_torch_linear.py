@@ -12,6 +12,7 @@ import torch
 from torch._C import _functorch
 from torch.utils.checkpoint import checkpoint
 
+from unified_loss import _messages as messages
 from unified_loss._backend import Backend, LinearRoute
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends._torch_ops import DTYPES, GRAPH_OPS, OPS, is_transformed, is_watched
@@ -24,16 +25,19 @@ from unified_loss._statistics import combine, loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums as Totals
 from unified_loss._sums import added_up, plan_of_own, sums_of
 from unified_loss._types import Array, Form, Head, Operands
+from unified_loss.exceptions import BackendError
 
 _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, differentiable."""
-    with _as_given(head):
+    with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
+        if form.plan.class_group is not None:
+            return _split(head).loss(form, head, operands, is_ordinary=is_ordinary)
         if is_ordinary:
-            wanted = _wanted(head)
+            wanted = wanted_of(head)
             tour = _tour(form, head, wanted)
             if tour is not None:
                 if any(wanted):
@@ -49,9 +53,11 @@ def loss_and_gradients(
     backend: Backend, form: Form, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
     """The loss, and the gradients of its sum."""
-    with _as_given(head):
+    with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
-        if is_ordinary and not any(_wanted(head)):
+        if form.plan.class_group is not None:
+            return _split(head).loss_and_gradients(form, head, operands, is_ordinary=is_ordinary)
+        if is_ordinary and not any(wanted_of(head)):
             wanted = eager.all_of(head)
             tour = _tour(form, head, wanted)
             if tour is not None:
@@ -64,10 +70,10 @@ def loss_and_gradients(
 
 def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals:
     """What `Totals` holds; loss and nll are differentiable."""
-    with _as_given(head):
+    with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
         tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
-        if tour is not None and is_ordinary and not any(_wanted(head)):
+        if tour is not None and is_ordinary and not any(wanted_of(head)):
             with torch.no_grad():
                 return eager.totals_of(_field(tour, form, head, operands))
         if tour is not None:
@@ -78,7 +84,7 @@ def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals
 
 def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any | None:
     """The same, of no gradient, on its way to the host."""
-    with torch.no_grad(), _as_given(head):
+    with torch.no_grad(), as_given(head):
         if walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
             return backend.send(sums(backend, form, head, operands))
         is_ordinary = _is_ordinary(form, head, operands)
@@ -88,7 +94,7 @@ def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any
 
 def traced_sums(run: Any, form: Form, head: Head, operands: Operands) -> Totals:
     """What `Totals` holds, for a graph."""
-    with _as_given(head):
+    with as_given(head):
         x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
         found: Totals = run(sums_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
         return found
@@ -96,7 +102,9 @@ def traced_sums(run: Any, form: Form, head: Head, operands: Operands) -> Totals:
 
 def traced_loss(run: Any, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, for a graph."""
-    with _as_given(head):
+    with as_given(head):
+        if form.plan.class_group is not None:
+            return _split(head).loss_in_two_steps(run, form, head, operands)
         x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
         return run(loss_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
 
@@ -105,13 +113,15 @@ def traced_loss_and_gradients(
     run: Any, form: Form, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
     """The loss and the gradients of its sum, for a graph."""
-    with _as_given(head):
+    with as_given(head):
+        if form.plan.class_group is not None:
+            return _split(head).loss_and_gradients_in_two_steps(run, form, head, operands)
         x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
         value, slope = run(loss_and_gradient_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
         return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, x, slope)
 
 
-def _as_given(head: Head) -> AbstractContextManager[Any]:
+def as_given(head: Head) -> AbstractContextManager[Any]:
     """Where products are of the dtypes of what is multiplied (R28)."""
     device = head.hidden.device.type
     is_cast = torch.is_autocast_enabled(device) if device != "meta" else False
@@ -136,7 +146,21 @@ def _is_ordinary(form: Form, head: Head, operands: Operands) -> bool:
     )
 
 
-def _wanted(head: Head) -> eager.Wanted:
+def _split(head: Head) -> Any:
+    """The module for split classes, which imports torch.distributed."""
+    from unified_loss._backends import _torch_linear_split
+    from unified_loss._backends._torch_split import refuse_mapped
+
+    for name, part in head._asdict().items():
+        refuse_mapped(part, name)
+        if hasattr(type(part), "placements"):
+            reason = "it tells how its classes are split; leave class_group out"
+            raise BackendError(messages.refused(name, "a DTensor", reason))
+    return _torch_linear_split
+
+
+def wanted_of(head: Head) -> eager.Wanted:
+    """Which gradients autograd may ask for."""
     is_recorded = torch.is_grad_enabled()
     return eager.Wanted(*(part is not None and part.requires_grad and is_recorded for part in head))
 
@@ -144,6 +168,9 @@ def _wanted(head: Head) -> eager.Wanted:
 def route(form: Form, head: Head) -> LinearRoute:
     """How an eager call of ordinary tensors goes, by their `Spec`s."""
     plan, sizes = form.plan, walks.sizes_of(head)
+    if plan.class_group is not None:
+        tour = walks.tour_of_part(form, *sizes)
+        return LinearRoute(tour, tour)
     in_one_pass = walks.fits_one_pass(plan, head, plan.compute_dtype)
     return LinearRoute(
         walks.tour_of(form, *sizes, in_one_pass=False),
@@ -157,11 +184,17 @@ def _tour(form: Form, head: Head, wanted: eager.Wanted) -> walks.Tour | None:
     return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=in_one_pass)
 
 
-def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
+def flat_of(form: Form, head: Head, operands: Operands) -> walks.Flat:
+    """The call with one axis of examples, and class ids that have a sign."""
     flat = walks.flattened(blocks.OPS, form, head, operands)
     if flat.plan.label_kind == "index" and flat.operands.labels.dtype in _UNSIGNED:
         labels = flat.operands.labels.to(torch.int64)
         flat = flat._replace(operands=flat.operands._replace(labels=labels))
+    return flat
+
+
+def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
+    flat = flat_of(form, head, operands)
     return eager.field_of(blocks.OPS, flat, tour, blocks.any_walk(flat.plan))
 
 
@@ -204,9 +237,9 @@ class _Loss(torch.autograd.Function):
         arrays = ctx.saved_tensors
         head, operands = Head(*arrays[:3]), Operands(None, *arrays[3:])
         if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(slope):
-            gradients = _differentiable(ctx.form, head, operands, ctx.wanted, slope)
+            gradients = differentiable(tiled, ctx.form, head, operands, ctx.wanted, slope)
         elif ctx.tour.by == "classes":
-            with _as_given(head):
+            with as_given(head):
                 field = _field(ctx.tour, ctx.form, head, operands)
                 gradients = eager.gradients_of(field, ctx.statistics, ctx.wanted, slope)
         else:
@@ -218,13 +251,18 @@ class _Loss(torch.autograd.Function):
         return None, None, *gradients, None, None, None, None
 
 
-def _differentiable(
-    form: Form, head: Head, operands: Operands, wanted: eager.Wanted, slope: Array
+def differentiable(
+    loss: Callable[[Form, Head, Operands], Array],
+    form: Form,
+    head: Head,
+    operands: Operands,
+    wanted: eager.Wanted,
+    slope: Array,
 ) -> list[Array | None]:
     """The gradients, by torch, of which it can make further ones."""
     inputs = [part for part, is_wanted in zip(head, wanted, strict=True) if is_wanted]
-    with torch.enable_grad(), _as_given(head):
-        value = tiled(form, head, operands)
+    with torch.enable_grad(), as_given(head):
+        value = loss(form, head, operands)
         found = iter(torch.autograd.grad(value, inputs, slope, create_graph=True))
     return [next(found) if is_wanted else None for is_wanted in wanted]
 
@@ -233,7 +271,7 @@ def tiled(form: Form, head: Head, operands: Operands) -> Array:
     """The loss as torch differentiates it, all rows and a tile of classes at a time."""
     flat, examples, known = _seen(form, head, operands)
     plan = flat.plan
-    statistics = finished(OPS, plan, examples, _added_up(flat, examples))
+    statistics = finished(OPS, plan, examples, sums_of_tiles(flat, examples))
     examples, divisor = examples_and_divisor(OPS, plan, known, statistics.m)
     value = combine(OPS, plan, examples, statistics, divisor)
     return value.reshape(flat.batch) if plan.reduction == "none" else value
@@ -250,8 +288,8 @@ def tiled_sums(form: Form, head: Head, operands: Operands) -> Totals:
     highest = None
     if plan.label_kind == "dense":
         highest = OPS.max(OPS.cast(known.labels.detach(), plan.compute_dtype), 1)
-    sums = _added_up(first, seen, highest)
-    found = finished(OPS, plan, examples, sums if own is plan else _added_up(flat, examples))
+    sums = sums_of_tiles(first, seen, highest)
+    found = finished(OPS, plan, examples, sums if own is plan else sums_of_tiles(flat, examples))
     examples, _ = examples_and_divisor(OPS, plan, known, found.m)
     return added_up(OPS, plan, examples, found, *terms_of_tiles(plan, sums, found))
 
@@ -273,7 +311,7 @@ def _seen(form: Form, head: Head, operands: Operands) -> tuple[walks.Flat, Examp
     return flat._replace(head=Head(hidden, weight, bias)), examples, known
 
 
-def _added_up(flat: walks.Flat, examples: Examples, highest: Array | None = None) -> Sums:
+def sums_of_tiles(flat: walks.Flat, examples: Examples, highest: Array | None = None) -> Sums:
     """The sums over all classes; `highest`: the largest of each label row."""
     ops: Any = OPS
     form, plan, (hidden, weight, bias) = flat.form, flat.plan, flat.head

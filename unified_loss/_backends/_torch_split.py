@@ -54,6 +54,15 @@ class SplitOps(TorchOps):
         *sums, size = _Sums.apply(plan, *part)
         return Sums(*sums), size.to(torch.int64)
 
+    def added_over_all(self, plan: Plan, sums: Sums, size: int) -> tuple[Sums, Any]:
+        sent = [*_present(sums), sums.e.new_full((1,), size)]
+        *found, sizes = _like(self.added(plan, _flat(sent)), sent)
+        return _filled(found, sums), sizes[0].detach().to(torch.int64)
+
+    def added(self, plan: Plan, rows: Array) -> Array:
+        """The sum over the members, each of which takes its slope as it is."""
+        return _Added.apply(rows, plan.class_group)
+
     def shared(self, plan: Plan, rows: Array) -> Array:
         return _Shared.apply(rows, plan.class_group)
 
@@ -87,7 +96,7 @@ def _like(flat: Array, parts: list[Array]) -> list[Array]:
 
 def _reduced(flat: Array, operation: str, group: Any) -> Array:
     """The sum or the maximum over the members of a new tensor, which is given away."""
-    _refuse_mapped(flat)
+    refuse_mapped(flat, "logits")
     if torch.compiler.is_compiling():
         functions = torch.ops._c10d_functional  # noqa: SLF001 (what a graph can hold)
         return functions.wait_tensor(functions.all_reduce(flat, operation, group.group_name))
@@ -95,11 +104,12 @@ def _reduced(flat: Array, operation: str, group: Any) -> Array:
     return flat
 
 
-def _refuse_mapped(array: Array) -> None:
-    while _functorch.is_functorch_wrapped_tensor(array):
+def refuse_mapped(array: Array | None, name: str) -> None:
+    """R25: `BackendError` for a tensor that a vectorizing map has in its hands."""
+    while array is not None and _functorch.is_functorch_wrapped_tensor(array):
         if _functorch.is_batchedtensor(array):
             reason = "torch maps no reduction over processes; give the batch another axis"
-            raise BackendError(messages.refused("logits", "a tensor of torch.vmap", reason))
+            raise BackendError(messages.refused(name, "a tensor of torch.vmap", reason))
         array = _functorch.get_unwrapped(array)
 
 
@@ -128,7 +138,8 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Array, group: Any) -> Array:
-        return _reduced(rows.clone(), "sum", group)
+        sent = rows.clone(memory_format=torch.contiguous_format)  # on all members alike
+        return _reduced(sent, "sum", group)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Array, Any], _rows: Array) -> None:

@@ -11,6 +11,7 @@ from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends import _jax_linear as linear
+from unified_loss._backends import _jax_linear_split as linear_split
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_groups import group_of, refuse_replicas
 from unified_loss._backends._jax_operands import agreeing, layout, split
@@ -91,12 +92,14 @@ class JaxOps(ArrayOps):
     def sums_of_all(self, plan: Plan, part: Part) -> tuple[SplitSums, Any]:
         # What is kept for its derivative are the arguments and a few numbers a row.
         sums = jax.checkpoint(partial(local_sums, self, plan), prevent_cse=False)(part)
+        return self.added_over_all(plan, sums, part.logits.shape[plan.axis])
+
+    def added_over_all(self, plan: Plan, sums: SplitSums, size: int) -> tuple[SplitSums, Any]:
         names = [name for name in sums._fields[:-1] if getattr(sums, name) is not None]
         rows = jnp.stack([getattr(sums, name) for name in names])
         rows, weight = jax.lax.psum((rows, sums.weight), plan.class_group)  # one for XLA
         sums = sums._replace(**dict(zip(names, rows, strict=True)), weight=weight)
-        size = part.logits.shape[plan.axis] * jax.lax.axis_size(plan.class_group)
-        return sums, size
+        return sums, size * jax.lax.axis_size(plan.class_group)
 
     def shared(self, plan: Plan, rows: Array) -> Array:
         return rows  # JAX knows what all members have
@@ -134,6 +137,8 @@ def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Array:
+    if layout is not None and layout.is_part:
+        return _never_minus_zero(linear_split.loss_of(OPS, layout, form, head, operands))
     if layout is not None:
         return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
     x = two_steps.logits_of(OPS, form, head, operands)
@@ -145,6 +150,9 @@ def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands:
 def _linear_loss_and_gradients(
     form: Form, layout: linear.Layout | None, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
+    if layout is not None and layout.is_part:
+        value, slopes = linear_split.loss_and_gradients_of(OPS, layout, form, head, operands)
+        return _never_minus_zero(value), slopes
     if layout is not None:
 
         def loss(head: Head) -> Array:

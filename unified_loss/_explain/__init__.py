@@ -43,8 +43,7 @@ def explain(
         sizes. Without a dtype, all are float32 but labels, which are int64 unless they have the
         shape of the logits. Meta and fake tensors are arrays.
     weight, bias, softcap
-        As in `linear_cross_entropy`; arrays, or what stands for one. There is no `axis` and no
-        `class_group` then.
+        As in `linear_cross_entropy`; arrays, or what stands for one. There is no `axis` then.
     axis, ignore_index, label_smoothing, z_loss, reduction, check, class_group
         As in `cross_entropy`. Arrays are looked at where `cross_entropy` would look.
     framework : str, optional

@@ -52,9 +52,6 @@ def _check_head(head: Head, softcap: Any, options: Options) -> None:
     elif options.axis is not None:
         wanted = "None beside weight, whose rows are the classes"
         raise OptionError(messages.option("axis", options.axis, wanted))
-    elif options.class_group is not None:
-        wanted = "None with weight=: the linear form has no groups yet"
-        raise OptionError(messages.option("class_group", options.class_group, wanted))
 
 
 def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:

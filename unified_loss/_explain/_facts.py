@@ -21,7 +21,7 @@ def facts_of(
     size = shown_size(plan.num_classes if problem.logits.shape is None else _size(problem, plan))
     yield "class axis", f"{plan.axis} (size {size}): {_axis_reason(problem)}"
     if plan.class_group is not None:
-        yield "class_group", f"{size} of the classes are here, the others with other members"
+        yield "class_group", _of_members(size)
     yield from _meaning(problem, plan)
     missing = f"not known: {problem.logits.library} is not installed"
     yield "kernel", kernel or missing
@@ -39,11 +39,18 @@ def facts_of_linear(
     """All facts of the linear form."""
     yield "logits", linear.logits_fact(problem, form, way)
     yield "classes", linear.classes_fact(problem)
+    if form.plan.class_group is not None:
+        size = shown_size(problem.logits.shape[-1] if problem.logits.shape else None)
+        yield "class_group", _of_members(size)
     yield from _meaning(problem, form.plan)
     missing = "depends on the sizes that are not known"
     if not is_installed:
         missing = f"not known: {problem.logits.library} is not installed"
     yield from linear.facts_of(problem, form, way, missing)
+
+
+def _of_members(size: str) -> str:
+    return f"{size} of the classes are here, the others with other members"
 
 
 def _meaning(problem: Problem, plan: Plan) -> Iterator[Fact]:

@@ -114,6 +114,8 @@ def code_of(problem: Problem, form: Form) -> str:
         if given_options[name] != usual
     }
     written = "".join(f", {name}={value}" for name, value in options.items())
+    if form.plan.class_group is not None:
+        written += ", class_group=class_group"
     return f"linear_cross_entropy(hidden, weight, labels{written})"
 
 

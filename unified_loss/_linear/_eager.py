@@ -25,7 +25,7 @@ from unified_loss._statistics import Coefficients, Statistics, combine, scaled, 
 from unified_loss._sums import Sums as Totals
 from unified_loss._sums import added_up, plan_of_own
 from unified_loss._threads import for_each
-from unified_loss._types import Array, Head, Operands, Shape
+from unified_loss._types import Array, Head, Operands, Plan, Shape
 
 
 class WalkOps(LinearOps, Protocol):
@@ -50,6 +50,9 @@ class WalkOps(LinearOps, Protocol):
 
     def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
         """Add a product to some rows of a total."""
+
+    def added_over_members(self, plan: Plan, x: Array) -> Array:
+        """The sum over the members of the group that the classes are split over."""
 
 
 class Wanted(NamedTuple):
@@ -158,7 +161,13 @@ class Field(NamedTuple):
 
 def field_of(ops: Any, flat: Flat, tour: Tour, walk: Walk) -> Field:
     """The way of a call, without the examples that are dropped, where that can be seen for free."""
-    examples, divisor = examples_in(ops, flat, tour)
+    return field_with(ops, flat, tour, walk, *examples_in(ops, flat, tour))
+
+
+def field_with(
+    ops: Any, flat: Flat, tour: Tour, walk: Walk, examples: Examples, divisor: Array | None
+) -> Field:
+    """The same, of examples that are known."""
     places = None
     if examples.dropped is not None and ops.compacts and flat.plan.device is None:
         places = ops.places(examples.dropped)
@@ -170,7 +179,7 @@ def field_of(ops: Any, flat: Flat, tour: Tour, walk: Walk) -> Field:
 
 def statistics_of(field: Field) -> Statistics:
     """The statistics of the examples that count, by tiles."""
-    return finished(field.ops, field.flat.plan, field.examples, _added_up(field))
+    return finished(field.ops, field.flat.plan, field.examples, sums_of_tiles(field))
 
 
 def totals_of(field: Field) -> Totals:
@@ -184,9 +193,9 @@ def totals_of(field: Field) -> Totals:
         first = field._replace(flat=field.flat._replace(form=form), examples=examples)
     if plan.label_kind == "dense":
         first = first._replace(highest=_largest_labels(field))
-    sums = _added_up(first)
+    sums = sums_of_tiles(first)
     found = finished(
-        ops, plan, field.examples, sums if first.flat is field.flat else _added_up(field)
+        ops, plan, field.examples, sums if first.flat is field.flat else sums_of_tiles(field)
     )
     return added_up(ops, plan, field.examples, found, *terms_of_tiles(plan, sums, found))
 
@@ -201,12 +210,11 @@ def _largest_labels(field: Field) -> Array:
     return ops.concatenated(parts or [ops.zeros((0, 1), field.dtype, field.flat.head.hidden)])
 
 
-def _added_up(field: Field) -> Sums:
+def sums_of_tiles(field: Field) -> Sums:
     """The sums over all classes of the examples that count."""
     ops, plan = field.ops, field.flat.plan
     scratch = field.scratch()
     found: list[Sums] = []
-    zero = ops.zeros((0, 1), field.dtype, field.flat.head.hidden)
     for rows in field.tour.blocks(field.number):
         hidden = field.hidden(rows)
         sums: dict[int, Sums] = {}
@@ -214,7 +222,9 @@ def _added_up(field: Field) -> Sums:
             x = field.logits(scratch, hidden, classes)
             field.share(rows.stop - rows.start, partial(_add, field, sums, x, rows, classes))
         found += (sums[number] for number in sorted(sums))
-    found = found or [nothing(plan, zero, has_top=field.highest is not None)]
+    if not found:  # no rows, or no classes
+        zero = ops.zeros((field.number, 1), field.dtype, field.flat.head.hidden)
+        found = [nothing(plan, zero, has_top=field.highest is not None)]
     return Sums(*(_joined(ops, parts) for parts in zip(*found, strict=True)))
 
 
@@ -333,6 +343,8 @@ def _totals(field: Field, wanted: Wanted) -> Head:
 def _returned(field: Field, total: Head) -> Head:
     """The gradients in the shapes and dtypes of what they are of."""
     ops, flat = field.ops, field.flat
+    if total.hidden is not None and flat.plan.class_group is not None:
+        total = total._replace(hidden=ops.added_over_members(flat.plan, total.hidden))
     found = [
         None if part is None else ops.cast_like(part, like)
         for part, like in zip(total, flat.head, strict=True)

@@ -81,7 +81,8 @@ def _times(ops: LinearOps, coefficient: Any, moved: Array) -> Array:
     """The product; 0 where the coefficient is, though the other be -inf."""
     if isinstance(coefficient, float):
         return coefficient * moved if coefficient else 0.0
-    return ops.where(coefficient == 0, 0.0, coefficient * moved)
+    # Not the product is 0, which would have no slope in a coefficient that is 0.
+    return coefficient * ops.where((coefficient == 0) & (moved == -INFINITY), 0.0, moved)
 
 
 def _weighted(ops: LinearOps, weights: Array, f: Array) -> Array:

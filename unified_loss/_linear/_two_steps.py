@@ -18,13 +18,26 @@ def gradients_of(
     """The gradients of hidden, weight and bias, from that of the logits `x`."""
     hidden, weight, bias = in_compute_dtype(ops, form.plan, head)
     hidden = without_garbage(ops, form.plan, hidden, weight, operands)
+    return cast_like(ops, pulled_back(ops, form, Head(hidden, weight, bias), x, slope), head)
+
+
+def pulled_back(ops: LinearOps, form: Form, head: Head, x: Array, slope: Array) -> Head:
+    """The same in the compute dtype, of a head that is in it."""
+    hidden, weight, bias = head
     if form.softcap is not None:
         slope = ops.where(slope == 0, 0.0, slope * (1 - (x / form.softcap) * (x / form.softcap)))
     rows, features = (ops.as_matrix(part) for part in (slope, hidden))
-    db = None if bias is None else ops.cast_like(ops.sum_of_rows(rows), head.bias)
     dh = ops.reshape_like(ops.product(rows, weight), hidden)
     dw = ops.product(ops.transposed(rows), features)
-    return Head(ops.cast_like(dh, head.hidden), ops.cast_like(dw, head.weight), db)
+    return Head(dh, dw, None if bias is None else ops.sum_of_rows(rows))
+
+
+def cast_like(ops: LinearOps, found: Head, head: Head) -> Head:
+    """Gradients in the dtype of what each is of."""
+    return Head._make(
+        None if part is None else ops.cast_like(part, like)
+        for part, like in zip(found, head, strict=True)
+    )
 
 
 def in_compute_dtype(ops: LinearOps, plan: Plan, head: Head) -> Head:

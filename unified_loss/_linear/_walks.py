@@ -68,6 +68,12 @@ def tour_of(
     return Tour("classes", block, min(classes, max(1, TILE // block)))
 
 
+def tour_of_part(form: Form, rows: int, classes: int, features: int) -> Tour:
+    """The walk over a part of the classes: a gradient needs what all parts know of each row."""
+    found = tour_of(form, rows, classes, features, in_one_pass=False)
+    return found or Tour("classes", max(rows, 1), max(classes, 1))
+
+
 def fits_one_pass(plan: Plan, head: Head, compute_dtype: Any) -> bool:
     """Whether gradients can be made in the pass of the loss, on the processor.
 
@@ -162,7 +168,10 @@ def of_rows(examples: Examples, rows: Any) -> Examples:
     """What is known of some of the examples."""
 
     def part(name: str, value: Any) -> Any:
-        is_one_each = getattr(value, "ndim", 0) == 2 and name != "class_weight"
+        is_one_each = getattr(value, "ndim", 0) == 2 and name not in {
+            "class_weight",
+            "weight_total",
+        }
         return value[rows, :] if is_one_each else value
 
     return Examples(*(part(name, value) for name, value in examples._asdict().items()))

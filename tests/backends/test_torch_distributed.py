@@ -44,6 +44,7 @@ CHECKS = (
     "linear_in_small_dtypes",
     "linear_derivatives",
     "linear_under_compilers",
+    "linear_of_placed_arguments",
     "linear_mistakes",
 )
 

@@ -57,6 +57,24 @@ def _placed(plan: Plan, operands: Operands) -> tuple[TorchOps, Plan, Operands]:
     return DTensorOps(spread(classes, (plan.axis,)), logits, plan.axis), plan, operands
 
 
+def on_one_mesh(arrays: dict[str, Array | None]) -> list[Any]:
+    """Arrays on the mesh of the first `DTensor` among them; a plain tensor is a replica."""
+    mesh = next(array.device_mesh for array in arrays.values() if isinstance(array, DTensor))
+
+    def placed(name: str, array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        if not isinstance(array, DTensor):
+            return DTensor.from_local(array, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        if array.device_mesh != mesh:
+            reason = "it is a DTensor on a mesh that the others are not on"
+            fix = f"{name}.full_tensor()"
+            raise BackendError(messages.cannot_combine(name, reason, fix, "hidden"))
+        return array
+
+    return [placed(name, array) for name, array in arrays.items()]
+
+
 def _refuse_others(places: tuple[Placement, ...]) -> None:
     for place in places:
         if not (type(place) in {Shard, Replicate} or place.is_partial()):

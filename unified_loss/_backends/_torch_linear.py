@@ -32,6 +32,7 @@ _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 
 def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, differentiable."""
+    head, operands = _on_one_mesh(form, head, operands)
     with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
         if form.plan.class_group is not None:
@@ -43,7 +44,7 @@ def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
                 if any(wanted):
                     return _Loss.apply(tour, form, *head, *operands[1:])
                 return _walked(tour, form, head, operands, wanted)[0]
-        elif walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
+        elif _other_tour(form, head) is not None:
             return tiled(form, head, operands)
         form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
         return backend.loss(form.plan, operands._replace(logits=x))
@@ -53,6 +54,7 @@ def loss_and_gradients(
     backend: Backend, form: Form, head: Head, operands: Operands
 ) -> tuple[Array, Head]:
     """The loss, and the gradients of its sum."""
+    head, operands = _on_one_mesh(form, head, operands)
     with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
         if form.plan.class_group is not None:
@@ -70,9 +72,10 @@ def loss_and_gradients(
 
 def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals:
     """What `Totals` holds; loss and nll are differentiable."""
+    head, operands = _on_one_mesh(form, head, operands)
     with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
-        tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
+        tour = _other_tour(form, head)
         if tour is not None and is_ordinary and not any(wanted_of(head)):
             with torch.no_grad():
                 return eager.totals_of(_field(tour, form, head, operands))
@@ -84,8 +87,9 @@ def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals
 
 def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any | None:
     """The same, of no gradient, on its way to the host."""
+    head, operands = _on_one_mesh(form, head, operands)
     with torch.no_grad(), as_given(head):
-        if walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False) is not None:
+        if _other_tour(form, head) is not None:
             return backend.send(sums(backend, form, head, operands))
         is_ordinary = _is_ordinary(form, head, operands)
         form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
@@ -146,6 +150,31 @@ def _is_ordinary(form: Form, head: Head, operands: Operands) -> bool:
     )
 
 
+def _other_tour(form: Form, head: Head) -> walks.Tour | None:
+    """The walk by classes, None for two steps.
+
+    Those of a `DTensor` make the logits that are here, and move no part of the weight as tiles,
+    which cut the axis that is split, would have to.
+    """
+    if _is_placed(head.hidden):
+        return None
+    return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
+
+
+def _is_placed(array: Array) -> bool:
+    return hasattr(type(array), "placements")
+
+
+def _on_one_mesh(form: Form, head: Head, operands: Operands) -> tuple[Head, Operands]:
+    """The arguments; beside a `DTensor` of the head all others are replicas of one."""
+    if form.plan.class_group is not None or not any(map(_is_placed, head)):
+        return head, operands
+    from unified_loss._backends import _dtensor  # which imports torch.distributed
+
+    arrays = _dtensor.on_one_mesh(head._asdict() | operands._asdict())
+    return Head(*arrays[:3]), Operands(*arrays[3:])
+
+
 def _split(head: Head) -> Any:
     """The module for split classes, which imports torch.distributed."""
     from unified_loss._backends import _torch_linear_split
@@ -153,7 +182,7 @@ def _split(head: Head) -> Any:
 
     for name, part in head._asdict().items():
         refuse_mapped(part, name)
-        if hasattr(type(part), "placements"):
+        if _is_placed(part):
             reason = "it tells how its classes are split; leave class_group out"
             raise BackendError(messages.refused(name, "a DTensor", reason))
     return _torch_linear_split

@@ -24,6 +24,7 @@ from unified_loss import (
     linear_cross_entropy_totals,
     linear_cross_entropy_with_grad,
 )
+from unified_loss._linear import _walks as walks
 
 DENSE = {"class_weight": True, "sample_weight": "full", "label_smoothing": 0.25}
 
@@ -310,3 +311,39 @@ def test_large_updates_wait_for_their_value(installed: list[Backend]) -> None:
         running.update(tf.constant(logits), tf.constant(labels))
     np.testing.assert_allclose(running.compute().loss, cross_entropy(logits, labels), rtol=1e-6)
     assert running.compute().count == 600
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_labels_that_are_nothing_in_a_tile(
+    name: str, rng: Generator, installed: list[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R22: their gradient has a part in the larger logits of later tiles."""
+    backend = under_test(name, installed)
+    case = linear(rng, "dense", batch=(5,), classes=9, class_weight=True)
+    labels = case.problem.labels.copy()
+    labels[:3, :4], labels[2:, 4:8] = 0, 0
+    size = np.where(np.arange(9) < 4, 1, 4)[:, None]
+    case = case.but(labels=labels, weight=case.weight * size)
+    (found,) = cases.autodiff(backend, case, "float32", wrt=["labels"])
+    monkeypatch.setattr(walks, "TWO_STEPS", 2**21)
+    (wanted,) = cases.autodiff(backend, case, "float32", wrt=["labels"])
+    np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_dropped_label_rows_hold_anything(
+    name: str, rng: Generator, installed: list[Backend]
+) -> None:
+    """R30: NaN and infinities among dense labels of no weight leave no trace in the gradients."""
+    backend = under_test(name, installed)
+    case = linear(rng, "dense", batch=(5,), classes=9, sample_weight="full")
+    labels, weight = case.problem.labels.copy(), case.problem.sample_weight.copy()
+    weight[:2], labels[0, 3], labels[1] = 0, np.nan, np.inf
+    case = case.but(labels=labels, sample_weight=weight)
+    clean = case.but(labels=np.where(np.isfinite(labels), labels, 0))
+    for found, wanted in zip(
+        *(cases.autodiff(backend, one, "float32") for one in (case, clean)), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, 1e-5, 1e-6)

@@ -1,5 +1,6 @@
 """R33 of the linear form on eight devices, inside `shard_map`: run by `test_jax_sharding`."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -248,6 +249,38 @@ def test_totals_of_split_arrays(layout: str, name: str, mesh: Any, rng: Generato
     assert all(numbers <= 12 * 16 for numbers in moved(compiled.as_text()))
     truth = linear_cross_entropy_totals(**case.arrays, **given)
     np.testing.assert_allclose(list(map(float, compiled(arrays))), list(map(float, truth)), 2e-5)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_fully_sharded_parameters(few: bool, rng: Generator) -> None:  # noqa: FBT001
+    """R33: rows and weight over one axis of an explicit mesh: blocks of the weight are gathered."""
+    mesh = jax.make_mesh((8,), ("all",))
+    case = linear(rng, batch=(64,), classes=32, features=8, bias=True, class_weight=True)
+    truth = linear_cross_entropy_with_grad(**case.arrays, **case.options)
+    rows, features = PartitionSpec("all"), PartitionSpec(None, "all")
+    sizes = {} if few else {"TWO_STEPS": 0, "TILE": 8 * 64, "CLASSES_AT_LEAST": 1}
+    for of_hidden, of_weight in ((rows, rows), (rows, features), (features, features)):
+        specs = {"hidden": of_hidden, "weight": of_weight, "class_weight": rows, "bias": rows}
+        labels = rows if of_hidden is rows else PartitionSpec()
+        arrays = {
+            name: jax.device_put(one, NamedSharding(mesh, specs.get(name, labels)))
+            for name, one in case.arrays.items()
+        }
+
+        def loss(head: Arrays, arrays: Arrays = arrays) -> Any:
+            return linear_cross_entropy(**arrays | head, **case.options)
+
+        head = {name: arrays[name] for name in HEAD}
+        with jax.set_mesh(mesh), mock.patch.multiple(walks, **sizes or {"TILE": walks.TILE}):
+            program = jax.jit(jax.value_and_grad(loss)).lower(head).compile()
+        value, slopes = program(head)
+        np.testing.assert_allclose(value, truth[0], 1e-5)
+        for name, wanted in zip(HEAD, truth[1], strict=True):
+            np.testing.assert_allclose(slopes[name], wanted, 1e-4, 1e-5)
+            assert slopes[name].sharding.is_equivalent_to(head[name].sharding, wanted.ndim)
+        gathered = re.findall(r"= (.*?) all-gather", program.as_text())
+        if not few and of_hidden is rows:
+            assert all(numbers_in(one) <= 8 * 8 for one in gathered), gathered  # a block
 
 
 def test_mistakes(mesh: Any) -> None:

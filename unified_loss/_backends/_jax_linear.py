@@ -16,6 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from unified_loss._backend import LinearRoute
+from unified_loss._backends._jax_operands import beside_rows, with_whole_features
 from unified_loss._examples import Examples, either, examples_and_divisor
 from unified_loss._linear import _walks as walks
 from unified_loss._linear._tiles import Sums, finished
@@ -153,6 +154,9 @@ def _seen(ops: Any, flat: walks.Flat) -> tuple[walks.Flat, Examples, Operands]:
     """A call in the compute dtype, its examples, and what those come from."""
     plan = flat.plan
     hidden, weight, bias = in_compute_dtype(ops, plan, flat.head)
+    hidden = with_whole_features(hidden)
+    bias, w = (beside_rows(hidden, one) for one in (bias, flat.operands.class_weight))
+    flat = flat._replace(operands=flat.operands._replace(class_weight=w))
     hollow = jnp.broadcast_to(jnp.zeros((), hidden.dtype), (hidden.shape[0], weight.shape[0]))
     known = flat.operands._replace(logits=hollow)
     examples, _ = examples_and_divisor(ops, plan, known)
@@ -303,7 +307,7 @@ def _blocks(layout: Layout, given: Given) -> Any:
 def _tile(layout: Layout, hidden: Array, t: Any, ids: Any, block: Any) -> Any:
     """The logits of a block, where the labels are, K, class weights, and where classes are."""
     number, weight, bias, w = block
-    u = hidden @ weight.T
+    u = hidden @ beside_rows(hidden, weight).T
     u = u if bias is None else u + bias
     x = u if layout.softcap is None else layout.softcap * jnp.tanh(u / layout.softcap)
     hit = k = valid = None
@@ -326,8 +330,9 @@ def t_of(layout: Layout, t: Any, block: Any) -> Any:
 
 def _change_of_logits(layout: Layout, x: Array, given: Any, changes: Any) -> Array:
     """How the logits of a block change; what does not change costs no product."""
-    hidden, weight = given
-    dh, dweight, dbias = changes
+    hidden = given[0]
+    weight, dweight = (beside_rows(hidden, one) for one in (given[1], changes[1]))
+    dh, _, dbias = changes
     dx = jnp.zeros((), x.dtype)
     if dh is not None:
         dx = dx + dh @ weight.T

@@ -46,6 +46,43 @@ def _with_nothing_added(x: Array) -> Array:
     return x + optimization_barrier(-nothing if jnp.issubdtype(x.dtype, jnp.floating) else nothing)
 
 
+def with_whole_features(hidden: Array) -> Array:
+    """Hidden states each of which is whole on a device, on an explicit mesh."""
+    *rows, features = split(hidden)
+    return _reshard(hidden, *rows, None) if features else hidden
+
+
+def beside_rows(hidden: Array, part: Any) -> Any:
+    """Rows of a weight, or numbers of classes, split over no mesh axis that the rows have.
+
+    An explicit mesh cannot split a product in two ways by one axis. Features, where there are any,
+    are whole, since each logit would be a sum over devices. None stays None.
+    """
+    if part is None:
+        return None
+    rows = _axes(split(hidden)[:-1])
+    classes, *features = split(part)
+    if not any(features) and not rows & _axes([classes]):
+        return part
+    return _reshard(part, None if rows & _axes([classes]) else classes, *(None for _ in features))
+
+
+def placed_like(x: Array | None, like: Array) -> Array | None:
+    """`x`, split as the type of another array says."""
+    return x if x is None or split(x) == split(like) else _reshard(x, *split(like))
+
+
+def _axes(names: Any) -> set[Any]:
+    """Mesh axes, one by one."""
+    groups = (name if isinstance(name, tuple) else (name,) for name in names if name is not None)
+    return {each for group in groups for each in group}
+
+
+def _reshard(x: Array, *names: Any) -> Array:
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*names)))
+
+
 def split(x: Array) -> tuple[Any, ...]:
     """The mesh axes over which the type of `x` splits each axis, None where it does not."""
     return tuple(jax.typeof(x).sharding.spec)

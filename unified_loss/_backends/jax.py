@@ -14,7 +14,14 @@ from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends import _jax_linear_split as linear_split
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_groups import group_of, refuse_replicas
-from unified_loss._backends._jax_operands import agreeing, layout, split
+from unified_loss._backends._jax_operands import (
+    agreeing,
+    beside_rows,
+    layout,
+    placed_like,
+    split,
+    with_whole_features,
+)
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._split_classes import Part, local_sums, loss_and_gradient_of, loss_of
@@ -135,12 +142,22 @@ def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     return _never_minus_zero(value), gradient
 
 
+def _joinable(head: Head, operands: Operands) -> tuple[Head, Operands]:
+    """The arguments of two steps, whose product an explicit mesh can hold."""
+    hidden = with_whole_features(head.hidden)
+    weight, bias, w = (
+        beside_rows(hidden, part) for part in (head.weight, head.bias, operands.class_weight)
+    )
+    return Head(hidden, weight, bias), operands._replace(class_weight=w)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Array:
     if layout is not None and layout.is_part:
         return _never_minus_zero(linear_split.loss_of(OPS, layout, form, head, operands))
     if layout is not None:
         return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
+    head, operands = _joinable(head, operands)
     x = two_steps.logits_of(OPS, form, head, operands)
     plan, operands = form.plan, operands._replace(logits=x)
     return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
@@ -160,15 +177,18 @@ def _linear_loss_and_gradients(
 
         value, pull = jax.vjp(loss, head)
         return value, pull(jnp.ones_like(value))[0]
-    x = two_steps.logits_of(OPS, form, head, operands)
+    near, operands = _joinable(head, operands)
+    x = two_steps.logits_of(OPS, form, near, operands)
     plan, operands = form.plan, operands._replace(logits=x)
     value, slope = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
-    return _never_minus_zero(value), two_steps.gradients_of(OPS, form, head, operands, x, slope)
+    slopes = two_steps.gradients_of(OPS, form, near, operands, x, slope)
+    return _never_minus_zero(value), Head._make(map(placed_like, slopes, head))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _linear_sums(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Sums:
     if layout is None:
+        head, operands = _joinable(head, operands)
         x = two_steps.logits_of(OPS, form, head, operands)
         return _sums(form.plan, operands._replace(logits=x))
     loss, *others = linear.sums_of(OPS, layout, form, head, operands)

@@ -356,11 +356,14 @@ def balanced(value: str) -> str:
     )
 
 
-def of_softmax() -> str:
+def of_softmax(*, remembered: bool = True) -> str:
     """What the loss of Keras does about a softmax."""
+    used = "those before the softmax were used"
+    if not remembered:
+        used = "the logarithm of the probabilities was used, which has fewer digits"
     return (
-        "the model ends in a softmax, and this loss takes logits: those before the softmax were "
-        "used. Fix: no activation in the last layer."
+        f"the model ends in a softmax, and this loss takes logits: {used}. Fix: no activation in "
+        "the last layer."
     )
 
 

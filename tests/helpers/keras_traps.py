@@ -51,12 +51,33 @@ def a_softmax_is_noticed() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = fitted(CrossEntropy(), activation="softmax")
-    if keras.backend.backend() == "jax":  # where Keras itself cannot know
-        return
     np.testing.assert_allclose(found, plain, rtol=1e-5)
     told = [one for one in caught if issubclass(one.category, LossInputWarning)]
     assert "softmax" in str(told[0].message)
     assert told[0].filename == __file__
+
+
+def a_softmax_is_noticed_on_any_output() -> None:
+    """One of two outputs, by a layer, inside another model; a small probability is none of 0."""
+    layers = keras.layers
+    start = layers.Input((5,))
+    inner = keras.Sequential([layers.Input((5,)), layers.Dense(3), layers.Softmax()])
+    scores, probabilities = layers.Dense(3)(start), inner(start)
+    for outputs in ([scores, scores], [scores, probabilities]):
+        model = keras.Model(start, outputs)
+        model.compile("sgd", loss=[CrossEntropy(), CrossEntropy()])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(INPUTS, [IDS, IDS], verbose=0)
+        told = any(issubclass(one.category, LossInputWarning) for one in caught)
+        assert told == (outputs[1] is probabilities)
+    steep = keras.Sequential([layers.Input((5,)), layers.Dense(3, "softmax")])
+    steep.compile("sgd", loss=CrossEntropy())
+    steep.set_weights([1e4 * weight for weight in steep.get_weights()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LossInputWarning)
+        assert np.isfinite(steep.fit(INPUTS, IDS, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weight).all() for weight in steep.get_weights())
 
 
 def the_function_alone_is_refused() -> None:
@@ -136,6 +157,7 @@ def warnings_name_the_line_of_fit() -> None:
 
 TRAPS = (
     a_softmax_is_noticed,
+    a_softmax_is_noticed_on_any_output,
     the_function_alone_is_refused,
     a_check_that_sees_nothing_is_refused,
     words_of_keras_are_answered,

@@ -32,6 +32,7 @@ CHECKS = (
     "bad_options_are_refused_at_once",
     "mistakes_in_batches",
     "a_softmax_is_noticed",
+    "a_softmax_is_noticed_on_any_output",
     "the_function_alone_is_refused",
     "a_check_that_sees_nothing_is_refused",
     "words_of_keras_are_answered",

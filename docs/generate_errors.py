@@ -9,6 +9,7 @@ import numpy as np
 import unified_loss
 from unified_loss import LossInputError, LossInputWarning, cross_entropy, linear_cross_entropy
 from unified_loss._diagnosis import CAUSES, LINEAR_CAUSES
+from unified_loss._diagnosis._objects import OBJECT_CAUSES
 from unified_loss._diagnosis._table import Cause
 
 PAGE = Path(__file__).with_name("errors.md")
@@ -65,7 +66,8 @@ Only a program that is traced with unknown sizes shows it.
 
 def page() -> str:
     """The page."""
-    return HEAD + "".join(section(cause) for _, cause in sorted((CAUSES | LINEAR_CAUSES).items()))
+    causes = OBJECT_CAUSES | CAUSES | LINEAR_CAUSES
+    return HEAD + "".join(section(cause) for _, cause in sorted(causes.items()))
 
 
 def section(cause: Cause) -> str:
@@ -73,7 +75,7 @@ def section(cause: Cause) -> str:
     fields = {"tag": cause.tag, "summary": cause.summary, "example": cause.example}
     if not cause.example:
         return WITHOUT.format(**fields)
-    function = linear_cross_entropy if cause.tag in LINEAR_CAUSES else cross_entropy
+    function = linear_cross_entropy if "head" in cause.stages else cross_entropy
     fields["function"] = function.__name__
     return SECTION.format(**fields, told=told_of(f"{function.__name__}({cause.example})"))
 

@@ -171,7 +171,9 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: st
         return value
     told = columns.text(value, name)
     if told is None:
-        fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
+        fix = messages.NUMBERS
+        if rules.is_array(value):
+            fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
         told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix, first)
     raise BackendError(told)
 

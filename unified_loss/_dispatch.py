@@ -128,8 +128,8 @@ def _unknown(value: Any, name: str) -> str:
     libraries = known_names()
     installed = [library for library in libraries if importlib.util.find_spec(library)]
     text = (
-        f"{name} must be an array of a supported library, but are "
-        f"{name_of(type(value))}.\n"
+        f"{name} must be an array of a supported library, but {messages.are(name)} of type "
+        f"{name_of(type(value)).removeprefix('builtins.')}.\n"
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )

@@ -14,6 +14,7 @@ from unified_loss._shown import (
 )
 from unified_loss._types import Problem, Shape, Size, Spec
 
+NUMBERS = "give numbers, lists of numbers or an array."
 CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
 
 
@@ -26,7 +27,8 @@ def _axis(problem: Problem, axis: int) -> str:
     return f"axis {axis} (size {shown_size(problem.logits.shape[axis])})"
 
 
-def _are(name: str) -> str:
+def are(name: str) -> str:
+    """The verb of an argument."""
     return "are" if name in {"logits", "labels"} else "is"
 
 
@@ -392,10 +394,10 @@ def foreign(name: str, library: str, kind: str, fix: str, first: str) -> str:
     if kind in {"list", "tuple"}:
         kind += ", which holds something else"
     elif "." not in kind:
-        fix = "give numbers, lists of numbers or an array."
+        fix = NUMBERS
     told = (
         f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
-        f"arrays), but {_are(name)} of type {kind}." + hint(fix)
+        f"arrays), but {are(name)} of type {kind}." + hint(fix)
     )
     return _beside(first, told)
 

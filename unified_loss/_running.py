@@ -92,7 +92,9 @@ class RunningCrossEntropy:
         **foreign: Never,
     ) -> None:
         if extra or foreign:
-            raise words.refused(type(self).__name__, _OPTIONS, extra, foreign, {})
+            name = type(self).__name__
+            each = words.written(f"{name}().update(logits, labels, ", ["sample_weight"])
+            raise words.refused(name, _OPTIONS, extra, foreign, {}, each)
         class_weight, spec = _held(class_weight)
         plan = plan_of_options(
             axis=axis,
@@ -147,7 +149,9 @@ class RunningCrossEntropy:
         """
         if logits is ... or labels is ... or extra or foreign:
             options = RunningCrossEntropy.update.__kwdefaults__ or {}
-            raise words.refused(self.update.__name__, options, extra, foreign)
+            made = words.written(f"{type(self).__name__}(", _OPTIONS)
+            name = self.update.__name__
+            raise words.refused(name, options, extra, foreign, elsewhere=made)
         arrays = Operands(logits, labels, self._class_weight, sample_weight, None)
         self._take(logits, run("deliver", arrays, self._options), "cross_entropy_totals")
 
@@ -196,7 +200,8 @@ class RunningCrossEntropy:
         if hidden is ... or weight is ... or labels is ... or extra or foreign:
             options = RunningCrossEntropy.update_linear.__kwdefaults__ or {}
             name = self.update_linear.__name__
-            raise words.refused(name, options, extra, foreign, LINEAR_ARRAYS)
+            made = words.written(f"{type(self).__name__}(", _OPTIONS)
+            raise words.refused(name, options, extra, foreign, LINEAR_ARRAYS, made)
         head = Head(hidden, weight, bias)
         arrays = Operands(None, labels, self._class_weight, sample_weight, None)
         sent = run_linear("linear_deliver", head, arrays, self._options, softcap)

@@ -4,8 +4,9 @@ A function that refuses such arguments in words of its own takes them
 (``*extra, **foreign``), at no cost where there are none; `plain` hides them from its signature.
 """
 
-from collections.abc import Callable, Mapping
-from types import FunctionType
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType, MappingProxyType
 from typing import Any, TypeVar
 
 from unified_loss import _messages as messages
@@ -18,6 +19,8 @@ FIRST = "the first argument: logits"
 SECOND = "the second argument: labels, class ids or rows of probabilities"
 AVERAGE = 'reduction="mean", "sum" or "none"'
 EACH = "sample_weight=, a weight for each example; a boolean one is a mask, True where it counts"
+
+AXIS, LAYER = "axis", "hidden"  # what a call has instead of the other
 
 # The word of another library: ours, and what differs.
 WORDS = {
@@ -60,15 +63,20 @@ def refused(
     extra: tuple[Any, ...],
     foreign: Mapping[str, Any],
     arrays: Mapping[str, str] = ARRAYS,
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> ArgumentError:
-    """The error of arguments that are not known, too many, or missing."""
+    """The error of arguments that are not known, too many, or missing.
+
+    `elsewhere` are options that the caller has in another place, and how they are written there;
+    see `written`.
+    """
     for name in foreign if arrays or not extra else ():
-        return ArgumentError(_unknown(caller, name, (*arrays, *options)))
+        return ArgumentError(_unknown(caller, name, (*arrays, *options), elsewhere))
     if not extra:
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
         return ArgumentError(f"{caller} takes {given}, one of which is missing.")
     taken = f"{' and '.join(arrays)} by position" if arrays else "no argument by position"
-    hint = messages.hint(_of_position(caller, extra[0], options, arrays))
+    hint = messages.hint(_of_position(caller, extra[0], options, arrays, elsewhere))
     return ArgumentError(
         f"{caller} takes {taken}; its options have names: {_listed(options)}.{hint}"
     )
@@ -103,10 +111,22 @@ def public(function: FunctionT) -> FunctionT:
     return plain(function)
 
 
-def _unknown(caller: str, name: str, known: tuple[str, ...]) -> str:
+def written(call: str, options: Iterable[str]) -> dict[str, str]:
+    """How options are written in a call, whose text ends where they begin."""
+    return {name: f"{call}{name}=...)" for name in options}
+
+
+def _unknown(caller: str, name: str, known: tuple[str, ...], elsewhere: Mapping[str, str]) -> str:
     first = f"{caller} has no argument {name!r}"
-    if name in WORDS:
-        return f"{first}: here it is {WORDS[name]}."
+    if name in elsewhere:
+        return f"{first}: it goes into {elsewhere[name]}."
+    told = WORDS.get(name, f"{name}=")
+    ours = re.findall(r"(\w+)=", told)
+    if AXIS in ours and LAYER in known:
+        return f"{first}: the rows of weight are the classes."
+    if name in WORDS and (not ours or {*ours} & {*known, *elsewhere}):
+        places = [f" {one}= goes into {elsewhere[one]}." for one in ours if one in elsewhere]
+        return f"{first}: here it is {told}.{''.join(places[:1])}"
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, 1)
@@ -114,15 +134,20 @@ def _unknown(caller: str, name: str, known: tuple[str, ...]) -> str:
     return f"{first}{guess}; it takes {_listed(known)}."
 
 
-def _of_position(caller: str, value: Any, options: Mapping[str, Any], arrays: Any) -> str:
+def _of_position(
+    caller: str, value: Any, options: Mapping[str, Any], arrays: Any, elsewhere: Mapping[str, str]
+) -> str:
     is_array = getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
     if not arrays and _looks_like_outputs(value):
+        method = ".update" if f"{caller}().update(" in "".join(elsewhere.values()) else ""
         return (
             f"{caller} is a class, which is made before it is called: {caller}() in its place, as "
-            f"in {caller}()(logits, labels)."
+            f"in {caller}(){method}(logits, labels)."
         )
     if is_array and "class_weight" in options:
         return "a weight for each class is class_weight=."
+    if is_array and "class_weight" in elsewhere:
+        return f"a weight for each class goes into {elsewhere['class_weight']}."
     if isinstance(value, str) and "reduction" in options:
         return "reduction=."
     return "write the name of the option."

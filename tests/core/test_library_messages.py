@@ -91,7 +91,7 @@ def test_message_of_a_list_as_logits() -> None:
     with pytest.raises(BackendError) as caught:
         cross_entropy([[0.0, 1.0]], [0])
     first, supported, installed, hint = str(caught.value).splitlines()
-    assert first == "logits must be an array of a supported library, but are builtins.list."
+    assert first == "logits must be an array of a supported library, but are of type list."
     assert supported.startswith("  supported: numpy, torch, ")
     assert installed.startswith("  installed: numpy")
     assert hint == "  hint: np.asarray(logits)"

@@ -1,6 +1,7 @@
 """Words of other libraries: each is answered with ours."""
 
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import unified_loss
 from unified_loss import (
     ArgumentError,
     OptionError,
+    RunningCrossEntropy,
     ShapeError,
     cross_entropy,
     cross_entropy_with_grad,
     explain,
+    linear_cross_entropy,
 )
 from unified_loss._words import WORDS
 
@@ -128,8 +131,39 @@ def test_modules_answer_foreign_words() -> None:
         CrossEntropyLoss(logits, labels)
     with pytest.raises(ArgumentError, match="labels"):
         CrossEntropyLoss()(logits, target=labels)
+    with pytest.raises(ArgumentError, match=r"CrossEntropyLoss\(ignore_index=...\)"):
+        CrossEntropyLoss()(logits, labels, ignore_index=0)
+    with pytest.raises(
+        ArgumentError, match=r"CrossEntropyLoss\(\)\(logits, labels, normalizer=...\)"
+    ):
+        CrossEntropyLoss(normalizer=3)
     with pytest.raises(ArgumentError, match=r"CausalLMLoss\(\)"):
         CausalLMLoss({"logits": logits}, labels, num_items_in_batch=2)
+
+
+def test_options_of_a_class_are_told_from_those_of_its_calls() -> None:
+    """R8: what goes into the constructor, what into a call, and what nowhere."""
+    running = RunningCrossEntropy()
+    for options, told in (
+        ({"class_weight": 1}, "goes into RunningCrossEntropy(class_weight=...)"),
+        ({"dim": 1}, "here it is axis=, the axis of the classes. axis= goes into Running"),
+        ({"weight": 1}, "class_weight= goes into RunningCrossEntropy(class_weight=...)"),
+        ({"sample_weights": 1}, "here it is sample_weight=, a weight for each example"),
+        ({"normalizer": 1}, "'normalizer'; it takes logits, labels, sample_weight."),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(told)):
+            running.update(LOGITS, LABELS, **options)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(class_weight=...\)"):
+        running.update(LOGITS, LABELS, np.ones(3))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(label_smoothing=...\)"):
+        running.update_linear(LOGITS, LOGITS, LABELS, label_smoothing=1)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"update\(logits, labels, sample_weight=...\)"):
+        RunningCrossEntropy(sample_weight=LABELS)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(\).update\(logits, labels\)"):
+        RunningCrossEntropy(LOGITS, LABELS)  # type: ignore[arg-type]
+    for word in ("axis", "dim"):
+        with pytest.raises(ArgumentError, match="the rows of weight are the classes"):
+            linear_cross_entropy(LOGITS, LOGITS, LABELS, **{word: 1})
 
 
 def test_checkpoints_of_torch_load() -> None:

@@ -1,14 +1,24 @@
 """Arguments that are no arrays: what they hold is told, whatever their methods raise."""
 
+import contextlib
+import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.helpers.backends import Backend
-from unified_loss import BackendError, DTypeError, LossInputError, cross_entropy, explain
+from tests.helpers.backends import BACKENDS, Backend
+from unified_loss import (
+    BackendError,
+    DTypeError,
+    LossInputError,
+    cross_entropy,
+    explain,
+    linear_cross_entropy,
+)
 
 LABELS = np.array([0, 2])
 
@@ -89,6 +99,65 @@ def test_weights_by_class_id(backend: Backend) -> None:
     cross_entropy(**error.fixes[0].apply(logits, LABELS, class_weight=weights))
     named = refused(BackendError, logits, LABELS, class_weight={"cat": 1.0, "dog": 2.0})
     assert not any(fix.code for fix in named.fixes)
+
+
+WEIGHT, BIAS = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones(3, np.float32)
+STATES = np.array([[1, 2], [3, 5]], np.float32)
+
+
+def layers() -> Iterator[tuple[str, Any, str, Any]]:
+    """Layers of `WEIGHT` and `BIAS`, or of the weight alone, and how their weight is taken."""
+    yield "numpy", {"kernel": WEIGHT.T, "bias": BIAS}, "weight['kernel'].T, weight['bias']", BIAS
+    yield "numpy", SimpleNamespace(weight=WEIGHT, bias=None), "weight.weight", None
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        linear = torch.nn.Linear(2, 3)
+        linear.weight.data, linear.bias.data = torch.tensor(WEIGHT), torch.tensor(BIAS)
+        yield "torch", linear, "weight.weight, weight.bias", BIAS
+        yield "torch", torch.nn.Embedding(3, 2, _weight=torch.tensor(WEIGHT)), "weight.weight", None
+    with contextlib.suppress(ImportError):
+        from flax import nnx
+
+        flax = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        flax.kernel[...], flax.bias[...] = WEIGHT.T, BIAS
+        yield "jax", flax, "weight.kernel[...].T, weight.bias[...]", BIAS
+    with contextlib.suppress(ImportError):
+        import keras
+
+        dense = keras.layers.Dense(3)
+        dense.build((None, 2))
+        dense.set_weights([WEIGHT.T, BIAS])
+        code = "keras.ops.transpose(weight.kernel), weight.bias.value"
+        yield keras.backend.backend(), dense, code, BIAS
+
+
+def test_a_layer_in_place_of_its_weight() -> None:
+    """R25: a layer has its weight and its bias, in the words of its library."""
+    tried = set()
+    for name, layer, code, bias in layers():
+        hidden = BACKENDS[name].asarray(STATES)
+        with pytest.raises(BackendError) as caught:
+            linear_cross_entropy(hidden, layer, LABELS)
+        (fix,) = caught.value.fixes
+        assert caught.value.cause == "layer_not_its_weight"
+        assert (fix.kind, fix.code.partition(" = ")[2]) == ("conditional", code)
+        mended = fix.apply(hidden=hidden, weight=layer, labels=LABELS)
+        found = BACKENDS[name].to_numpy(linear_cross_entropy(**mended))
+        wanted = linear_cross_entropy(STATES, WEIGHT, LABELS, bias=bias)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        tried.add(name)
+    assert "numpy" in tried
+
+
+def test_an_object_without_numbers_has_no_conversion() -> None:
+    """R25: no hint says to convert what cannot be."""
+    with pytest.raises(
+        BackendError, match="hint: give numbers, lists of numbers or an array"
+    ) as caught:
+        linear_cross_entropy(STATES, SimpleNamespace(layers=3), LABELS)
+    assert not caught.value.fixes
+    with pytest.raises(BackendError, match=r"bias = bias\.bias"):
+        linear_cross_entropy(STATES, WEIGHT, LABELS, bias=SimpleNamespace(bias=BIAS))
 
 
 def test_a_failing_diagnosis_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,37 +1,37 @@
 """What is wrong with an argument that is no array: what it holds, and how to get at it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._fixes import Fix, outside
-from unified_loss._diagnosis._table import Reading, Score
+from unified_loss._diagnosis._table import OBJECT_CAUSES, Reading, Readings, Score, cause
 from unified_loss._diagnosis._targets import WHOLE, named
 from unified_loss._messages import CLASS_IDS
 from unified_loss._shown import name_of
 from unified_loss.exceptions import LossInputError
 
 SHOWN_KEYS = 6
+NDIM = {"weight": 2, "bias": 1}  # the number of axes of each parameter
+MATRICES = "weight", "kernel", "embeddings", "embedding"  # a kernel alone has a column per class
+
+
+class Given(NamedTuple):
+    """An argument that is no array, beside a first argument of a library."""
+
+    name: str
+    value: Any
+    library: str
 
 
 def readings_of(name: str, value: Any, library: str) -> tuple[Reading, ...]:
-    """The readings of an argument `name` beside logits of a library."""
-    if name == "logits":
-        return _output(value)
-    if name == "labels" and _holds_text(value):
-        number = Fix(f"if {WHOLE}, number them", f"labels = {CLASS_IDS}", "conditional")
-        reading = Reading(
-            Score.CERTAIN,
-            "labels are class names (text): each name needs a class id, a number from 0.",
-            (*named(library), number),
-            "do not number the names of each batch by itself: ids would change.",
-            "string_labels",
-            "class names instead of class ids",
-        )
-        return (reading,)
-    if name in {"class_weight", "sample_weight"} and isinstance(value, Mapping):
-        return _weights(name, value)
-    return ()
+    """The readings of an argument `name` beside a first argument of a library."""
+    given = Given(name, value, library)
+    return tuple(
+        reading._replace(tag=tag, title=one.title)
+        for tag, one in OBJECT_CAUSES.items()
+        for reading in one.readings(given)
+    )
 
 
 def extend_foreign(error: LossInputError, name: str, value: Any, library: str) -> None:
@@ -45,7 +45,35 @@ def extend_foreign(error: LossInputError, name: str, value: Any, library: str) -
         error.with_details(cause=diagnosis.cause, fixes=diagnosis.fixes, readings=found)
 
 
-def _output(value: Any) -> tuple[Reading, ...]:
+@cause(
+    "string_labels",
+    "class names instead of class ids",
+    "object",
+    example='np.zeros((2, 3)), ["cat", "dog"]',
+)
+def names_of_classes(given: Given) -> Readings:
+    """Names of classes, or other objects, where class ids are wanted."""
+    if given.name == "labels" and _holds_text(given.value):
+        number = Fix(f"if {WHOLE}, number them", f"labels = {CLASS_IDS}", "conditional")
+        yield Reading(
+            Score.CERTAIN,
+            "labels are class names (text): each name needs a class id, a number from 0.",
+            (*named(given.library), number),
+            "do not number the names of each batch by itself: ids would change.",
+        )
+
+
+@cause(
+    "model_output_object_not_logits",
+    "a model's whole output",
+    "object",
+    example='{"loss": 0.5, "logits": np.zeros((2, 3))}, [0, 2]',
+)
+def model_output_object_not_logits(given: Given) -> Readings:
+    """What a model returns, an object, a dict or a tuple, in place of the logits in it."""
+    if given.name != "logits":
+        return
+    value = given.value
     keys = _keys(value)
     kind = name_of(type(value)).removeprefix("builtins.")
     holds = f", which holds {', '.join(map(repr, keys[:SHOWN_KEYS]))}" if keys else ""
@@ -64,23 +92,79 @@ def _output(value: Any) -> tuple[Reading, ...]:
         holds = f", which holds {len(value)} entries, arrays at {', '.join(map(str, arrays[:3]))}"
         fixes = [_code(f"entry {where} has the scores", f"logits = logits[{where}]")]
     else:
-        return ()
-    reading = Reading(
+        return
+    yield Reading(
         Score.CERTAIN,
         f"logits are a {kind}{holds}: the loss takes the array of scores (logits) alone.",
         tuple(fixes),
-        None,
-        "model_output_object_not_logits",
-        "a model's whole output",
     )
-    return (reading,)
 
 
 def _code(condition: str, code: str) -> Fix:
     return Fix(f"if {condition}, pass them", code, "conditional")
 
 
-def _weights(name: str, value: Mapping[Any, Any]) -> tuple[Reading, ...]:
+@cause(
+    "layer_not_its_weight",
+    "a layer in place of its weight",
+    "object",
+    "head",
+    example='np.zeros((4, 3)), {"kernel": np.zeros((3, 7)), "bias": np.zeros(7)}, [0, 6, 2, 1]',
+)
+def layer_not_its_weight(given: Given) -> Readings:
+    """A layer, or its parameters by name, where its weight or its bias is wanted."""
+    name, value, _ = given
+    names = {"weight": MATRICES, "bias": ("bias",)}.get(name, ())
+    key = next((key for key in names if _ndim(_part(value, key)) == NDIM[name]), None)
+    if key is None:
+        return
+    changed, code = name, _taken(name, value, key)
+    if name == "weight" and _ndim(_part(value, "bias")) == NDIM["bias"]:
+        changed, code = "weight, bias", f"{code}, {_taken(name, value, 'bias')}"
+    what = changed.replace(", ", " and ")
+    yield Reading(
+        Score.CERTAIN,
+        f"{name} is a {name_of(type(value)).removeprefix('builtins.')}, which holds the {what} of "
+        "a layer: the loss takes arrays.",
+        (
+            Fix(
+                f"if the logits are what this layer makes of hidden, pass its {what}",
+                f"{changed} = {code}",
+                "conditional",
+            ),
+        ),
+    )
+
+
+def _part(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else rules.attribute(value, key)
+
+
+def _ndim(part: Any) -> int | None:
+    return len(part.shape) if rules.is_array(part) else None
+
+
+def _taken(name: str, value: Any, key: str) -> str:
+    """Code for a parameter of a layer, a matrix with a row for each class."""
+    code = f"{name}[{key!r}]" if isinstance(value, Mapping) else f"{name}.{key}"
+    package = rules.package_of(type(_part(value, key)))
+    if package == "keras":  # whose variables have no transpose on every backend
+        return f"keras.ops.transpose({code})" if key == "kernel" else f"{code}.value"
+    held = f"{code}[...]" if package == "flax" else code
+    return f"{held}.T" if key == "kernel" else held
+
+
+@cause(
+    "class_weight_as_dict",
+    "weights by name or id",
+    "object",
+    example="np.zeros((2, 3)), [0, 2], class_weight={0: 1.0, 1: 2.0, 2: 1.0}",
+)
+def class_weight_as_dict(given: Given) -> Readings:
+    """Weights by class id or by name, as Keras's `fit` and scikit-learn take them."""
+    name, value, _ = given
+    if name not in {"class_weight", "sample_weight"} or not isinstance(value, Mapping):
+        return
     numbers = _keys(value)
     each = list(range(len(numbers)))
     fixes = [outside("give an array of one weight per class, in the order of the class ids")]
@@ -93,15 +177,11 @@ def _weights(name: str, value: Mapping[Any, Any]) -> tuple[Reading, ...]:
     else:
         fixes.append(outside(f"keys are 0 to {len(each) - 1} then; these are "
                              f"{', '.join(map(repr, numbers[:SHOWN_KEYS]))}"))  # fmt: skip
-    reading = Reading(
+    yield Reading(
         Score.CERTAIN,
         f"{name} is a dict by class id: an array (or list) has one weight per class instead.",
         tuple(fixes),
-        None,
-        "class_weight_as_dict",
-        "weights by name or id",
     )
-    return (reading,)
 
 
 def _keys(value: Any) -> list[Any]:

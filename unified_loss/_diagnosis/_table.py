@@ -8,7 +8,7 @@ from unified_loss._diagnosis._fixes import Fix
 
 Stage = Literal[
     "logits", "options", "axis", "labels", "weights", "values", "softmax", "ignored", "rows",
-    "several", "head",
+    "several", "head", "object",
 ]  # fmt: skip
 
 
@@ -40,12 +40,14 @@ class Cause(NamedTuple):
     title: str
     stages: tuple[Stage, ...]
     example: str
-    readings: Callable[[Any], Iterator[Reading]]  # of `Facts`, or of the linear form's `Parts`
+    # Of `Facts`; of the linear form's `Parts`; or of `Given`, what is no array.
+    readings: Callable[[Any], Iterator[Reading]]
     summary: str
 
 
 CAUSES: dict[str, Cause] = {}
 LINEAR_CAUSES: dict[str, Cause] = {}  # of the shapes of the linear form
+OBJECT_CAUSES: dict[str, Cause] = {}  # of arguments that are no arrays
 Readings = Iterator[Reading]
 EntryT = TypeVar("EntryT", bound=Callable[[Any], Iterator[Reading]])
 
@@ -53,6 +55,8 @@ EntryT = TypeVar("EntryT", bound=Callable[[Any], Iterator[Reading]])
 def cause(tag: str, title: str, *stages: Stage, example: str) -> Callable[[EntryT], EntryT]:
     """Enter a cause, with a title in plain words; `example` is a call that shows it."""
     table = LINEAR_CAUSES if stages == ("head",) else CAUSES
+    if "object" in stages:
+        table = OBJECT_CAUSES
 
     def enter(readings: EntryT) -> EntryT:
         table[tag] = Cause(tag, title, stages, example, readings, readings.__doc__ or "")

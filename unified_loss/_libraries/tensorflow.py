@@ -27,7 +27,7 @@ class TensorFlow(Library):
         mean=lambda x, axes: f"tf.reduce_mean({x}, axis={one_or_all(axes)})",
         one_hot=lambda x, classes: f"tf.one_hot({x}, {classes})",
     )
-    aliases: ClassVar = {"tf": "tensorflow"}
+    aliases: ClassVar = {"tf": "tensorflow", "keras": "keras"}
 
     @cached_property
     def xp(self) -> Any:

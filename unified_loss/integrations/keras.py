@@ -124,7 +124,8 @@ class CrossEntropy(keras.losses.Loss):
     ) -> None:
         if extra or foreign:
             options = CrossEntropy.__init__.__kwdefaults__ or {}
-            raise words.refused(type(self).__name__, options, extra, foreign, {})
+            each = words.written("model.fit(inputs, labels, ", ["sample_weight"])
+            raise words.refused(type(self).__name__, options, extra, foreign, {}, each)
         weight = None if class_weight is None else _on_host(class_weight)
         plan = plan_of_options(
             axis=axis,

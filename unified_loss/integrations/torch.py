@@ -96,7 +96,10 @@ class CrossEntropyLoss(nn.Module):
         **foreign: Never,
     ) -> None:
         if extra or foreign:
-            raise words.refused(type(self).__name__, OPTIONS, extra, foreign, {})
+            name = type(self).__name__
+            options = CrossEntropyLoss.forward.__kwdefaults__ or {}
+            each = words.written(f"{name}()(logits, labels, ", options)
+            raise words.refused(name, OPTIONS, extra, foreign, {}, each)
         super().__init__()
         if class_weight is not None and not isinstance(class_weight, Tensor):
             class_weight = host.as_numpy(
@@ -157,7 +160,9 @@ class CrossEntropyLoss(nn.Module):
         """
         if logits is ... or labels is ... or extra or foreign:
             options = CrossEntropyLoss.forward.__kwdefaults__ or {}
-            raise words.refused(type(self).__name__, options, extra, foreign)
+            name = type(self).__name__
+            made = words.written(f"{name}(", OPTIONS)
+            raise words.refused(name, options, extra, foreign, elsewhere=made)
         return cross_entropy(
             logits,
             labels,

@@ -5,7 +5,7 @@ from typing import Any
 
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
-from unified_loss._types import Head, Problem, Same, Size, Spec
+from unified_loss._types import Head, Problem, Same, Shape, Size, Spec
 from unified_loss.exceptions import DTypeError, OptionError, ShapeError
 
 
@@ -20,16 +20,16 @@ def _spec_of_logits(head: Head, labels: Spec, same: Same) -> Spec:
         if part is not None and part.dtype not in rules.FLOATING:
             raise DTypeError(messages.part_not_floating(name, part))
     if hidden.shape is not None and not hidden.shape:
-        raise _refused(messages.no_features(), head, labels)
+        raise _refused(messages.no_features(), labels)
     if weight.shape is not None and len(weight.shape) != 2:
-        raise _refused(messages.weight_not_a_matrix(weight), head, labels)
+        raise _refused(messages.weight_not_a_matrix(weight), labels)
     classes, features = (None, None) if weight.shape is None else weight.shape
     if hidden.shape is not None and same(hidden.shape[-1], features) is False:
-        raise _refused(messages.weight_shape(hidden, weight), head, labels)
-    if bias is not None and bias.shape is not None and not _is_vector(bias, classes, same):
-        raise _refused(messages.bias_shape(bias, classes), head, labels)
-    dtype = "float64" if "float64" in {hidden.dtype, weight.dtype} else "float32"
+        raise _refused(messages.weight_shape(hidden, weight), labels)
     shape = None if hidden.shape is None else (*hidden.shape[:-1], classes)
+    if bias is not None and bias.shape is not None and not _is_vector(bias, classes, same):
+        raise _refused(messages.bias_shape(bias, classes), labels, shape)
+    dtype = "float64" if "float64" in {hidden.dtype, weight.dtype} else "float32"
     return Spec(hidden.library, shape, dtype)
 
 
@@ -48,9 +48,5 @@ def _is_vector(bias: Spec, classes: Size, same: Same) -> bool:
     return len(bias.shape) == 1 and same(bias.shape[0], classes) is not False
 
 
-def _refused(text: str, head: Head, labels: Spec) -> ShapeError:
-    hidden, weight, _ = head
-    shape = None
-    if hidden.shape and weight.shape is not None and len(weight.shape) == 2:
-        shape = (*hidden.shape[:-1], weight.shape[0])
-    return ShapeError(text).with_details(logits_shape=shape, labels_shape=labels.shape)
+def _refused(text: str, labels: Spec, logits_shape: Shape | None = None) -> ShapeError:
+    return ShapeError(text).with_details(logits_shape=logits_shape, labels_shape=labels.shape)

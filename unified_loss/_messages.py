@@ -43,7 +43,8 @@ def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
 def part_not_floating(name: str, spec: Spec) -> str:
     """R28."""
     told = f"{name} must be floating, but is {described(spec)}."
-    return f"{told} The order is hidden, weight, labels." if spec.dtype.startswith("int") else told
+    is_integer = spec.dtype.startswith(("int", "uint"))
+    return f"{told} The order is hidden, weight, labels." if is_integer else told
 
 
 def no_features() -> str:

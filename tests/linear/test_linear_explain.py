@@ -271,3 +271,19 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "[4,3]", "[4]", "--weight", "[3,7]"]) == 1
     assert "weight = weight.T" in capsys.readouterr().out
     assert main(["explain", "[4,3]", "[4]", "--softcap", "3"]) == 2
+
+
+def test_a_refused_call_is_told_by_its_parts() -> None:
+    """R28: the headline has hidden, weight and labels; logits that cannot be made have no shape."""
+    for given in (("f32[6, 4]", "i64[6]"), (np.zeros((6, 4), np.float32), np.zeros(6, int))):
+        turned = explain(*given, weight=np.zeros((4, 9), np.float32))
+        assert "hidden numpy float32[6, 4], weight numpy float32[4, 9]" in turned._repr_html_()
+        assert (turned.axis, turned.num_classes, turned.error.logits_shape) == (None, None, None)
+        assert 'class="axes"' not in turned._repr_html_()
+        shorter = explain(*given, weight=np.zeros((9, 4), np.float32), bias=np.zeros(8, np.float32))
+        assert shorter.error.logits_shape == (6, 9)
+    labels = explain("f32[6, 4]", "i64[5]", weight="f32[9, 4]")
+    assert (labels.num_classes, labels.batch_shape) == (9, (6,))
+    assert "The order is hidden, weight, labels." in str(explain("u8[6]", "[6]", weight="[9, 4]"))
+    unread = explain(np.zeros((6, 4)), [0], weight=np.zeros((9, 4)), class_weight={0: 1.0})
+    assert (unread.valid, unread.axis) == (False, None)

@@ -217,14 +217,21 @@ def test_attributes() -> None:
     wrong = explain((2, 5), (3,))
     assert not wrong.valid
     assert wrong.error.cause
-    names = ("axis", "num_classes", "label_kind", "batch_shape", "result_shape", "result_dtype")
-    assert [getattr(wrong, name) for name in (*names, "kernel", "extra_memory")] == [None] * 8
+    names = ("label_kind", "result_shape", "result_dtype", "kernel", "extra_memory")
+    assert [getattr(wrong, name) for name in names] == [None] * 5
+    assert (wrong.axis, wrong.num_classes, wrong.batch_shape) == (1, 5, (2,))
+    for open_ in (explain((2, 5, 7), (3,)), explain((), (3,)), explain("f32[...]", (3,))):
+        assert (open_.axis, open_.num_classes, open_.batch_shape) == (None, None, None)
 
 
 SAME_CALL = [
     ("float32[2, 5, 7]", "int64[2, 7]"),
     ("f32(2, 5, 7)", "i64(2, 7,)"),
     ("float[2,5,7]", "int[2,7]"),
+    ("2, 5, 7", "2 7"),
+    ("(2, 5, 7) float32", "(2, 7), int64"),
+    ("f32[2,5,7]{2,1,0}", "s64[2,7]"),
+    ("np.float32 [2, 5, 7]", "(2, 7) dtype('int64')"),
     ("numpy float32[2, 5, 7]", "numpy int64[2, 7]"),
     ((2, 5, 7), (2, 7)),
     ("[2, 5, 7]", "[2, 7]"),

@@ -11,7 +11,7 @@ from unified_loss._call import diagnose, prepare
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of, facts_of_linear
-from unified_loss._explain._linear import way_of
+from unified_loss._explain._linear import has_no_logits, way_of
 from unified_loss._explain._memory import memory_of
 from unified_loss._explain._picture import columns_of
 from unified_loss._explain._report import Report
@@ -71,7 +71,9 @@ def _of_head(
         try:
             call = prepare_linear(backend, head, arrays, options, softcap)
         except LossInputError as error:
-            return _refused(None, error)
+            return _refused(
+                _problem_of_head(arrays._replace(logits=head.hidden), options, head), error
+            )
     plan = make_plan(call.problem)._replace(device=call.form.plan.device)
     return _accepted_linear(backend, call.problem, call.form._replace(plan=plan), _told(caught))
 
@@ -88,7 +90,7 @@ def _told(caught: list[warnings.WarningMessage]) -> tuple[str, ...]:
 def _of_shapes(call: reading.Call, softcap: Any) -> Report:
     problem, error = call.problem, call.error
     if error is not None:
-        return _refused(problem if problem.head is None else None, error)
+        return _refused(problem, error)
     cap = None
     try:
         if problem.head is not None:
@@ -97,8 +99,7 @@ def _of_shapes(call: reading.Call, softcap: Any) -> Report:
         plan = make_plan(problem)
     except LossInputError as refusal:
         diagnose(refusal, problem)
-        is_drawn = problem.head is None or problem.logits is not problem.head.hidden
-        return _refused(problem if is_drawn else None, refusal)
+        return _refused(problem, refusal)
     told = (messages.single_class(problem),) if _is_single(plan) else ()
     if problem.head is not None:
         return _accepted_linear(call.backend, problem, Form(plan, cap), told)
@@ -108,7 +109,9 @@ def _of_shapes(call: reading.Call, softcap: Any) -> Report:
 
 def _refused(problem: Problem | None, error: LossInputError) -> Report:
     error = error.with_traceback(None)  # which would keep the arrays
-    return Report(None, problem, error, _columns=() if problem is None else columns_of(problem))
+    if problem is None or has_no_logits(problem):
+        return Report(None, problem, error)
+    return Report(None, problem, error, _columns=columns_of(problem))
 
 
 def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str, ...]) -> Report:
@@ -146,6 +149,18 @@ def _problem_if_any(backend: Backend, arrays: Operands, options: Options) -> Pro
         return reading.problem_of(backend, arrays, options)
     except LossInputError:
         return None
+
+
+def _problem_of_head(arrays: Operands, options: Options, head: Head) -> Problem | None:
+    """The same for the linear form; its logits, if there can be any."""
+    try:
+        problem = reading.read_shapes(arrays, options, None, head).problem
+    except LossInputError:
+        return None
+    try:
+        return with_logits(problem)
+    except LossInputError:
+        return problem
 
 
 def _is_single(plan: Plan) -> bool:

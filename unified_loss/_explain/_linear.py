@@ -123,6 +123,11 @@ _USUAL = {"ignore_index": -100, "label_smoothing": 0, "z_loss": 0, "reduction": 
           "check": "auto"}  # fmt: skip
 
 
+def has_no_logits(problem: Problem) -> bool:
+    """Whether the parts of the linear form make no logits, or were not asked for them yet."""
+    return problem.head is not None and problem.logits is problem.head.hidden
+
+
 def headline(problem: Problem) -> str:
     """The arguments of a call."""
     hidden, weight, bias = problem.head

@@ -20,16 +20,26 @@ from unified_loss.exceptions import BackendError, LossInputError, OptionError
 ARRAYS = Operands._fields
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
-TEXT = re.compile(r"\s*(?:([a-z]\w*)\s+)?(\w+)?\s*[\[(]([^\[\]()]*)[\])]\s*")
+MODULE = r"(?:(?:torch|tf|jnp|np)\.)?"
+TEXT = re.compile(
+    rf"\s*(?:([a-z]\w*)\s+)?{MODULE}(\w+)?\s*[\[(]([^\[\]()]*)[\])](?:\{{[\d,]*\}})?\s*"
+)
+# What ``print(x.shape, x.dtype)`` prints, and sizes alone.
+PAIRED = re.compile(
+    r"\s*(?:torch\.Size\(|TensorShape\()?[\[(](?P<sizes>[^\[\]()]*)[\])]\)?[\s,]+"
+    rf"(?:<dtype:\s*'|dtype\(')?{MODULE}(?P<dtype>\w+)['>)]*\s*"
+)
+SIZES = re.compile(r"[\s\d?,]*[\d?][\s\d?,]*")
 # What libraries print: Tensor(shape=(32, 10), dtype=float32), torch.Size([32, 10]) and their like.
 PRINTED = re.compile(r"(?s)(?P<kind>.*?)shape=[\[(](?P<sizes>[^\[\]()]*)[\])](?P<rest>.*)")
 DTYPE = re.compile(r"dtype=[\"'<]*(?:(?:dtype|class)\W+)?(?:\w+\.)*(\w+)")
-ENCLOSED = re.compile(r"\s*(torch\.Size|TensorShape|ShapedArray)\((.*)\)\s*")
+ENCLOSED = re.compile(r"\s*(torch\.Size|TensorShape|ShapedArray|\w*Trace[rd])[(<](.*)[)>]\s*")
 PRINTS = {"torch.Size": "torch", "TensorShape": "tensorflow", "TensorSpec": "tensorflow",
-          "tf.": "tensorflow", "ShapedArray": "jax", "ShapeDtypeStruct": "jax"}  # fmt: skip
+          "tf.": "tensorflow", "ShapedArray": "jax", "ShapeDtypeStruct": "jax", "Tracer(": "jax",
+          "torch.": "torch", "dask.array": "dask"}  # fmt: skip
 UNKNOWN = ("?", "None")
 LARGEST, DIGITS = 2**63 - 1, 20  # no array has more entries, and no such number more digits
-SHORT = {"bf": "bfloat", "f": "float", "i": "int", "u": "uint"}
+SHORT = {"bf": "bfloat", "f": "float", "i": "int", "s": "int", "u": "uint"}
 PYTHON = {"int": "int64", "long": "int64", "half": "float16", "float": "float32",
           "double": "float64"}  # fmt: skip
 
@@ -168,6 +178,11 @@ def _parts(name: str, text: str) -> tuple[str | None, str | None, str]:
     if printed is not None:
         dtype = DTYPE.search(printed["rest"])
         return library, None if dtype is None else dtype[1], printed["sizes"]
+    paired = PAIRED.fullmatch(text)
+    if paired is not None:
+        return library, paired["dtype"], paired["sizes"]
+    if SIZES.fullmatch(text):
+        return library, None, text
     enclosed = ENCLOSED.fullmatch(text)
     match = TEXT.fullmatch(text if enclosed is None else enclosed[2])
     if match is None:
@@ -176,7 +191,7 @@ def _parts(name: str, text: str) -> tuple[str | None, str | None, str]:
 
 
 def _full_name(dtype: str) -> str:
-    short = re.fullmatch(r"(bf|f|i|u)(\d+)", dtype)
+    short = re.fullmatch(r"(bf|f|i|s|u)(\d+)", dtype)
     return SHORT[short[1]] + short[2] if short else PYTHON.get(dtype, dtype)
 
 

@@ -4,9 +4,11 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from unified_loss._explain._facts import Fact, batch_shape
-from unified_loss._explain._linear import headline
+from unified_loss import _rules as rules
+from unified_loss._explain._facts import Fact
+from unified_loss._explain._linear import has_no_logits, headline
 from unified_loss._explain._picture import Column, drawn
+from unified_loss._shapes import without
 from unified_loss._shown import described
 from unified_loss._types import LabelKind, Plan, Problem, Shape
 from unified_loss.exceptions import LossInputError
@@ -20,6 +22,8 @@ class Report:
 
     Attributes
     ----------
+    axis, num_classes, batch_shape
+        Of the logits; None where they are not known, be the call valid or not.
     error : LossInputError or None
         What the call would raise, with `cause`, `fixes` and `readings`.
     warnings : tuple of str
@@ -49,12 +53,15 @@ class Report:
     @property
     def axis(self) -> int | None:
         """The class axis of the logits."""
-        return None if self._plan is None else self._plan.axis
+        return self._known_axis() if self._plan is None else self._plan.axis
 
     @property
     def num_classes(self) -> Any:
         """The number of classes."""
-        return None if self._plan is None else self._plan.num_classes
+        if self._plan is not None:
+            return self._plan.num_classes
+        shape, axis = self._logits_shape(), self.axis
+        return None if shape is None or axis is None else shape[axis]
 
     @property
     def label_kind(self) -> LabelKind | None:
@@ -64,21 +71,38 @@ class Report:
     @property
     def batch_shape(self) -> Shape | None:
         """The shape of the logits without the class axis."""
-        if self._plan is None or self._problem is None:
-            return None
-        return batch_shape(self._problem, self._plan)
+        shape, axis = self._logits_shape(), self.axis
+        return None if shape is None or axis is None else without(shape, axis)
 
     @property
     def result_shape(self) -> Shape | None:
         """The shape of the loss."""
-        if self._plan is None or self._plan.reduction == "none":
-            return self.batch_shape
-        return ()
+        if self._plan is None:
+            return None
+        return self.batch_shape if self._plan.reduction == "none" else ()
 
     @property
     def result_dtype(self) -> str | None:
         """The dtype of the loss."""
         return None if self._plan is None else self._plan.compute_dtype
+
+    def _logits_shape(self) -> Shape | None:
+        """The shape of the logits, be they made or not; those of a refused head have none."""
+        return (
+            None
+            if self._problem is None or has_no_logits(self._problem)
+            else (self._problem.logits.shape)
+        )
+
+    def _known_axis(self) -> int | None:
+        """The class axis of a call that is refused for something else."""
+        shape = self._logits_shape()
+        if self._problem is None or not shape:
+            return None
+        try:
+            return rules.class_axis(self._problem)
+        except LossInputError:
+            return None
 
     def __str__(self) -> str:
         """The report for a terminal."""

@@ -3,8 +3,10 @@
 import contextlib
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,16 @@ from tests.helpers.backends import Backend
 from tests.helpers.plans import FLOATING, INTEGER, M, N, problem
 from tests.helpers.support import calls_of
 from unified_loss import LossInputError, LossInputWarning, cross_entropy
-from unified_loss._diagnosis import CAUSES, SHOWN_FIXES, SHOWN_READINGS, Fix, Values, diagnose
+from unified_loss._diagnosis import (
+    CAUSES,
+    SHOWN_FIXES,
+    SHOWN_READINGS,
+    Fix,
+    Values,
+    diagnose,
+    values_of,
+)
+from unified_loss._diagnosis._facts import LOOK, LOOK_AGAIN
 from unified_loss._plan import make_plan
 from unified_loss._types import Problem
 
@@ -289,6 +300,20 @@ def test_it_is_little_work() -> None:
     for arrays in cases:
         fail(arrays)
         assert calls_of(lambda arrays=arrays: fail(arrays)) < 5000
+
+
+def test_large_labels_are_neither_copied_nor_walked() -> None:
+    """R25: what takes too long to look at takes no time; one object an entry is slow sooner."""
+    wide = np.zeros((128, LOOK_AGAIN // 32), np.int8)[:, ::2].T
+    walked = mock.Mock(side_effect=AssertionError)
+    for labels in (wide, np.broadcast_to(np.array(1, object), (2 * LOOK,))):
+        tracemalloc.start()
+        try:
+            with mock.patch("unified_loss._rules.is_integer", walked):
+                assert values_of(labels, within=(0, 1)) is None
+            assert tracemalloc.get_traced_memory()[1] < labels.size
+        finally:
+            tracemalloc.stop()
 
 
 def valid_calls(rng: np.random.Generator) -> Any:

@@ -12,11 +12,13 @@ missed      nothing that is shown is the true cause
 
 import json
 import sys
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from tests.helpers.backends import BACKENDS, Backend
 from tests.helpers.problems import Array, Problem
 from tests.helpers.reference import evaluate
 from unified_loss import LossInputError, cross_entropy
+from unified_loss._call import diagnose
 
 LINES = (
     (Path(__file__).parents[1] / "data" / "reports.jsonl").read_text(encoding="utf-8").splitlines()
@@ -208,6 +211,25 @@ def scores() -> dict[str, tuple[str, Outcome]]:
     return found
 
 
+def times_of_diagnosis() -> list[float]:
+    """How long the calls on NumPy that are refused take to say why, in ms, the best of three."""
+    spent: list[float] = []
+
+    def timed(*arguments: Any) -> None:
+        start = time.perf_counter()
+        diagnose(*arguments)
+        spent.append(1e3 * (time.perf_counter() - start))
+
+    best = []
+    with mock.patch("unified_loss._call.diagnose", timed):
+        for report in REPORTS.values():
+            spent.clear()
+            for _ in range(3):
+                outcome_of(report, BACKENDS["numpy"], check="auto")
+            best += [min(spent)] if spent else []
+    return sorted(best)
+
+
 def table(found: dict[str, tuple[str, Outcome]], key: str) -> str:
     """The scores by one field of the reports."""
     counted: dict[str, Counter[str]] = {}
@@ -227,12 +249,14 @@ def main() -> None:
     total = Counter(score for score, _ in found.values())
     good = total["works"] + total["first"]
     shown = good + total["among"]
+    times = times_of_diagnosis()
     lines = [
         table(found, "framework"),
         table(found, "cause"),
         (
             f"{len(found)} reports: {good / len(found):.0%} work or have their cause first, "
-            f"{shown / len(found):.0%} work or show it"
+            f"{shown / len(found):.0%} work or show it, {total['misleading']} mislead; a diagnosis "
+            f"takes {times[len(times) // 2]:.1f} ms (median), {times[-1]:.1f} ms at most"
         ),
         *(f"{name}: {score}; the cause is {REPORTS[name]['cause']}\n{outcome.text}"
           for name, (score, outcome) in found.items() if score not in {"works", "first"}),

@@ -10,7 +10,7 @@ from unified_loss._types import Problem, Shape, Size
 
 IMAGE_CHANNELS = (3, 4)
 LOOK = 2**17  # labels that are looked at without being asked for: more take too long
-LOOK_AGAIN = 2**21  # where all of them have been looked at already
+LOOK_AGAIN = 2**20  # where all of them have been looked at already
 UNIT_TOLERANCE = 1e-3
 PAIR = 2  # the outcomes of a binary target
 BY_CHANCE = 1e-3  # what class ids do so rarely, they do not do
@@ -200,12 +200,15 @@ def values_of(
     """
     import numpy as np
 
+    is_object = labels.dtype.kind == "O"
+    if labels.size > (LOOK if within is None or is_object else LOOK_AGAIN):
+        return None
     if labels.dtype.kind == "V":  # bfloat16
         labels = labels.astype(np.float64)
-    entries = labels.reshape(-1)
-    if entries.dtype.kind == "O" and not all(map(rules.is_integer, entries)):
+    if labels.dtype.kind not in "biufO":
         return None
-    if entries.dtype.kind not in "biufO" or entries.size > (LOOK if within is None else LOOK_AGAIN):
+    entries = labels.reshape(-1)
+    if is_object and not all(map(rules.is_integer, entries)):
         return None
     if rules.is_integer(ignore_index):
         entries = entries[np.asarray(entries != ignore_index, bool)]

@@ -115,7 +115,7 @@ SHAPES = {
         "  perhaps: several classes in one example (multi_hot_given_to_single_label_loss): 0/1 "
         "labels shaped like the logits are multi-hot if several classes can hold at once; "
         "softmax takes one.",
-        "    elsewhere: for multi-label data use a sigmoid (BCE, binary) loss for each class; "
+        "    elsewhere: for multi-label data use a binary (sigmoid) loss for each class; "
         "for one class index each, one-hot rows or argmax",
         call=(scores(2, 3, 4), scores(2, 3, 4)),
     ),
@@ -169,8 +169,8 @@ SHAPES = {
         "    elsewhere: index the rows with the class ids: np.eye(10)[ids]",
         "  perhaps: batches of two sizes (last_batch_smaller): logits have 32 examples on axis "
         "0, labels 10: in the last batch, something has a fixed batch size.",
-        "    elsewhere: give inputs and labels of the same length (10 or 32; drop the "
-        "remainder: drop_remainder, drop_last; a generator)",
+        "    elsewhere: give inputs and labels of the same length (10 or 32; leave the "
+        "last, smaller one out)",
         call=(scores(32, 10), scores(10, 10)),
     ),
     "wrong_number_of_classes": case(
@@ -205,10 +205,10 @@ SHAPES = {
         "  logits: numpy float32[4, 3]   labels: numpy int64[1, 4]   axis: 1 (inferred)",
         "  perhaps: labels with an axis of size 1 too many (labels_trailing_singleton): labels "
         "(1, 4) have an axis of size 1 that is not the class axis; wanted is (4,).",
-        "    fix: squeeze it (view, reshape): labels = np.squeeze(labels, axis=0)",
+        "    fix: squeeze it (reshape): labels = np.squeeze(labels, axis=0)",
         "  perhaps: logits without a batch axis (logits_missing_batch_axis): logits (4, 3) have "
         "no batch axis, labels have one.",
-        "    fix: unsqueeze the batch axis of one example: logits = np.expand_dims(logits, axis=0)",
+        "    fix: add the batch axis of one example: logits = np.expand_dims(logits, axis=0)",
         call=(scores(4, 3), ids(1, 4)),
     ),
     "dense_axes_of_size_one": case(
@@ -218,7 +218,7 @@ SHAPES = {
         "  logits: numpy float32[4, 3]   labels: numpy float32[4, 3, 1]   axis: 1 (inferred)",
         "  perhaps: labels with an axis of size 1 too many (labels_trailing_singleton): labels "
         "(4, 3, 1) have a trailing axis of size 1 that is not the class axis; wanted is (4, 3).",
-        "    fix: squeeze it (view, reshape): labels = np.squeeze(labels, axis=2)",
+        "    fix: squeeze it (reshape): labels = np.squeeze(labels, axis=2)",
         call=(scores(4, 3), scores(4, 3, 1)),
     ),
     "one_row_of_probabilities": case(
@@ -232,8 +232,8 @@ SHAPES = {
         "    if all examples share it, repeat it: labels = np.broadcast_to(labels, (4, 3))",
         "  perhaps: batches of two sizes (last_batch_smaller): logits have 4 examples on axis "
         "0, labels 3: in the last batch, something has a fixed batch size.",
-        "    elsewhere: give inputs and labels of the same length (3 or 4; drop the remainder: "
-        "drop_remainder, drop_last; a generator)",
+        "    elsewhere: give inputs and labels of the same length (3 or 4; leave the last, "
+        "smaller one out)",
         "  perhaps: classes on another axis (class_axis_not_where_expected): labels (3,) fit if "
         "the classes are on axis 0 (size 4) of the logits.",
         "    if the classes are on axis 0, say so, or transpose: axis=0; labels = "

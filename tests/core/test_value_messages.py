@@ -353,7 +353,7 @@ SUSPICIONS = {
         np.array([[1.0, 1, 0], [1, 0, 0]]),
         (
             "0/1 labels shaped like the logits are multi-hot if several classes can hold at once; "
-            "softmax takes one. Fix: for multi-label data use a sigmoid (BCE, binary) loss for "
+            "softmax takes one. Fix: for multi-label data use a binary (sigmoid) loss for "
             "each class; for one class index each, one-hot rows or argmax."
         ),
     ),
@@ -399,7 +399,7 @@ def test_warning_of_rows_with_several_ones(dtype: str, check: Any) -> None:
     assert str(found.message) == (
         "rows of labels (2, 3) have several ones over the class axis 1: several classes in one "
         "example. 0/1 labels shaped like the logits are multi-hot if several classes can hold at "
-        "once; softmax takes one. Fix: for multi-label data use a sigmoid (BCE, binary) loss for "
+        "once; softmax takes one. Fix: for multi-label data use a binary (sigmoid) loss for "
         "each class; for one class index each, one-hot rows or argmax."
     )
 

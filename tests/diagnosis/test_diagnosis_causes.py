@@ -106,6 +106,29 @@ def test_a_cause_is_documented_by_its_function() -> None:
         assert inspect.isgeneratorfunction(cause.readings)
 
 
+# Words of one framework that are none in another, and words that tell a beginner nothing.
+WORDS = {
+    "torch": r"unsqueeze|\bview\b|BCE|drop_last|num_labels",
+    "tensorflow": r"Dense|[Kk]eras|TimeDistributed|return_sequences|drop_remainder|categorical\)",
+}
+OBSCURE = r"spurious|remap|folded|\b1 (classes|rows|steps|entries)\b|entries per example|str\d"
+
+
+@pytest.mark.parametrize("tag", EXAMPLES)
+def test_words_are_of_the_framework(backend: Backend, tag: str) -> None:
+    """R25: what is said to one framework's people has no other's words."""
+    arguments, options = call_of(tag, backend.asarray)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LossInputWarning)
+            cross_entropy(*arguments, **options)
+    except (LossInputError, LossInputWarning) as told:
+        text = re.sub(r"\(\w+_\w+\):", "", str(told))
+        for name, words in WORDS.items():
+            assert backend.name == name or not re.search(words, text), text
+        assert not re.search(OBSCURE, text), text
+
+
 @pytest.mark.parametrize("library", [*libraries.known_names(), "some_library"])
 def test_code_is_in_the_library_of_the_caller(library: str) -> None:
     """R25: as people of that library write it; no code where that is not known."""

@@ -182,8 +182,8 @@ def labels_missing_batch_axis(facts: Facts) -> Readings:
             yield Reading(
                 Score.STRONG,
                 f"labels {shown(labels)} have no batch axis, as after a bare squeeze() of a batch "
-                "of 1 (drop_last avoids it).",
-                tuple(fix(facts, "unsqueeze the batch axis (view(1) for a 0-d scalar)",
+                "of 1, which a last, smaller batch may be.",
+                tuple(fix(facts, "add the batch axis (a 0-d scalar: to (1,))",
                           Step("labels", "insert", 0))),
             )  # fmt: skip
         elif labels and not facts.fits(labels, batch):
@@ -226,7 +226,11 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
     """Logits of one example against a batch of labels."""
     logits, labels = facts.logits, facts.labels
     added = tuple(
-        fix(facts, "unsqueeze the batch axis of one example", Step("logits", "insert", 0))
+        fix(
+            facts,
+            "add the batch axis of one example",
+            Step("logits", "insert", 0),
+        )
     )
     if added and len(logits) == 1:
         yield Reading(Score.STRONG, f"logits {shown(logits)} have no batch axis.", added)
@@ -242,7 +246,7 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
             tuple(
                 fix(
                     facts,
-                    "unsqueeze the batch axis of both",
+                    "add the batch axis of both",
                     *steps,
                     given="these are the scores of one example, with the classes first",
                 )
@@ -265,14 +269,14 @@ def logits_missing_batch_axis(facts: Facts) -> Readings:
     example="np.zeros((1, 1, 3, 4, 4)), np.zeros((1, 4, 4), int)",
 )
 def extra_leading_axis_on_logits(facts: Facts) -> Readings:
-    """One unsqueeze too many."""
+    """One axis of size 1 too many, in front."""
     if len(facts.logits) > 2 and facts.equal(facts.logits[0], 1):
         fixes = tuple(fix(facts, "drop the extra axis", Step("logits", "squeeze", 0)))
         if fixes:
             yield Reading(
                 Score.STRONG,
-                f"logits {shown(facts.logits)} have an extra leading axis of size 1 (one unsqueeze "
-                "too many): without it the labels fit.",
+                f"logits {shown(facts.logits)} have an extra leading axis of size 1 (one "
+                f"{facts.term('unsqueeze')} too many): without it the labels fit.",
                 fixes,
             )
 
@@ -309,7 +313,7 @@ def labels_trailing_singleton(facts: Facts) -> Readings:
             else Score.STRONG,
             f"labels {shown(labels)} have {where} of size 1 that is not the class axis; wanted is "
             f"{shown(wanted)}.",
-            tuple(fix(facts, "squeeze it (view, reshape)", step)),
+            tuple(fix(facts, f"squeeze it ({facts.term('view')})", step)),
         )
 
 

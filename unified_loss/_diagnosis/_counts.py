@@ -73,10 +73,10 @@ def per_step_labels_single_prediction(facts: Facts) -> Readings:
     per, head = ("pixel", "a segmentation head (a mask model)") if pixels else (
         "time step (token)", "return_sequences=True, TimeDistributed"
         if facts.tensorflow else "a head for tokens")  # fmt: skip
-    entries = f"{extra[0]} entries" if len(extra) == 1 else f"{shown(extra)} entries"
+    entries = f"{' x '.join(map(shown_size, extra))} numbers"
     yield Reading(
         score,
-        f"labels {shown(labels)} have {entries} per example, logits "
+        f"labels {shown(labels)} have {entries} for each example, logits "
         f"{shown(facts.logits)} give one prediction per example.",
         (
             outside(f"predict per {per} with {head}: logits {shown(wanted)}"
@@ -117,7 +117,7 @@ def _pooled(facts: Facts, text: str) -> list[Fix]:
     example="np.zeros((32, 7, 7, 5)), np.zeros(32, int)",
 )
 def missing_flatten_or_pooling(facts: Facts) -> Readings:
-    """A feature map that still has its spatial axes, or has them folded into the batch."""
+    """A feature map that still has its spatial axes, or has them in the batch."""
     logits, labels, k = facts.logits, facts.labels, times(facts)
     if len(logits) > 2:
         fixes = _pooled(facts, "pool (flatten) the spatial axes; best before the last layer")
@@ -201,7 +201,7 @@ def per_step_logits_single_label(facts: Facts) -> Readings:
     example="np.zeros((40, 6)), np.zeros(10, int)",
 )
 def reshape_changed_batch(facts: Facts) -> Readings:
-    """A reshape with -1 that folded another axis into the batch."""
+    """A reshape with -1 that put another axis into the batch."""
     found = rows(facts)
     if found is None:
         return
@@ -212,15 +212,14 @@ def reshape_changed_batch(facts: Facts) -> Readings:
         yield Reading(
             Score.LIKELY if k <= 8 else Score.GUESS,
             f"logits have {total} rows for {batch} labels, exactly {k} times as many: a reshape "
-            f"(view) with -1 made an axis of size {k} (frames, channels, image size) part of the "
-            "batch.",
+            f"with -1 made an axis of size {k} (frames, channels, image size) part of the batch.",
             (keep,),
         )
     elif len(facts.labels) == 1 and (fewer is not None or total > batch):
         times_fewer = f", exactly {fewer} times fewer" if fewer else ""
         yield Reading(
             Score.GUESS,
-            f"logits have {total} rows for {batch} labels{times_fewer}: as after a reshape (view) "
+            f"logits have {total} rows for {batch} labels{times_fewer}: as after a reshape "
             "with -1 and a wrong number of features.",
             (keep,),
         )
@@ -260,8 +259,8 @@ def labels_flattened_one_hot(facts: Facts) -> Readings:
     elif (k := ratio(labels[0], examples)) is not None and (facts.integer or facts.binary):
         yield Reading(
             Score.STRONG if facts.binary else Score.GUESS,
-            f"labels have {k} entries per example: flattened one-hot rows of {k} classes, if they "
-            "are 0 and 1.",
+            f"labels have {k} numbers for each example: flattened one-hot rows of {k} classes, if "
+            "they are 0 and 1.",
             (
                 outside(f"give class ids (class indices) {shown(batch)}, by argmax over the {k}"),
                 outside(f"{facts.units(k)}"),
@@ -301,7 +300,7 @@ def last_batch_smaller(facts: Facts) -> Readings:
             f"logits have {a} examples on axis 0, labels {b}: in the last batch, something has a "
             "fixed batch size.",
             (outside(f"give inputs and labels of the same length ({min(a, b)} or {max(a, b)}; "
-                     "drop the remainder: drop_remainder, drop_last; a generator)"),),
+                     f"{facts.term('even batches')})"),),
         )  # fmt: skip
 
 

@@ -9,6 +9,18 @@ from unified_loss._shapes import same_shape, without
 from unified_loss._types import Problem, Shape, Size
 
 IMAGE_CHANNELS = (3, 4)
+# What people call one thing in their frameworks; NumPy's word serves all others.
+TERMS = {
+    "unsqueeze": {"torch": "unsqueeze", "numpy": "expand_dims"},
+    "unsqueeze the": {"torch": "unsqueeze the", "numpy": "add an axis of size 1 to the"},
+    "view": {"torch": "view, reshape", "numpy": "reshape"},
+    "sigmoid": {"torch": "sigmoid, BCE", "numpy": "sigmoid"},
+    "even batches": {
+        "torch": "DataLoader(drop_last=True)",
+        "tensorflow": "batch(drop_remainder=True); a generator of even batches",
+        "numpy": "leave the last, smaller one out",
+    },
+}
 LOOK = 2**17  # labels that are looked at without being asked for: more take too long
 LOOK_AGAIN = 2**20  # where all of them have been looked at already
 UNIT_TOLERANCE = 1e-3
@@ -119,6 +131,10 @@ class Facts:
         """Whether the caller writes TensorFlow or Keras."""
         return self.problem.logits.library == "tensorflow"
 
+    def term(self, name: str) -> str:
+        """A word of the caller's framework; that of NumPy where it has none of its own."""
+        return TERMS[name].get(self.problem.logits.library, TERMS[name]["numpy"])
+
     @property
     def holder(self) -> str:
         """Who has how many classes."""
@@ -132,7 +148,9 @@ class Facts:
             return f"give weight {number} rows, one for each class"
         name = {
             "tensorflow": f"Dense({number})",
-            "torch": f"num_labels={number} in a Hugging Face model",
+            "torch": f"nn.Linear(..., {number}); num_labels={number} in a Hugging Face model",
+            "mlx": f"nn.Linear(..., {number})",
+            "jax": f"nnx.Linear(..., {number})",
         }.get(self.problem.logits.library, f"num_classes={number}")
         return f"give the last layer {number} output units ({name})"
 

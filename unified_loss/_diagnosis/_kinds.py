@@ -141,8 +141,8 @@ def multi_hot_given_to_single_label_loss(facts: Facts) -> Readings:
     yield Reading(
         score,
         f"0/1 labels {how} are multi-hot if several classes can hold at once; softmax takes one.",
-        (outside("for multi-label data use a sigmoid (BCE, binary) loss for each class; for one "
-                 "class index each, one-hot rows or argmax"),),
+        (outside(f"for multi-label data use a binary ({facts.term('sigmoid')}) loss for each "
+                 "class; for one class index each, one-hot rows or argmax"),),
     )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
             f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss; "
             "here they are the scores of one example.",
             (outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
-                     "unsqueeze the logits"),),
+                     f"{facts.term('unsqueeze the')} logits"),),
         )  # fmt: skip
     elif facts.equal(facts.classes, 1) and facts.equal(labels, batch):
         yield Reading(
@@ -173,7 +173,7 @@ def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
             (
                 outside(
                     "use a binary (sigmoid) loss on the same shape (squeeze the logits, or "
-                    "unsqueeze the labels), or two output units"
+                    f"{facts.term('unsqueeze the')} labels), or two output units"
                 ),
             ),
         )

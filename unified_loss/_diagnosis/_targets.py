@@ -89,7 +89,7 @@ def label_id_lists_instead_of_multi_hot(facts: Facts) -> Readings:
         "class ids per example, if an example has several classes.",
         (
             outside(f"make multi-hot rows {shown(logits)} of them, with a 1 for each id, and take "
-                    "a multi-label (sigmoid, BCE) loss"),
+                    f"a multi-label ({facts.term('sigmoid')}) loss"),
             outside(f"give one class id per example: {shown(facts.batch)}"),
         ),
     )  # fmt: skip

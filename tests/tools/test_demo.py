@@ -62,6 +62,12 @@ def test_no_command_prints_the_help(capsys):
     assert "doctor" in output
 
 
+def test_numpy_alone_tells_what_else_there_is(only_numpy, capsys):
+    """Where no other library is installed, the demo says how to get one; else nothing of it."""
+    assert main(["demo", "--steps", "1"]) == 0
+    assert "pip install 'unified_loss[jax]'" in capsys.readouterr().out
+
+
 def test_module_runs(monkeypatch, capsys):
     """`python -m unified_loss` ends with the exit code of the command."""
     monkeypatch.setattr(sys, "argv", ["unified_loss"])

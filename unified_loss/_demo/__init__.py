@@ -10,6 +10,10 @@ from typing import Any
 from unified_loss import _libraries as libraries
 
 EXTRA = "pip install 'unified_loss[demo]'"
+ALONE = """\
+Only NumPy is installed. The same line serves other libraries: pip install 'unified_loss[jax]',
+or torch, tensorflow, mlx or dask in its place, and run this again.
+"""
 STEPS, LINEAR_STEPS = 200, 8
 
 
@@ -58,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _refuse(f"not installed: {', '.join(absent)}")
 
     failures, agree = (_linear if arguments.linear else _digits)(chosen, arguments)
+    if installed == ("numpy",):
+        sys.stdout.write(ALONE)
     for name, error in failures.items():
         sys.stderr.write(f"{name} failed: {error}\n")
     return 0 if agree and not failures else 1

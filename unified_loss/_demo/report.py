@@ -48,12 +48,14 @@ def train_all(
     """Train with one library after the other, and say which ones failed, and how."""
     runs: list[RunT] = []
     failures: dict[str, str] = {}
-    columns = TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn("{task.description:26}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns) as progress:
         bars = {name: progress.add_task(name, total=steps) for name in names}
         for name, bar in bars.items():
+            progress.update(bar, description=f"importing {name}")
             try:
                 library = libraries.load(name)
+                progress.update(bar, description=name)
                 runs.append(train(library, partial(progress.advance, bar)))
             except Exception as error:  # noqa: BLE001 - a broken library must not stop the others
                 failures[name] = f"{type(error).__name__}: {error}"

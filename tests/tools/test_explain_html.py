@@ -119,7 +119,9 @@ def test_every_picture_is_well_formed(
     """Whatever the shapes, as many boxes as axes, and one more where one is missing."""
     report = explain(f"float32[{logits}]", f"{dtype}[{labels}]", axis=axis)
     ranks = [len(sizes.split(",")) if sizes else 0 for sizes in (logits, labels)]
-    assert len(boxes(report)) == 2 * max(ranks)
+    drawings = parsed(report).findall(".//div[@class='axes']")
+    assert len(boxes(report)) == 2 * max(ranks) * len(drawings)
+    assert len(drawings) in {1, 2}
     assert report.valid <= (not any(box.startswith("differs") for box in boxes(report)))
 
 
@@ -144,3 +146,25 @@ def test_colors_can_be_read_in_both_schemes(place: int, paper: str) -> None:
     assert len(schemes) == 4
     assert schemes[place] == schemes[place + 2]
     assert all(contrast(color, paper) >= 4.5 for color in schemes[place])
+
+
+def test_words_stay_whole_inside_jupyter() -> None:
+    """Its output area breaks the words of a `pre`."""
+    (rule,) = re.findall(r"\.unified-loss pre\{([^}]*)\}", STYLE)
+    assert "word-break:normal!important" in rule
+
+
+def test_two_readings_are_two_drawings() -> None:
+    """Neither of two axes that fit alike is drawn as if it were the one."""
+    both = explain((8, 5, 5), (8, 5))
+    text = "".join(parsed(both).itertext())
+    assert "with the classes on axis 1:" in text
+    assert "with the classes on axis 2:" in text
+    assert boxes(both) == [
+        "same 08= batch", "classes 15C classes?", "same 25= batch",
+        "same 08= batch", "none", "same 15= batch",
+        "same 08= batch", "same 15= batch", "classes 25C classes?",
+        "same 08= batch", "same 15= batch", "none",
+    ]  # fmt: skip
+    assert text.count("C class axis") == 1
+    assert "with the classes on axis" not in explain((8, 5, 4), (8, 5))._repr_html_()

@@ -13,7 +13,7 @@ from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of, facts_of_linear
 from unified_loss._explain._linear import has_no_logits, way_of
 from unified_loss._explain._memory import memory_of
-from unified_loss._explain._picture import columns_of
+from unified_loss._explain._picture import drawings_of
 from unified_loss._explain._report import Report
 from unified_loss._linear_call import prepare as prepare_linear
 from unified_loss._linear_rules import softcap as cap_of
@@ -111,7 +111,7 @@ def _refused(problem: Problem | None, error: LossInputError) -> Report:
     error = error.with_traceback(None)  # which would keep the arrays
     if problem is None or has_no_logits(problem):
         return Report(None, problem, error)
-    return Report(None, problem, error, _columns=columns_of(problem))
+    return Report(None, problem, error, _drawings=drawings_of(problem))
 
 
 def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str, ...]) -> Report:
@@ -124,7 +124,7 @@ def _accepted(problem: Problem, plan: Plan, routes: list[Route], told: tuple[str
         kernel=kernel,
         extra_memory=None if memory is None else memory.size,
         facts=tuple(facts_of(problem, plan, kernel, memory)),
-        _columns=columns_of(problem),
+        _drawings=drawings_of(problem),
     )
 
 
@@ -139,7 +139,7 @@ def _accepted_linear(
         kernel=None if way is None else way.kernel,
         extra_memory=None if way is None else way.alone,
         facts=tuple(facts_of_linear(problem, form, way, is_installed=backend is not None)),
-        _columns=columns_of(problem),
+        _drawings=drawings_of(problem),
     )
 
 

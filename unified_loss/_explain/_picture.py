@@ -1,6 +1,6 @@
 """The axes of logits and labels as boxes, each axis of the labels under that of the logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,7 @@ LEGEND: dict[State, str] = {
 }
 SIGNS: dict[State, str] = {state: text[0] for state, text in LEGEND.items()}
 
+# Jupyter breaks words in every `pre`, and with rules of more weight than one class has.
 # Blue, purple and vermilion of Okabe and Ito, which the color-blind tell apart; lighter on dark.
 STYLE = """
 .unified-loss{--same:#0072b2;--classes:#9a4a7d;--differs:#c24e00;--open:#767676;
@@ -30,6 +31,7 @@ font-family:system-ui,sans-serif;font-size:14px;line-height:1.4;color:inherit;ma
 [data-jp-theme-light=false] .unified-loss{--same:#56b4e9;--classes:#e39ac6;--differs:#ff9b54;
 --open:#a0a0a0}
 .unified-loss .head{font-weight:600;margin:0 0 .6em;overflow-wrap:anywhere}
+.unified-loss .reading{margin:.6em 0 .3em}
 .unified-loss .axes{display:grid;gap:.4em;align-items:stretch;overflow-x:auto;padding:2px}
 .unified-loss .name{align-self:center;font-weight:600;padding-right:.4em}
 .unified-loss .box{border:2px solid currentColor;border-radius:6px;padding:.25em .3em;
@@ -54,7 +56,8 @@ min-height:4.2em;align-content:center}
 .unified-loss dl{display:grid;grid-template-columns:max-content 1fr;gap:.25em 1em;margin:.9em 0 0}
 .unified-loss dt{font-weight:600;margin:0}
 .unified-loss dd{margin:0;overflow-wrap:anywhere}
-.unified-loss pre{margin:.9em 0 0;padding:0;white-space:pre-wrap;overflow-wrap:anywhere;
+.unified-loss pre{margin:.9em 0 0;padding:0;white-space:pre-wrap!important;
+overflow-wrap:anywhere;word-break:normal!important;
 background:none;color:inherit;font-size:.9em}
 """
 
@@ -70,10 +73,13 @@ class Column(NamedTuple):
     state: State
 
 
-def columns_of(problem: Problem) -> tuple[Column, ...]:
+Drawing = tuple[Column, ...]
+
+
+def drawings_of(problem: Problem) -> tuple[Drawing, ...]:
     """The axes of a call side by side; none where a rank is unknown.
 
-    Where the class axis is not certain, the candidate that fits best is drawn.
+    Where the class axis is not certain, both candidates are drawn if both fit, else the better.
     """
     logits, labels = problem.logits.shape, problem.labels.shape
     if logits is None or labels is None:
@@ -86,10 +92,15 @@ def columns_of(problem: Problem) -> tuple[Column, ...]:
         certain = False
         axes = (1, ndim - 1) if ndim > 2 else range(ndim - 1, ndim)
     drawings = [_beside(problem, axis, certain=certain) for axis in axes]
-    return min(drawings, key=lambda columns: sum(one.state == "differs" for one in columns))
+    fitting = tuple(columns for columns in drawings if not _misfits(columns))
+    return fitting or (min(drawings, key=_misfits),)
 
 
-def _beside(problem: Problem, axis: int, *, certain: bool) -> tuple[Column, ...]:
+def _misfits(columns: Drawing) -> int:
+    return sum(one.state == "differs" for one in columns)
+
+
+def _beside(problem: Problem, axis: int, *, certain: bool) -> Drawing:
     logits, labels = problem.logits.shape, problem.labels.shape
     partners = _partners(len(logits), len(labels), axis)
     return tuple(
@@ -140,14 +151,19 @@ def _state(problem: Problem, i: int | None, j: int | None, axis: int) -> State:
 
 def drawn(
     headline: str,
-    columns: Sequence[Column],
+    drawings: Sequence[Drawing],
     facts: Sequence[tuple[str, str]],
     error: LossInputError | None,
 ) -> str:
     """The report as HTML that needs nothing beside it."""
     parts = [f'<style>{STYLE}</style><p class="head">{escape(headline)}</p>']
-    if columns:
+    for columns in drawings:
+        if len(drawings) > 1:
+            axis = next(one.logits_axis for one in columns if one.role == "classes?")
+            parts.append(f'<p class="reading">with the classes on axis {axis}:</p>')
         parts += _axes(columns)
+    if drawings:
+        parts.append(_legend(column for columns in drawings for column in columns))
     if facts:
         rows = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
         parts.append(f"<dl>{''.join(rows)}</dl>")
@@ -167,9 +183,13 @@ def _axes(columns: Sequence[Column]) -> Iterator[str]:
         role_of_one = column._replace(role=_labels_role(column))
         yield _box(column.labels_axis, column.labels_size, role_of_one)
     yield "</div>"
-    present = [state for state in LEGEND if any(one.state == state for one in columns)]
-    keys = (f'<span class="key {state}">{escape(LEGEND[state])}</span>' for state in present)
-    yield f'<p class="keys">{"".join(keys)}</p>'
+
+
+def _legend(columns: Iterable[Column]) -> str:
+    states = {column.state for column in columns}
+    keys = (f'<span class="key {state}">{escape(text)}</span>'
+            for state, text in LEGEND.items() if state in states)  # fmt: skip
+    return f'<p class="keys">{"".join(keys)}</p>'
 
 
 def _labels_role(column: Column) -> str:

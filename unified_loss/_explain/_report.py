@@ -7,7 +7,7 @@ from typing import Any
 from unified_loss import _rules as rules
 from unified_loss._explain._facts import Fact
 from unified_loss._explain._linear import has_no_logits, headline
-from unified_loss._explain._picture import Column, drawn
+from unified_loss._explain._picture import Drawing, drawn
 from unified_loss._shapes import without
 from unified_loss._shown import described
 from unified_loss._types import LabelKind, Plan, Problem, Shape
@@ -43,7 +43,7 @@ class Report:
     kernel: str | None = None
     extra_memory: int | None = None
     facts: tuple[Fact, ...] = ()
-    _columns: tuple[Column, ...] = ()
+    _drawings: tuple[Drawing, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -122,7 +122,7 @@ class Report:
     def _repr_html_(self) -> str:
         """The report for a notebook: the axes drawn, and the text."""
         rows = [*self.facts, *(("warning", text) for text in self.warnings)]
-        return drawn(self._headline(), self._columns, rows, self.error)
+        return drawn(self._headline(), self._drawings, rows, self.error)
 
     def _headline(self) -> str:
         verdict = "valid" if self.error is None else f"invalid ({type(self.error).__name__})"

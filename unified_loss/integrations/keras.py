@@ -1,11 +1,9 @@
 """The loss as Keras knows it, on each of Keras's backends."""
 
 import operator
-import sys
 from typing import Any, Literal, Never
 
 import keras
-import numpy as np
 from keras import ops
 from keras.src import backend as keras_backend  # has no public name for the uses below
 
@@ -14,13 +12,13 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss import _words as words
-from unified_loss._call import warn
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._dispatch import backend_of
 from unified_loss._shapes import same_size
 from unified_loss._types import LabelKind, Spec
-from unified_loss.exceptions import LossInputWarning, OptionError, ShapeError
+from unified_loss.exceptions import OptionError, ShapeError
 from unified_loss.integrations._options import plan_of_options
+from unified_loss.integrations._softmax import scores
 
 __all__ = ["CrossEntropy"]
 
@@ -191,7 +189,7 @@ class CrossEntropy(keras.losses.Loss):
         with keras.name_scope(self.name):
             if mask is not None:
                 mask = ops.cast(mask, "bool")
-            y_pred = ops.convert_to_tensor(_scores(y_pred), self._cast)
+            y_pred = ops.convert_to_tensor(scores(y_pred), self._cast)
             self._refuse_a_check_that_sees_nothing(y_true, y_pred)
             if keras_backend.in_symbolic_scope() and _replicas() > 1:
                 # There, fit tries out the shapes on the mean of all replicas' labels, a float.
@@ -272,59 +270,6 @@ class CrossEntropy(keras.losses.Loss):
     def _is_mean_of_replica(self) -> bool:
         is_mean = self._options["reduction"] == "mean" and self._options["normalizer"] is None
         return is_mean or self.reduction == "sum_over_batch_size"
-
-
-def _scores(y_pred: Any) -> Any:
-    """The logits; those before it where Keras knows that a softmax is the last activation."""
-    logits = getattr(y_pred, "_keras_logits", None)
-    if logits is None and getattr(y_pred, "graph", None) is not None:  # of a step of TensorFlow
-        made: Any = getattr(y_pred, "op", None)
-        logits = made.inputs[0] if getattr(made, "type", None) == "Softmax" else None
-    if logits is not None:
-        warn(LossInputWarning(messages.of_softmax()))
-        return logits
-    if keras.backend.backend() in _FORGETFUL and _is_output_of_softmax(y_pred):
-        warn(LossInputWarning(messages.of_softmax(remembered=False)))
-        return _logarithm(y_pred)
-    return y_pred
-
-
-_FORGETFUL = "jax", "numpy"  # whose arrays take no attribute, such as logits to remember
-_COMPILED = "keras.src.trainers.compile_utils"  # where each output of a model meets its loss
-
-
-def _is_output_of_softmax(y_pred: Any) -> bool:
-    """Whether the model that is trained says that this output of it comes from a softmax.
-
-    Its trainer called what calls this loss; one that people call by themselves has none.
-    """
-    frame: Any = sys._getframe(3)  # noqa: SLF001 (there is no other way to it)
-    while frame is not None and frame.f_globals.get("__name__") == _COMPILED:
-        frame = frame.f_back
-    if frame is None or frame.f_code.co_name != keras.Model.compute_loss.__name__:
-        return False
-    model, whole = frame.f_locals.get("self"), frame.f_locals.get("y_pred")
-    outputs = getattr(model, "outputs", None) or ()  # a subclass that was not built by layers
-    arrays = keras.tree.flatten(whole)
-    pairs = zip(arrays, outputs, strict=True) if len(arrays) == len(outputs) else ()
-    return any(array is y_pred and _ends_in_softmax(output) for array, output in pairs)
-
-
-def _ends_in_softmax(output: Any) -> bool:
-    """Whether the layer, or operation, that makes a symbolic output applies a softmax last."""
-    layer, _, index = output._keras_history  # noqa: SLF001 (as Keras's own models read it)
-    if isinstance(layer, keras.Model) and layer.outputs:
-        return _ends_in_softmax(layer.outputs[index])
-    is_softmax = type(layer).__name__ == keras.layers.Softmax.__name__  # or `keras.ops.softmax`
-    return is_softmax or getattr(layer, "activation", None) is keras.activations.softmax
-
-
-def _logarithm(probabilities: Any) -> Any:
-    """Logits whose softmax are the probabilities; none is so small that it has no gradient."""
-    dtype = keras.backend.standardize_dtype(probabilities.dtype)
-    if dtype != "float64":
-        dtype = "float32"
-    return ops.log(ops.maximum(ops.cast(probabilities, dtype), np.finfo("float32").tiny))
 
 
 def _of_examples(sample_weight: Any, y_pred: Any) -> Any:

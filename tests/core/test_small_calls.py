@@ -13,7 +13,8 @@ from tests.helpers.problems import sample
 from unified_loss import LabelError, _plan, cross_entropy
 from unified_loss._blocks import LONG
 
-SHORTCUTS = {"numpy": "_short_loss", "torch": "native_loss", "tensorflow": "_native_loss"}
+SHORTCUTS = {"numpy": "_short_loss", "torch": "native_loss", "tensorflow": "native_loss"}
+OWN = ("torch", "tensorflow")  # whose shortcut is the loss of the library
 
 
 class Shortcut(NamedTuple):
@@ -91,24 +92,24 @@ OTHERS = {
 }
 
 
-# What torch's own loss knows as well, and means the same by.
-OPTIONS_OF_TORCH = "ignored", "class weights", "smoothing"
-KNOWN_TO_TORCH = tuple(OTHERS.keys() - {"z-loss"})
+# What the losses of libraries know as well, or is written with them.
+OWN_OPTIONS = "ignored", "class weights", "smoothing"
+KNOWN = tuple(OTHERS.keys() - {"z-loss"})
 
 
-CHANNELS_OF_TORCH = (*OPTIONS_OF_TORCH, "channels first")
+OF_CHANNELS = (*OWN_OPTIONS, "channels first")
 WEIGHTED = [
     (*case, *others)
     for case in (("sample weights",), ("mask",), ("unreduced",), ("unreduced", "sample weights"))
-    for others in (OPTIONS_OF_TORCH, CHANNELS_OF_TORCH, ("dense", "class weights", "smoothing"))
+    for others in (OWN_OPTIONS, OF_CHANNELS, ("dense", "class weights", "smoothing"))
 ]
 
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_calls_are_left_to_the_row_statistics(shortcut, case, rng):
     """R10 to R14: whatever has an option that the shortcut does not know, or another axis."""
-    if shortcut.backend.name == "torch" and case in KNOWN_TO_TORCH:
-        pytest.skip("torch's own loss serves it")
+    if shortcut.backend.name in OWN and case in KNOWN:
+        pytest.skip("the library's own loss serves it")
     problem = sample(rng, **OTHERS[case])
     if problem.has_index_labels:
         problem = problem.but(labels=problem.labels.astype(np.int64))
@@ -117,36 +118,36 @@ def test_other_calls_are_left_to_the_row_statistics(shortcut, case, rng):
 
 
 @pytest.fixture
-def torch_shortcut(shortcut):
-    """That of torch."""
-    if shortcut.backend.name != "torch":
-        pytest.skip("only torch's own loss has options")
+def own_loss(shortcut):
+    """A shortcut that is the loss of its library."""
+    if shortcut.backend.name not in OWN:
+        pytest.skip("NumPy has no loss")
     return shortcut
 
 
 @pytest.mark.parametrize("kind", ["index", "kept", "dense"])
 @pytest.mark.parametrize(("batch", "axis"), [((40,), 0), ((40, 1), 1), ((5, 8, 1), 2)])
-def test_torch_serves_rows_of_any_layout_in_several_parts(torch_shortcut, kind, batch, axis, rng):
+def test_rows_of_any_layout_are_served_in_several_parts(own_loss, kind, batch, axis, rng):
     """R20: where they are added one by one, exponentials of many rare classes lose digits."""
     problem = sample(rng, kind, batch=batch, class_axis=axis, classes=300)
     logits = np.full_like(problem.logits, -11.5)
     np.moveaxis(logits, axis, 0)[0] = 0
     labels = logits == 0 if kind == "dense" else np.zeros_like(problem.labels)
     for one in (problem, problem.but(logits=logits, labels=labels)):
-        assert_accurate(torch_shortcut.backend.loss(one, "float32"), one, "float32")
-        (gradient,) = torch_shortcut.backend.gradients(one, "float32")
+        assert_accurate(own_loss.backend.loss(one, "float32"), one, "float32")
+        (gradient,) = own_loss.backend.gradients(one, "float32")
         assert_accurate(gradient, one, "float32", "gradient")
-    assert torch_shortcut.results
-    assert all(result is not None for result in torch_shortcut.results)
+    assert own_loss.results
+    assert all(result is not None for result in own_loss.results)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(
     "options",
-    [*((name,) for name in sorted(KNOWN_TO_TORCH)), OPTIONS_OF_TORCH, CHANNELS_OF_TORCH, *WEIGHTED],
+    [*((name,) for name in sorted(KNOWN)), OWN_OPTIONS, OF_CHANNELS, *WEIGHTED],
     ids=", ".join,
 )
-def test_torch_serves_its_own_options(torch_shortcut, options, reduction, rng):
+def test_libraries_serve_their_own_options(own_loss, options, reduction, rng):
     """R10, R12, R14: with the same mass, and the same gradient."""
     options = {name: value for case in options for name, value in OTHERS[case].items()}
     options = {"batch": (7,), "reduction": reduction} | options
@@ -155,51 +156,76 @@ def test_torch_serves_its_own_options(torch_shortcut, options, reduction, rng):
     problem = sample(rng, **options)
     if problem.has_index_labels:
         problem = problem.but(labels=problem.labels.astype(np.int64))
-    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-    assert torch_shortcut.results
-    assert all(result is not None for result in torch_shortcut.results)
+    assert_everything(own_loss.backend, "eager", problem, "float32")
+    assert own_loss.results
+    assert all(result is not None for result in own_loss.results)
 
 
 @pytest.mark.parametrize("ignored", [-100, 1, 255])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_ignored_examples_have_no_mass(torch_shortcut, ignored, weighted, rng):
+def test_ignored_examples_have_no_mass(own_loss, ignored, weighted, rng):
     """R10, R15: beside sample weights, whichever number it is that ignores."""
     problem = sample(rng, batch=(7,), class_weight=weighted, sample_weight="full")
     labels = np.where(np.arange(7) < 3, ignored, np.where(problem.labels == 1, 0, problem.labels))
     for some in (labels, np.full_like(labels, ignored)):
         problem = problem.but(labels=some.astype(np.int64), ignore_index=ignored)
-        assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-        assert (None in torch_shortcut.results) is bool((some == ignored).all())
+        assert_everything(own_loss.backend, "eager", problem, "float32")
+        assert (None in own_loss.results) is bool((some == ignored).all())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_torch_does_not_serve_the_gradient_of_ignored_garbage(torch_shortcut, value, rng):
+def test_the_gradient_of_ignored_garbage_is_not_served(own_loss, value, rng):
     """R10: the gradient of an ignored row is 0, whatever its logits are."""
     problem = plain(rng, ignored=2)
     ignored = np.flatnonzero(problem.labels == problem.ignore_index)[0]
     problem = spoiled(problem, (ignored, 1), value)
-    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-    assert None in torch_shortcut.results
+    assert_everything(own_loss.backend, "eager", problem, "float32")
+    if value != -np.inf:  # of which the gradient is 0
+        assert None in own_loss.results
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_torch_does_not_serve_rows_without_labels(torch_shortcut, value, rng):
+def test_rows_without_labels_are_not_served(own_loss, value, rng):
     """R4, R15: a row of zeros is dropped, and one of NaN is not."""
     problem = sample(rng, "dense", batch=(7,))
     problem.labels[3] = value
-    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-    assert torch_shortcut.results
-    assert all(result is None for result in torch_shortcut.results)
+    assert_everything(own_loss.backend, "eager", problem, "float32")
+    assert own_loss.results
+    assert all(result is None for result in own_loss.results)
 
 
-def test_torch_does_not_serve_long_rows_of_channels(torch_shortcut, rng):
+@pytest.mark.parametrize("shortcut", ["torch"], indirect=True)
+def test_torch_does_not_serve_long_rows_of_channels(shortcut, rng):
     """R20: it adds their exponentials one by one."""
     problem = plain(rng, batch=(2, 3), classes=LONG + 1, class_axis=1)
-    assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-    assert not torch_shortcut.results
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+    assert not shortcut.results
 
 
-def test_torch_does_not_serve_the_mean_of_nothing(torch_shortcut, rng):
+@pytest.mark.parametrize("shortcut", ["tensorflow"], indirect=True)
+def test_tensorflow_does_not_serve_what_loses_digits(shortcut, monkeypatch, rng):
+    """R10, R20: many shares of smoothing beside a whole label, and labels that are shares alone."""
+    from unified_loss._backends import _tensorflow_native
+
+    monkeypatch.setattr(_tensorflow_native, "LONG", 4)
+    for options in ({}, {"kind": "dense", "label_smoothing": 1.0}):
+        problem = sample(rng, **{"classes": 5, "label_smoothing": 0.25} | options)
+        assert_everything(shortcut.backend, "eager", problem, "float32")
+    assert not shortcut.results
+
+
+def test_no_zero_of_many_losses_is_negative(own_loss, rng):
+    """R10: a negative weight of a loss that rounds to 0 gives +0."""
+    problem = plain(rng, reduction="none", sample_weight="full")
+    problem.sample_weight[:2] = -1
+    certain = 200.0 * (np.arange(problem.logits.shape[-1]) == problem.labels[0])
+    losses = own_loss.backend.loss(spoiled(problem, 0, certain), "float32")
+    assert losses[0] == 0
+    assert not np.signbit(losses[0])
+    assert np.signbit(losses[1])
+
+
+def test_the_mean_of_nothing_is_not_served(own_loss, rng):
     """R10: it is 0."""
     problem = plain(rng)
     for labels, weight in ((-100, 1.0), (0, 0.0)):
@@ -207,9 +233,9 @@ def test_torch_does_not_serve_the_mean_of_nothing(torch_shortcut, rng):
             labels=np.full_like(problem.labels, labels),
             class_weight=np.full(problem.logits.shape[-1], weight),
         )
-        assert_everything(torch_shortcut.backend, "eager", problem, "float32")
-    assert torch_shortcut.results
-    assert all(result is None for result in torch_shortcut.results)
+        assert_everything(own_loss.backend, "eager", problem, "float32")
+    assert own_loss.results
+    assert all(result is None for result in own_loss.results)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -218,7 +244,7 @@ def test_half_precision_is_cast_first_or_left_to_the_row_statistics(shortcut, dt
     if dtype not in shortcut.backend.floats:
         pytest.skip("NumPy has no bfloat16 without ml_dtypes")
     assert_everything(shortcut.backend, "eager", plain(rng), dtype)
-    assert bool(shortcut.results) == (shortcut.backend.name == "torch")
+    assert bool(shortcut.results) == (shortcut.backend.name in OWN)
 
 
 def spoiled(problem, place, value):
@@ -275,7 +301,7 @@ LIMITS = {
     ("numpy", 70): ("SMALL",),
     ("torch", 5): ("SMALL",),
     ("torch", 70): ("SMALL", "KEPT"),
-    ("tensorflow", 5): ("FEW_NATIVE",),
+    ("tensorflow", 5): ("NATIVE",),
     ("tensorflow", 70): ("NATIVE",),
 }
 
@@ -333,7 +359,8 @@ def test_wrong_ids_of_familiar_calls_are_told_alike(shortcut, axis, batch, optio
 def loss_of_logits(problem, backend):
     """The loss as a function of float64 logits, and the logits."""
     arrays = backend.place(problem, "float64")
-    return lambda x: cross_entropy(x, arrays["labels"]), arrays["logits"]
+    logits = arrays.pop("logits")
+    return lambda x: cross_entropy(x, **arrays, **problem.options), logits
 
 
 @pytest.mark.parametrize("shortcut", ["torch"], indirect=True)
@@ -351,12 +378,17 @@ def test_torch_differentiates_its_own_loss_twice(shortcut, rng):
     assert not shortcut.results
 
 
+@pytest.mark.parametrize(
+    "case",
+    [(), ("sample weights", "ignored", "class weights"), OWN_OPTIONS, ("dense", "smoothing")],
+)
 @pytest.mark.parametrize("shortcut", ["tensorflow"], indirect=True)
-def test_tensorflow_differentiates_its_own_loss_twice(shortcut, rng):
+def test_tensorflow_differentiates_its_own_loss_twice(shortcut, case, rng):
     """R22: nested tapes and an accumulator through the native loss."""
     import tensorflow as tf
 
-    problem = plain(rng, batch=(3,))
+    options = {name: value for each in case for name, value in OTHERS[each].items()}
+    problem = sample(rng, **{"batch": (3,)} | options)
     loss, logits = loss_of_logits(problem, shortcut.backend)
     with tf.GradientTape() as outer:
         outer.watch(logits)

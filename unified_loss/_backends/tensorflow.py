@@ -9,23 +9,21 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _tensorflow_linear as linear
+from unified_loss._backends._tensorflow_native import cast, has_native_loss, native_loss
 from unified_loss._backends._tensorflow_statistics import pick, row_statistics
 from unified_loss._backends.numpy import SMALL as FEW
 from unified_loss._backends.numpy import on_numpy
 from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _two_steps as two_steps
-from unified_loss._ops import INFINITY, Factors
+from unified_loss._ops import Factors
 from unified_loss._statistics import Statistics, combine, row_maximum, without_lost
 from unified_loss._sums import Sums, added_up, own_terms
 from unified_loss._types import Array, Form, Head, Operands, Plan, Spec
 
-# Thresholds, in logits. Up to NATIVE a call costs what its operations cost to start; with few
-# classes, up to FEW_NATIVE, what is done for each example costs as much as the logits.
-NATIVE = 2**15
-FEW_NATIVE = 2**20
-FEW_CLASSES = 64
+# In logits: what TensorFlow's own loss of class ids makes beside them, asked for or not, costs new
+# pages above some 32 MB. Label rows are of that size themselves, and cost more in any other way.
+NATIVE = 2**22
 
-_NATIVE_LABELS = frozenset({tf.int32, tf.int64})
 with tf.init_scope():  # this module may be loaded while TensorFlow traces
     _Eager = type(tf.zeros(()))
 
@@ -47,9 +45,7 @@ class TensorflowOps:
     maxima_lose_nan: ClassVar[bool] = True  # in a graph that XLA compiles
 
     def cast(self, x: Array, dtype: str) -> Array:
-        if x.dtype.name in {"int4", "uint4"}:  # which can become integers alone
-            x = tf.cast(x, tf.int8)
-        return tf.cast(x, dtype)
+        return cast(x, dtype)
 
     def cast_size(self, size: Any, dtype: str) -> Any:
         return size if isinstance(size, int) else tf.cast(size, dtype)
@@ -163,20 +159,6 @@ class TensorflowOps:
 
 
 OPS = TensorflowOps()
-
-
-def _native_loss(plan: Plan, operands: Operands) -> Array | None:
-    """TensorFlow's own loss; None unless it proves that nothing needed care."""
-    logits, labels = operands.logits, operands.labels
-    if labels.dtype not in _NATIVE_LABELS:
-        labels = tf.cast(labels, tf.int64)
-    if plan.ndim != 2:
-        logits = tf.reshape(logits, [-1, plan.num_classes])
-    if plan.ndim != 2 or plan.labels_keep_axis:
-        labels = tf.reshape(labels, [-1])
-    losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
-    value = tf.reduce_mean(losses) if plan.reduction == "mean" else tf.reduce_sum(losses)
-    return value if 0 < value.numpy() < INFINITY else None
 
 
 def _prepared(plan: Plan, operands: Operands, whole: Array | None = None) -> tuple[Plan, Operands]:
@@ -310,6 +292,7 @@ def _linear(walk: Any, two: Any, form: Form, head: Head, operands: Operands) -> 
 
 
 _NATIVE = Route("SparseSoftmaxCrossEntropyWithLogits", is_native=True)
+_LOG_SOFTMAX = Route("log_softmax", is_native=True)
 _STATISTICS = Route("row statistics (TensorFlow)")
 
 
@@ -368,16 +351,18 @@ class TensorflowBackend(Backend):
         return tf.constant(host.cast(values, dtype))
 
     def route(self, plan: Plan, size: int) -> Route:
-        is_last = plan.axis + 1 == plan.ndim and plan.reduction != "none"
-        if not (plan.is_bare and plan.is_ordinary and is_last):
+        if not (plan.is_ordinary and has_native_loss(plan)):
             return _STATISTICS
-        limit = FEW_NATIVE if plan.num_classes < FEW_CLASSES else NATIVE
-        return _NATIVE if size <= limit else _STATISTICS
+        if plan.label_kind == "dense":
+            return _LOG_SOFTMAX
+        if size > NATIVE:
+            return _STATISTICS
+        return _LOG_SOFTMAX if plan.label_smoothing else _NATIVE
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         size = math.prod(operands.logits.shape) if plan.is_ordinary else 0  # unknown in a graph
         if self.route(plan, size).is_native:
-            value = _native_loss(plan, operands)
+            value = native_loss(plan, operands)
             if value is not None:
                 return value
         plan, operands = _prepared(plan, operands)

@@ -99,7 +99,8 @@ def row_statistics(
     k, w = examples.weighted_labels, examples.class_weight
     has_q = plan.label_smoothing and not has_smoothed_labels(plan)
     dead = None if examples.dropped is None else examples.dropped & ~ops.isfinite(m)
-    m = ops.where(either(m == -INFINITY, dead), 0.0, m)  # log 0, and not inf - inf
+    if not ops.derivatives_mend:
+        m = ops.where(either(m == -INFINITY, dead), 0.0, m)  # log 0, and not inf - inf
     p = q = None
     if k is None and plan.label_smoothing != 1:
         p = ops.pick(x, examples.ids, axis) - m  # not from f, so that no compiler keeps it
@@ -221,7 +222,7 @@ def settled(  # pragma: no cover (see `make test-fused`)
 
 
 def combine(
-    ops: Ops, plan: Plan, examples: Examples, statistics: Statistics, divisor: Array | None
+    ops: KernelOps, plan: Plan, examples: Examples, statistics: Statistics, divisor: Array | None
 ) -> Array:
     """The loss, from the statistics of all rows."""
     m, l, p, q = statistics
@@ -236,6 +237,7 @@ def combine(
         if examples.mass is not None:  # beside a mass of 0, whatever the row holds
             square = ops.where((z == 0) & ~ops.isfinite(square), 0.0, square)
         unit = unit + z * square
+    unit = ops.at_once(unit)
     loss = ops.squeeze(unit, plan.axis) if plan.reduction == "none" else ops.total(unit)
     if divisor is not None:
         loss = loss / divisor

@@ -57,6 +57,25 @@ def _factors_jvp(primals: Any, tangents: Any) -> Any:
     return factors(*primals), tangents[0]
 
 
+@jax.custom_jvp
+def apart(rows: Array) -> Array:
+    """`rows`, which XLA on a processor writes out by one loop.
+
+    A choice keeps them out of the sum that follows, which would else take all arithmetic along,
+    and leave a loop for each choice that it is made of.
+    """
+    return jax.lax.platform_dependent(rows, cpu=_chosen, default=lambda same: same)
+
+
+@apart.defjvp
+def _apart_jvp(primals: Any, tangents: Any) -> Any:
+    return apart(*primals), tangents[0]
+
+
+def _chosen(rows: Array) -> Array:
+    return jnp.where(jnp.isnan(rows), jnp.nan, rows)
+
+
 def _exp_times(axis: int, x: Array, m: Array, dead: Array | None, dx: Array) -> Array:
     return jnp.sum(_exp(x, m, dead) * dx, axis, keepdims=True)
 

@@ -22,9 +22,6 @@ class Ops(Protocol):
 
     # As XLA's on a processor do, of rows that are shared out to threads.
     maxima_lose_nan: ClassVar[bool] = False
-    # Whether derivatives are right whatever m is in rows that do not count, so that it needs no
-    # choice in front of the sums.
-    derivatives_mend: ClassVar[bool] = False
 
     def cast(self, x: Array, dtype: str) -> Array:
         """`x` as an array of `dtype`."""
@@ -104,15 +101,15 @@ class Ops(Protocol):
 class KernelOps(Ops, Protocol):
     """What the common kernel needs beside them."""
 
+    # Whether derivatives are right whatever m is in rows that do not count, so that it needs no
+    # choice in front of the sums.
+    derivatives_mend: ClassVar[bool] = False
+
     def cast_like(self, x: Array, like: Array) -> Array:
         """`x` as an array of the dtype of `like`."""
 
     def log(self, x: Array) -> Array:
         """Natural logarithm."""
-
-    def at_once(self, rows: Array) -> Array:
-        """`rows`, as an array of its own to a compiler: what makes it becomes one loop."""
-        return rows
 
     def differences(self, factors: Factors) -> Array:
         """The factors as an array, with 0 in dead rows."""

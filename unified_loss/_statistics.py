@@ -22,7 +22,7 @@ Five kernels compute statistics, each in the way that is fast for it:
                                         is lse, or None where nothing asks for it
     _tensorflow_statistics              like `row_statistics`, with a backward made by hand;
                                         without options l is l - p, and p None
-    numpy._short_loss                   l - p of calls without options, and never more
+    _numpy_short                        those of few logits, right where all is finite
 """
 
 from typing import Any, NamedTuple
@@ -222,7 +222,7 @@ def settled(  # pragma: no cover (see `make test-fused`)
 
 
 def combine(
-    ops: KernelOps, plan: Plan, examples: Examples, statistics: Statistics, divisor: Array | None
+    ops: Ops, plan: Plan, examples: Examples, statistics: Statistics, divisor: Array | None
 ) -> Array:
     """The loss, from the statistics of all rows."""
     m, l, p, q = statistics
@@ -237,7 +237,6 @@ def combine(
         if examples.mass is not None:  # beside a mass of 0, whatever the row holds
             square = ops.where((z == 0) & ~ops.isfinite(square), 0.0, square)
         unit = unit + z * square
-    unit = ops.at_once(unit)
     loss = ops.squeeze(unit, plan.axis) if plan.reduction == "none" else ops.total(unit)
     if divisor is not None:
         loss = loss / divisor

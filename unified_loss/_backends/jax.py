@@ -73,8 +73,8 @@ class JaxOps(ArrayOps):
         count = super().count_rows(logits, axis, dtype)
         return count if isinstance(count, int) else jnp.asarray(count, dtype)
 
-    def at_once(self, rows: Array) -> Array:
-        return kernels.apart(rows)
+    def total(self, x: Array) -> Array:
+        return jnp.sum(kernels.apart(x))
 
     def stop_gradient(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)

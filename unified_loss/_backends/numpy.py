@@ -11,12 +11,13 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps
+from unified_loss._backends._numpy_short import FEW_CLASSES, serves, short
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
-from unified_loss._ops import INFINITY, Factors
+from unified_loss._ops import Factors
 from unified_loss._statistics import (
     Statistics,
     loss_and_gradient_of,
@@ -34,7 +35,6 @@ from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 # cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of 2**17. Threads pay from
 # PARALLEL on, where there are two blocks at least, whatever the number of threads.
 SMALL = 2**15
-FEW_CLASSES = 64
 TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
@@ -163,10 +163,10 @@ def _evaluate(
     with np.errstate(all="ignore"):
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
-        if route.is_native and not with_gradient:
-            loss = _short_loss(plan, operands.logits, operands.labels)
-            if loss is not None:
-                return loss, None
+        if route.is_native:
+            found = short(plan, operands, with_gradient=with_gradient)
+            if found is not None:
+                return found.loss, found.gradient
         if route.walk is not None:
             loss, kept = walk_loss(OPS, route.walk, plan, operands)
             loss = loss[()]  # a scalar of NumPy where there is no axis
@@ -180,47 +180,19 @@ def _evaluate(
 
 def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
     with np.errstate(all="ignore"):
-        logits = np.asarray(operands.logits)
-        found: list[Array] = []
-        loss = _short_loss(plan, logits, operands.labels, found) if route.is_native else None
-        if loss is None:
-            operands = operands._replace(logits=logits)
+        operands = operands._replace(logits=np.asarray(operands.logits))
+        is_short = route.is_native and plan.is_bare
+        found = short(plan, operands, with_gradient=False) if is_short else None
+        if found is None:
             if route.walk is not None:
                 return walk_sums(OPS, route.walk, plan, operands)
             return sums_of(OPS, plan, operands)
-        p, s = found
+        loss, _, p, s = found
         count = np.int64(p.size)
         confidence = np.add.reduce(np.reciprocal(s), dtype=np.float64)
         numbers = count, np.count_nonzero(p == 0), confidence
-        weight, correct, confidence = map(logits.dtype.type, numbers)
+        weight, correct, confidence = map(operands.logits.dtype.type, numbers)
         return loss, weight, loss, weight, correct, confidence, count
-
-
-def _short_loss(
-    plan: Plan, logits: Array, labels: Array, found: list[Array] | None = None
-) -> Array | None:
-    """The loss of few logits in few calls, None if it is not finite.
-
-    To `found` are put p and the sums of exp f.
-    """
-    classes = plan.num_classes
-    ids = labels.ravel()
-    rows = logits.reshape(ids.size, classes)
-    if classes < FEW_CLASSES:  # reductions are faster over contiguous rows of many examples
-        f = np.array(rows.T, order="C")
-        f -= np.maximum.reduce(f, 0)
-        p = f[ids, np.arange(ids.size)]
-        s = np.add.reduce(np.exp(f, out=f), 0)
-    else:
-        f = rows - np.maximum.reduce(rows, 1, keepdims=True)
-        p = f[np.arange(ids.size), ids]
-        s = np.add.reduce(np.exp(f, out=f), 1)
-    total = np.add.reduce(np.log(s) - p, dtype=np.float64)
-    if not 0 < total < INFINITY:
-        return None
-    if found is not None:
-        found += p, s
-    return logits.dtype.type(total / ids.size if plan.reduction == "mean" else total)
 
 
 class NumpyBackend(Backend):
@@ -272,8 +244,7 @@ class NumpyBackend(Backend):
                 threads = number_of_threads()
                 block = min(block, size // 2 + plan.num_classes)  # two, with a row to spare
             return Route(_NAMES[transposed], walk=Walk(block, transposed, threads, _quietly))
-        is_short = plan.is_bare and plan.is_ordinary and plan.reduction != "none"
-        return _SHORT if is_short and plan.axis + 1 == plan.ndim else _AT_ONCE
+        return _SHORT if plan.is_ordinary and serves(plan) else _AT_ONCE
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         # In a copy of the context, so that no interrupt leaves an error state behind.

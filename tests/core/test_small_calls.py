@@ -13,7 +13,7 @@ from tests.helpers.problems import sample
 from unified_loss import LabelError, _plan, cross_entropy
 from unified_loss._blocks import LONG
 
-SHORTCUTS = {"numpy": "_short_loss", "torch": "native_loss", "tensorflow": "native_loss"}
+SHORTCUTS = {"numpy": "short", "torch": "native_loss", "tensorflow": "native_loss"}
 OWN = ("torch", "tensorflow")  # whose shortcut is the loss of the library
 
 
@@ -35,9 +35,10 @@ def shortcut(request, installed, monkeypatch):
     module = importlib.import_module(f"unified_loss._backends.{backend.name}")
     original, results = getattr(module, name), []
 
-    def watched(*arguments):
-        results.append(original(*arguments))
-        return results[-1]
+    def watched(*arguments, **options):
+        found = original(*arguments, **options)
+        results.append(getattr(found, "loss", found))
+        return found
 
     monkeypatch.setattr(module, name, watched)
     return Shortcut(backend, module, name, results)
@@ -72,7 +73,7 @@ def test_plain_calls_are_served_and_accurate(shortcut, monkeypatch, layout, dtyp
     assert all(result is not None for result in shortcut.results)
     short = shortcut.backend.call(problem, dtype)
     assert short is shortcut.results[-1]
-    monkeypatch.setattr(shortcut.module, shortcut.name, lambda *arguments: None)
+    monkeypatch.setattr(shortcut.module, shortcut.name, lambda *_, **__: None)
     long = shortcut.backend.call(problem, dtype)
     assert type(short) is type(long)
     assert (short.dtype, short.shape) == (long.dtype, long.shape)
@@ -95,6 +96,8 @@ OTHERS = {
 # What the losses of libraries know as well, or is written with them.
 OWN_OPTIONS = "ignored", "class weights", "smoothing"
 KNOWN = tuple(OTHERS.keys() - {"z-loss"})
+# What takes NumPy no care, in any layout.
+KNOWN_TO_NUMPY = (*OWN_OPTIONS, "dense", "channels first")
 
 
 OF_CHANNELS = (*OWN_OPTIONS, "channels first")
@@ -108,13 +111,46 @@ WEIGHTED = [
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_calls_are_left_to_the_row_statistics(shortcut, case, rng):
     """R10 to R14: whatever has an option that the shortcut does not know, or another axis."""
-    if shortcut.backend.name in OWN and case in KNOWN:
-        pytest.skip("the library's own loss serves it")
+    if case in (KNOWN if shortcut.backend.name in OWN else KNOWN_TO_NUMPY):
+        pytest.skip("the shortcut serves it")
     problem = sample(rng, **OTHERS[case])
     if problem.has_index_labels:
         problem = problem.but(labels=problem.labels.astype(np.int64))
     assert_everything(shortcut.backend, "eager", problem, "float32")
     assert not any(result is not None for result in shortcut.results)
+
+
+@pytest.mark.parametrize("shortcut", ["numpy"], indirect=True)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("classes", [5, 70])
+@pytest.mark.parametrize("batch", [((40,), 0), ((3, 8), 1), ((3, 8), 2)], ids=str)
+@pytest.mark.parametrize("labels", ["index", "dense"])
+def test_numpy_serves_options_in_any_layout(shortcut, labels, batch, classes, reduction, rng):
+    """R10 to R14: loss and gradient; a row that takes care is left to the row statistics."""
+    sizes = {"kind": labels, "batch": batch[0], "class_axis": batch[1], "classes": classes}
+    names = ["class weights", "smoothing", *["ignored"] * (labels == "index")]
+    for chosen in ((), *((name,) for name in names), names):
+        options = {key: value for name in chosen for key, value in OTHERS[name].items()}
+        problem = sample(rng, reduction=reduction, **sizes, **options)
+        assert_everything(shortcut.backend, "eager", problem, "float32")
+        _, slope = shortcut.backend.closed_form(problem, "float32")
+        assert slope.flags.c_contiguous
+        assert all(result is not None for result in shortcut.results)
+        if classes == 5:
+            broken = spoiled(problem, (0,) * problem.logits.ndim, np.nan)
+            assert_everything(shortcut.backend, "eager", broken, "float32")
+            assert shortcut.results[-1] is None
+        shortcut.results.clear()
+
+
+@pytest.mark.parametrize("shortcut", ["numpy"], indirect=True)
+def test_numpy_does_not_serve_rows_without_labels(shortcut, rng):
+    """R12, R16: a row of zeros is dropped, with its mass."""
+    problem = sample(rng, "dense", batch=(7,))
+    problem.labels[3] = 0
+    assert_everything(shortcut.backend, "eager", problem, "float32")
+    assert shortcut.results
+    assert all(result is None for result in shortcut.results)
 
 
 @pytest.fixture

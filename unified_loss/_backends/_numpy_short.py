@@ -118,10 +118,10 @@ def short(plan: Plan, operands: Operands, *, with_gradient: bool) -> Short | Non
         unit -= c * q
     loss = np.add.reduce(unit, dtype=np.float64)
     divisor = _divisor(plan, told, w)
-    if not (math.isfinite(loss) and divisor and math.isfinite(divisor)):
+    if not (loss and divisor and math.isfinite(loss) and math.isfinite(divisor)):  # never -0
         return None
     slope = _gradient(layout, told, coefficients, w, e, s, 1 / divisor) if with_gradient else None
-    return Short(x.dtype.type(loss / divisor + 0.0), slope, told.p, s)
+    return Short(x.dtype.type(loss / divisor), slope, told.p, s)
 
 
 def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:

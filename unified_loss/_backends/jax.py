@@ -9,6 +9,7 @@ import numpy as np
 
 from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
+from unified_loss._backends import _jax_dense as dense
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends import _jax_linear_split as linear_split
@@ -143,7 +144,9 @@ def _never_minus_zero(value: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _loss(plan: Plan, operands: Operands) -> Array:
-    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
+    operands = agreeing(plan, operands)
+    find = dense.loss_of if dense.serves(plan, operands) else loss_of
+    return _never_minus_zero(find(OPS, plan, operands))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -68,8 +68,8 @@ def _hopeful(ops: KernelOps, plan: Plan, logits: Array, labels: Array) -> Array:
     log_p = f - jnp.log(ops.sum(jnp.exp(f), axis))
     if epsilon:
         t = (1 - epsilon) * t + epsilon / x.shape[axis] * ops.sum(t, axis)
-    costs = kernels.apart(-ops.sum(t * log_p, axis))
-    total = jnp.sum(costs)
+    gains = kernels.apart(ops.sum(t * log_p, axis))
+    total = -jnp.sum(gains)  # negated by the row, they take XLA twice as long
 
     rows = ops.count_rows(logits, axis, dtype)
 
@@ -86,6 +86,6 @@ def _hopeful(ops: KernelOps, plan: Plan, logits: Array, labels: Array) -> Array:
     is_finite = jnp.isfinite(total)
     if plan.reduction == "sum":
         return jax.lax.cond(is_finite, lambda *all_of: all_of[-1], again, logits, labels, total)
-    all_cost = ops.count(costs != 0, dtype) == rows
+    all_cost = ops.count(gains != 0, dtype) == rows
     case = jnp.where(is_finite, jnp.where(all_cost, 0, 1), 2)
     return jax.lax.switch(case, (over_all, over_some, again), logits, labels, total)

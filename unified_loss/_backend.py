@@ -114,12 +114,12 @@ class Backend:
         """The kernel that serves a loss of `size` logits."""
         raise NotImplementedError
 
-    def route_of_unseen(self, plan: Plan, size: int) -> Route | None:
-        """The kernel of a loss whose class ids nobody has looked at, if there is one for that.
+    def finds_wrong_ids(self, plan: Plan) -> bool:
+        """Whether the native loss of a plan raises `WrongIds` where ids are out of range.
 
-        It raises `WrongIds` where one is out of range.
+        Nobody has to look at the labels before it then.
         """
-        return None
+        return False
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         """The loss."""

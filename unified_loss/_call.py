@@ -75,7 +75,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool
         diagnose(error, problem, arrays.logits, taken.labels)
         raise
     if key is not None:
-        plans.remember(key, judged, problem, backend.route_of_unseen)
+        plans.remember(key, judged, problem, backend)
     if plan.class_group is None:  # else the values here are parts of those to look at
         _warn_of_values(backend, plan, problem, arrays.logits, taken)
     plan, operands = brought_to(plan, arrays.logits, taken)

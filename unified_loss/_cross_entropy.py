@@ -14,7 +14,7 @@ from typing import (
 )
 
 from unified_loss import _words as words
-from unified_loss._backend import WrongIds
+from unified_loss._backend import Backend, WrongIds
 from unified_loss._dispatch import backend_of
 from unified_loss._types import Operands, Options
 from unified_loss.exceptions import LossInputError
@@ -319,6 +319,11 @@ def run(entry: str, arrays: Operands, options: Options) -> Any:
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(entry, arrays, options)
+    return _run_here(backend, entry, arrays, options)
+
+
+def _run_here(backend: Backend, entry: str, arrays: Operands, options: Options) -> Any:
+    """The same where no compiler interprets Python, which would read each line for nothing."""
     try:
         _, plan, operands, _ = _prepare()(backend, arrays, options, looks=entry != "loss")
     except LossInputError as error:

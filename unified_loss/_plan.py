@@ -1,11 +1,11 @@
 """From a `Problem` to a `Plan`; a call that is like an earlier one needs no problem."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._backend import Backend, Route
+from unified_loss._backend import Backend
 from unified_loss._labels import number_of_ignored, number_of_others, several_ones
 from unified_loss._types import Operands, Options, Plan, Problem
 
@@ -68,11 +68,11 @@ def remember(
     key: Hashable,
     plan: Plan,
     problem: Problem,
-    route_of_unseen: Callable[[Plan, int], Route | None] = lambda *_: None,
+    backend: Backend | None = None,
 ) -> None:
     """Keep a plan for later calls of this key, unless each is to be looked at, or warned of.
 
-    `route_of_unseen` is that of the backend whose loss of logits it is.
+    With the `backend` of the logits, plans know their route if it is the library's own loss.
     """
     if plan.check is True or plan.num_classes == 1:
         return
@@ -85,10 +85,20 @@ def remember(
         if plan.ignore_index is not None and 0 <= plan.ignore_index < plan.num_classes:
             of_class_ids = of_known_ids  # one class is ignored
     of_unseen_ids = None
-    if plan.label_kind == "index" and plan.check == "auto":
-        route = route_of_unseen(of_known_ids, math.prod(problem.logits.shape or ()))
-        of_unseen_ids = None if route is None else of_known_ids._replace(route=route)
+    if backend is not None and plan.label_kind == "dense":
+        plan = _routed(backend, plan, problem)
+    elif backend is not None and plan.check == "auto":
+        of_class_ids = _routed(backend, of_class_ids, problem)
+        of_known_ids = _routed(backend, of_known_ids, problem)
+        if of_known_ids.route is not None and backend.finds_wrong_ids(of_known_ids):
+            of_unseen_ids = of_known_ids
     _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, of_unseen_ids)
+
+
+def _routed(backend: Backend, plan: Plan, problem: Problem) -> Plan:
+    """The plan with its route, if that is the library's own loss or what stands for it."""
+    route = backend.route(plan, math.prod(problem.logits.shape or ()))
+    return plan._replace(route=route) if route.is_native else plan
 
 
 def make_plan(problem: Problem) -> Plan:

@@ -71,7 +71,7 @@ class Plan(NamedTuple):
     is_ordinary: bool = False  # all arrays have an outline (`Backend.outline`)
     device: Any = None  # where the arrays are (`Backend.device`)
     class_group: Any = None  # over whose members the classes are split (`Backend.group`)
-    route: Any = None  # where it is known before the labels are (`Backend.route_of_unseen`)
+    route: Any = None  # of a familiar call, where it does not change
 
     @property
     def labels_have_axis(self) -> bool:

@@ -13,35 +13,45 @@ from tests.helpers.problems import sample
 from unified_loss import LabelError, _plan, cross_entropy
 from unified_loss._blocks import LONG
 
-SHORTCUTS = {"numpy": "short", "torch": "native_loss", "tensorflow": "native_loss"}
+SHORTCUTS = {
+    "numpy": ("short", "bare"),
+    "torch": ("native_loss",),
+    "tensorflow": ("native_loss",),
+}
 OWN = ("torch", "tensorflow")  # whose shortcut is the loss of the library
 
 
 class Shortcut(NamedTuple):
-    """A backend, its module, the name of its shortcut, and what that has returned so far."""
+    """A backend, its module, the names of its shortcuts, and what those have returned so far."""
 
     backend: Backend
     module: object
-    name: str
+    names: tuple[str, ...]
     results: list
 
 
 @pytest.fixture(params=SHORTCUTS)
 def shortcut(request, installed, monkeypatch):
     """A backend with a shortcut, which is watched."""
-    backend, name = BACKENDS[request.param], SHORTCUTS[request.param]
+    backend, names = BACKENDS[request.param], SHORTCUTS[request.param]
     if backend not in installed:
         pytest.skip(f"{backend.name} is not under test")
     module = importlib.import_module(f"unified_loss._backends.{backend.name}")
-    original, results = getattr(module, name), []
+    results = []
 
-    def watched(*arguments, **options):
-        found = original(*arguments, **options)
-        results.append(getattr(found, "loss", found))
-        return found
+    def watch(name):
+        original = getattr(module, name)
 
-    monkeypatch.setattr(module, name, watched)
-    return Shortcut(backend, module, name, results)
+        def watched(*arguments, **options):
+            found = original(*arguments, **options)
+            results.append(getattr(found, "loss", found))
+            return found
+
+        monkeypatch.setattr(module, name, watched)
+
+    for name in names:
+        watch(name)
+    return Shortcut(backend, module, names, results)
 
 
 def plain(rng, **options):
@@ -73,7 +83,8 @@ def test_plain_calls_are_served_and_accurate(shortcut, monkeypatch, layout, dtyp
     assert all(result is not None for result in shortcut.results)
     short = shortcut.backend.call(problem, dtype)
     assert short is shortcut.results[-1]
-    monkeypatch.setattr(shortcut.module, shortcut.name, lambda *_, **__: None)
+    for name in shortcut.names:
+        monkeypatch.setattr(shortcut.module, name, lambda *_, **__: None)
     long = shortcut.backend.call(problem, dtype)
     assert type(short) is type(long)
     assert (short.dtype, short.shape) == (long.dtype, long.shape)

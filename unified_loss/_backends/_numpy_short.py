@@ -124,6 +124,25 @@ def short(plan: Plan, operands: Operands, *, with_gradient: bool) -> Short | Non
     return Short(x.dtype.type(loss / divisor), slope, told.p, s)
 
 
+def bare(plan: Plan, operands: Operands) -> Short | None:
+    """The same of class ids without options, along the last axis: lse(x) - x_y."""
+    x, ids = operands.logits, operands.labels.ravel()
+    classes, numbers = plan.num_classes, np.arange(ids.size)
+    rows = x.reshape(ids.size, classes)
+    if classes < FEW_CLASSES:
+        f = np.array(rows.T, order="C")
+        f -= np.maximum.reduce(f, 0)
+        p, along = f[ids, numbers], 0
+    else:
+        f = rows - np.maximum.reduce(rows, 1, keepdims=True)
+        p, along = f[numbers, ids], 1
+    s = np.add.reduce(np.exp(f, out=f), along)
+    loss = np.add.reduce(np.log(s) - p, dtype=np.float64)
+    if not 0 < loss < math.inf:
+        return None
+    return Short(x.dtype.type(loss / ids.size if plan.reduction == "mean" else loss), None, p, s)
+
+
 def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:
     ids, kept = labels.ravel(), None
     count = ids.size

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps
-from unified_loss._backends._numpy_short import FEW_CLASSES, serves, short
+from unified_loss._backends._numpy_short import FEW_CLASSES, bare, serves, short
 from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._examples import Examples
 from unified_loss._linear import _eager as eager
@@ -164,7 +164,10 @@ def _evaluate(
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
         if route.is_native:
-            found = short(plan, operands, with_gradient=with_gradient)
+            if plan.is_bare and plan.axis + 1 == plan.ndim and not with_gradient:
+                found = bare(plan, operands)
+            else:
+                found = short(plan, operands, with_gradient=with_gradient)
             if found is not None:
                 return found.loss, found.gradient
         if route.walk is not None:
@@ -248,7 +251,7 @@ class NumpyBackend(Backend):
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         # In a copy of the context, so that no interrupt leaves an error state behind.
-        route = self.route(plan, operands.logits.size)
+        route = plan.route or self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=False)[0]
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
@@ -259,7 +262,7 @@ class NumpyBackend(Backend):
         return [number.item() for number in self.sums(plan, operands)]
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-        route = self.route(plan, operands.logits.size)
+        route = plan.route or self.route(plan, operands.logits.size)
         return copy_context().run(_evaluate, route, plan, operands, with_gradient=True)
 
     def linear_route(self, form: Form, head: Head) -> LinearRoute:

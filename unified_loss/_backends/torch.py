@@ -326,13 +326,11 @@ class TorchBackend(Backend):
             return _NATIVE[plan.label_kind, walk]
         return _AT_ONCE if walk is None else _WHOLE
 
-    def route_of_unseen(self, plan: Plan, size: int) -> Route | None:
+    def finds_wrong_ids(self, plan: Plan) -> bool:
         if plan.sample_weight != "none":  # a mask for the ignored would cost more than the look
-            return None
-        if plan.ignore_index is None or plan.labels_dtype == "uint64":
-            return None  # torch ignores some label always, and signed ones may be it
-        route = self.route(plan, size)
-        return route if route.is_native else None
+            return False
+        # Torch ignores some label always, and signed ones may be it.
+        return plan.ignore_index is not None and plan.labels_dtype != "uint64"
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         route = plan.route or self.route(plan, operands.logits.numel())

@@ -14,6 +14,7 @@ class Route(NamedTuple):
     is_native: bool = False  # the library's own loss, if it proves that nothing needed care
     walk: Any = None  # through blocks
     is_fused: bool = False  # nothing is made but a few numbers an example
+    kernels: Any = None  # of the library's own kind, that serve the call alone
 
 
 class WrongIds(Exception):  # noqa: N818 (it never leaves the package)

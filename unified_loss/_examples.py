@@ -190,7 +190,7 @@ def _of_dense_labels(
     return _without(ops, examples, silent if garbage is None else silent & ~garbage)
 
 
-def examples_of_sums(  # pragma: no cover (see `make test-fused`)
+def examples_of_sums(
     ops: Ops, plan: Plan, operands: Operands, total: Array, mass: Array, low: Array, high: Array
 ) -> Examples:
     """What dense labels say of each example, by the sums T and M of their rows.
@@ -201,12 +201,14 @@ def examples_of_sums(  # pragma: no cover (see `make test-fused`)
     num_classes, w, s = weights = weights_of(ops, plan, operands)
     if s is not None:  # whatever such labels hold, NaN included
         total, mass = ops.where(s == 0, 0.0, total), ops.where(s == 0, 0.0, mass)
-    high = (1 - plan.label_smoothing) * high if plan.label_smoothing else high
-    silent = high == 0
     if w is not None and plan.label_smoothing:
-        low = (1 - plan.label_smoothing) * low
         share = plan.label_smoothing / ops.cast_size(num_classes, plan.compute_dtype) * total
-        silent = (low > high) | ((low == -share) & (high == -share))
+        left = 1 - plan.label_smoothing
+        silent = (low > high) | ((left * low == -share) & (left * high == -share))
+    elif plan.label_smoothing:
+        silent = (1 - plan.label_smoothing) * high == 0
+    else:
+        silent = high == 0
     return _without(ops, _of_sums(weights, None, total, mass, s), silent & (mass == 0))
 
 

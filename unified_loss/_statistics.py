@@ -204,9 +204,7 @@ def settled_sum(
     return ops.where(either(silent & ~ops.isfinite(linear), dead), 0.0, linear)
 
 
-def settled(  # pragma: no cover (see `make test-fused`)
-    ops: KernelOps, plan: Plan, examples: Examples, statistics: Statistics
-) -> Statistics:
+def settled(ops: KernelOps, plan: Plan, examples: Examples, statistics: Statistics) -> Statistics:
     """Statistics by a kernel that knows of index labels which rows are dropped, and no sums.
 
     What has no influence becomes finite, as `row_statistics` has it.

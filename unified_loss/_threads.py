@@ -30,6 +30,11 @@ class Around(Protocol):
         """Do it, and restore whatever happens."""
 
 
+def as_it_is(share: Callable[[], None]) -> None:
+    """Do a share that needs nothing around it."""
+    share()
+
+
 def number_of_threads() -> int:
     """How many threads share the work."""
     for name in ("UNIFIED_LOSS_NUM_THREADS", "OMP_NUM_THREADS"):

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 from unified_loss._backends import _torch_fused as fused  # noqa: E402 (needs torch)
+from unified_loss._backends import _torch_pair as pair  # noqa: E402 (needs torch)
 
 SMALL = {"TILE": 8, "BESIDE": 4, "PROGRAMS": 4, "MERGED_ROWS": 2, "MERGED_COLS": 8}
 OPTIONS = {
@@ -272,8 +273,8 @@ def test_explain_names_the_kernels():
 
 def test_a_device_is_tried_once():
     """Whether Triton works is found out on a row of two logits, of which nothing remains."""
-    fused._try(None)
-    assert fused._unavailable(None) is None
+    assert pair.Kernels.refusal(fused.KERNELS, None) is None
+    assert fused.KERNELS.refusal(None) is None
 
 
 def test_labels_with_gradients_keep_their_way(launches):

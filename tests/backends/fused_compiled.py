@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 (needs Triton)
 from triton.compiler import ASTSource  # noqa: E402
 
 from unified_loss._backends import _torch_fused as fused  # noqa: E402 (needs torch)
+from unified_loss._backends import _torch_pair as pair  # noqa: E402 (needs torch)
 from unified_loss._backends.torch import BACKEND  # noqa: E402
 from unified_loss._call import prepare  # noqa: E402
 from unified_loss._types import Operands, Options  # noqa: E402
@@ -75,7 +76,7 @@ def launched(monkeypatch):
         ignored = None if kind == "dense" else -100
         choice = Options(axis, ignored, **given, reduction="mean", check=False)
         call = prepare(BACKEND, Operands(x, labels, weight, None, None), choice)
-        fused.loss_and_gradient(call.plan, call.operands)
+        pair.loss_and_gradient(fused.KERNELS, call.plan, call.operands)
         return [variant_of(*launch) for launch in found]
 
     return run

@@ -76,7 +76,7 @@ def test_a_kernel_can_be_forced(monkeypatch, kernel, name):
 @pytest.mark.parametrize(
     ("kernel", "options", "reason"),
     [
-        ("fast", {}, "must be one of auto, fused, blocks, native, rows, but is 'fast'"),
+        ("fast", {}, "must be one of auto, fused, softmax, blocks, native, rows, but is 'fast'"),
         ("fused", {}, "UNIFIED_LOSS_KERNEL=fused cannot serve this call: "),
         ("native", {"z_loss": 0.5}, "UNIFIED_LOSS_KERNEL=native cannot serve this call: "),
     ],
@@ -90,14 +90,17 @@ def test_a_forced_kernel_that_cannot_serve_is_an_error(monkeypatch, kernel, opti
     assert reason in str(explain(*given, **options))
 
 
-def test_an_accelerator_has_the_fused_kernels_or_row_statistics(monkeypatch):
+def test_an_accelerator_has_what_waits_for_nothing(monkeypatch):
     """One decision, from the plan alone: nothing that would wait for a device is chosen there."""
     there = plan((8, 10), (8,))._replace(is_ordinary=True, device=torch.device("cuda", 0))
-    names = {}
-    for reason in (None, "Triton is not installed"):
-        monkeypatch.setattr(backend.fused, "refusal", lambda _plan, reason=reason: reason)
-        names[reason] = backend.BACKEND.route(there, 80).name
-    assert list(names.values()) == ["fused kernels (Triton)", "row statistics (torch)"]
+    names, missing = [], set()
+    for module in (backend.fused, backend.softmax):
+        kernels = module.KERNELS
+        monkeypatch.setattr(type(kernels), "refusal", lambda kernels, _: kernels.name in missing)
+    for name in ("nothing", "Triton", "log_softmax"):
+        missing.add(name)
+        names.append(backend.BACKEND.route(there, 80).name)
+    assert names == ["fused kernels (Triton)", "log_softmax in place", "row statistics (torch)"]
     for kernel in ("blocks", "native"):
         monkeypatch.setattr(backend, "_FORCED", kernel)
         with pytest.raises(OptionError, match="it would wait for the device cuda:0"):

@@ -16,6 +16,7 @@ from unified_loss._ops import Factors, LinearOps
 from unified_loss._shapes import kept
 from unified_loss._statistics import loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
+from unified_loss._threads import as_it_is
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 from unified_loss.exceptions import BackendError, LossInputError
 
@@ -91,7 +92,7 @@ class ArrayOps(LinearOps):
 
     def _field(self, tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:
         flat = walks.flattened(self, form, head, operands)
-        walk = Walk(2**62, transposed=False, threads=1, around=_here)
+        walk = Walk(2**62, transposed=False, threads=1, around=as_it_is)
         return eager.field_of(self, flat, tour, walk)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
@@ -268,11 +269,6 @@ class ArrayOps(LinearOps):
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
         zero = self.xp.zeros((), dtype=hidden.dtype, device=array_api_compat.device(hidden))
         return self.xp.broadcast_to(zero, (*hidden.shape[:-1], weight.shape[0]))
-
-
-def _here(share: Callable[[], None]) -> None:
-    """Nothing is needed around the share of this thread."""
-    share()
 
 
 class CupyOps(ArrayOps):  # pragma: no cover (needs an accelerator)

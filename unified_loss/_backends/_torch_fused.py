@@ -16,26 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch._C import _functorch
 
-from unified_loss._backends._torch_blocks import differentiable_gradient
-from unified_loss._backends._torch_ops import DTYPES, OPS, is_watched
-from unified_loss._examples import (
-    Examples,
-    examples_and_divisor,
-    examples_of_sums,
-    has_smoothed_labels,
-    with_divisor,
-)
+from unified_loss._backends._torch_ops import DTYPES, OPS
+from unified_loss._backends._torch_pair import Kept, Kernels, RowSums, examined
+from unified_loss._examples import Examples, has_smoothed_labels
 from unified_loss._shapes import kept, without
-from unified_loss._statistics import (
-    Coefficients,
-    Statistics,
-    combine,
-    scaled,
-    settled,
-    slopes_of,
-)
+from unified_loss._statistics import Statistics, scaled
 from unified_loss._sums import Sums, added_up, own_terms
 from unified_loss._types import Array, Operands, Plan, Shape
 
@@ -120,151 +106,68 @@ def _power(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()
 
 
-def refusal(plan: Plan) -> str | None:
-    """Why the kernels cannot serve a call whose tensors are ordinary, if so."""
-    return _unavailable(plan.device)
+class FusedKernels(Kernels):
+    """Those of `_triton_kernels`."""
 
+    name = "Triton"
 
-@cache
-def _unavailable(device: torch.device | None) -> str | None:
-    """Why there are no kernels for a device, if so; asked once, since that compiles some."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    if "tensorflow" in sys.modules and "triton" not in sys.modules:
-        return "Triton ends a process that has loaded TensorFlow; import triton before it"
-    if device is None:
+    def refusal(self, device: torch.device | None) -> str | None:
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed"
+        if "tensorflow" in sys.modules and "triton" not in sys.modules:
+            return "Triton ends a process that has loaded TensorFlow; import triton before it"
+        if device is not None:
+            if device.type not in DEVICES:
+                return f"Triton knows no {device.type}"
+            return super().refusal(device)  # pragma: no cover (needs a device)
         if os.environ.get("TRITON_INTERPRET") == "1" and _kernels().INTERPRETED.value:
             return None
         return "on the processor Triton runs with TRITON_INTERPRET=1 alone"
-    try:  # pragma: no cover (needs a device)
-        _try(device)
-    except Exception as error:  # noqa: BLE001  # pragma: no cover (no C compiler, an old device)
-        return f"Triton fails: {type(error).__name__}: {error}".partition("\n")[0]
-    return None  # pragma: no cover (the same)
+
+    def readable(self, plan: Plan, operands: Operands) -> Operands:
+        if plan.label_kind == "index" or operands.labels.dtype in NUMBERS:
+            return operands
+        return operands._replace(labels=OPS.cast(operands.labels, plan.compute_dtype))
+
+    def index_statistics(
+        self,
+        plan: Plan,
+        operands: Operands,
+        examples: Examples,
+        room: Array | None,
+    ) -> Statistics:
+        m, l, *found = _planes(plan, operands, _rows(plan, operands, examples.dropped), 0)
+        p = None if plan.label_smoothing == 1 else found.pop(0)
+        return Statistics(m, l, p, found.pop(0) if plan.label_smoothing else None)
+
+    def dense_statistics(
+        self,
+        plan: Plan,
+        operands: Operands,
+        room: Array | None,
+    ) -> tuple[Statistics, RowSums]:
+        has_low = plan.class_weight and bool(plan.label_smoothing)
+        m, l, *found = _planes(plan, operands, None, 2 + plan.class_weight + has_low)
+        p = None if plan.label_smoothing == 1 else found.pop(0)
+        q = found.pop(0) if plan.label_smoothing else None
+        total, high, *found = found
+        mass = found.pop(0) if plan.class_weight else total
+        return Statistics(m, l, p, q), (total, mass, found.pop(0) if has_low else high, high)
+
+    def gradient(self, plan: Plan, operands: Operands, kept: Kept, factor: Array | None) -> Array:
+        return _gradient(plan, operands, kept, factor)
 
 
-def _try(device: torch.device | None) -> None:
-    """Run the kernels on a row of two logits."""
-    x = torch.zeros((1, 2), device=device)
-    labels = torch.zeros(1, dtype=torch.int64, device=device)
-    operands = Operands(x, labels, None, None, None)
-    plan = Plan(
-        axis=1, ndim=2, num_classes=2, label_kind="index", labels_keep_axis=False,
-        labels_dtype="int64", ignore_index=-100, below=True, above=True, class_weight=False,
-        sample_weight="none", label_smoothing=0.0, z_loss=0.0, reduction="mean",
-        normalizer=False, check=False, compute_dtype="float32", logits_dtype="float32",
-    )  # fmt: skip
-    loss_and_gradient(plan, operands)
-
-
-def loss(plan: Plan, operands: Operands) -> Array:
-    """The loss, differentiable in the logits alone."""
-    operands = _readable(plan, operands)
-    if torch.is_grad_enabled() and operands.logits.requires_grad:
-        return _Loss.apply(plan, *operands)
-    return _loss(plan, operands)[0]
-
-
-def loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
-    """The loss and the gradient of its sum, as constants."""
-    operands = _readable(plan, operands)
-    with torch.no_grad():
-        found, kept = _loss(plan, operands)
-        return found, _gradient(plan, operands, kept, None)
-
-
-def _readable(plan: Plan, operands: Operands) -> Operands:
-    """The operands, with labels that the kernels can read."""
-    if plan.label_kind == "index" or operands.labels.dtype in NUMBERS:
-        return operands
-    return operands._replace(labels=OPS.cast(operands.labels, plan.compute_dtype))
-
-
-class Kept(NamedTuple):
-    """What the gradient needs beside the operands."""
-
-    m: Array
-    l: Array
-    dropped: Array | None
-    slopes: Coefficients
-    divisor: Any  # an array, a number or None
-
-
-class _Loss(torch.autograd.Function):
-    """The loss by one kernel, and its gradient by the other when it is asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: Plan, *operands: Array) -> Array:
-        loss, kept = _loss(plan, Operands(*operands))
-        m, l, dropped, slopes, divisor = kept
-        parts = (m, l, dropped, *slopes, divisor)
-        ctx.numbers = [None if isinstance(part, torch.Tensor) else part for part in parts]
-        ctx.save_for_backward(
-            *operands, *(part if isinstance(part, torch.Tensor) else None for part in parts)
-        )
-        ctx.plan = plan
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Array) -> Any:
-        number = len(Operands._fields)
-        operands = Operands(*ctx.saved_tensors[:number])
-        if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
-            slope = differentiable_gradient(ctx.plan, operands, *slopes)
-        else:
-            pairs = zip(ctx.saved_tensors[number:], ctx.numbers, strict=True)
-            m, l, dropped, *rates, divisor = (b if a is None else a for a, b in pairs)
-            found = Kept(m, l, dropped, Coefficients(*rates), divisor)
-            slope = _gradient(ctx.plan, operands, found, *slopes)
-        return None, slope, None, None, None, None
+KERNELS = FusedKernels()
 
 
 def sums(plan: Plan, operands: Operands) -> Sums:
     """What `Totals` holds, as constants."""
-    operands = _readable(plan, operands)
+    operands = KERNELS.readable(plan, operands)
     with torch.no_grad():
-        examples, _, found = _examined(plan, operands)
+        examples, _, found = examined(KERNELS, plan, operands, None)
         terms = own_terms(OPS, plan, operands, examples, found)
         return added_up(OPS, plan, examples, found, *terms)
-
-
-def _examined(plan: Plan, operands: Operands) -> tuple[Examples, Array | None, Statistics]:
-    """The examples, what "mean" divides by, and the statistics."""
-    if plan.label_kind == "index":
-        examples, divisor = examples_and_divisor(OPS, plan, operands)
-        found = index_statistics(plan, operands, _rows(plan, operands, examples.dropped))
-    else:
-        found, sums = dense_statistics(plan, operands)
-        examples = examples_of_sums(OPS, plan, operands, *sums)
-        examples, divisor = with_divisor(OPS, plan, operands, examples)
-    return examples, divisor, settled(OPS, plan, examples, found)
-
-
-def _loss(plan: Plan, operands: Operands) -> tuple[Array, Kept]:
-    examples, divisor, found = _examined(plan, operands)
-    loss = combine(OPS, plan, examples, found, divisor)
-    slopes = slopes_of(OPS, plan, examples, found)
-    return loss, Kept(found.m, found.l, examples.dropped, slopes, divisor)
-
-
-def index_statistics(plan: Plan, operands: Operands, dropped: Array | None) -> Statistics:
-    """Statistics of the rows that are not dropped; 0 of the others."""
-    m, l, *found = _planes(plan, operands, dropped, 0)
-    p = None if plan.label_smoothing == 1 else found.pop(0)
-    return Statistics(m, l, p, found.pop(0) if plan.label_smoothing else None)
-
-
-def dense_statistics(
-    plan: Plan, operands: Operands
-) -> tuple[Statistics, tuple[Array, Array, Array, Array]]:
-    """Statistics of all rows, and the sums that `examples_of_sums` asks for."""
-    has_low = plan.class_weight and bool(plan.label_smoothing)
-    m, l, *found = _planes(plan, operands, None, 2 + plan.class_weight + has_low)
-    p = None if plan.label_smoothing == 1 else found.pop(0)
-    q = found.pop(0) if plan.label_smoothing else None
-    total, high, *found = found
-    mass = found.pop(0) if plan.class_weight else total
-    return Statistics(m, l, p, q), (total, mass, found.pop(0) if has_low else high, high)
 
 
 def _planes(plan: Plan, operands: Operands, dropped: Array | None, sums: int) -> tuple[Array, ...]:

@@ -15,6 +15,8 @@ from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends import _torch_blocks as blocks
 from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends import _torch_linear as linear
+from unified_loss._backends import _torch_pair as pair
+from unified_loss._backends import _torch_softmax as softmax
 from unified_loss._backends._torch_native import has_native_loss, native_loss
 from unified_loss._backends._torch_ops import (
     DTYPES,
@@ -167,11 +169,14 @@ _NATIVE = {
 }
 _ROWS = Route("row statistics (torch)")
 _SPLIT = Route("row statistics of split classes (torch)")
-_FUSED = Route("fused kernels (Triton)", is_fused=True)
+_FUSED = Route("fused kernels (Triton)", is_fused=True, kernels=fused.KERNELS)
+_SOFTMAX = Route("log_softmax in place", walk=softmax.WALK, kernels=softmax.KERNELS)
 _NAMES = {False: "log_softmax in blocks", True: "log_softmax in transposed blocks"}
 
 
-_CHOICES = ("auto", "fused", "blocks", "native", "rows")
+_LAZY = frozenset({"lazy", "meta", "xla"})  # devices that compute nothing when they are told to
+_OF_ANY_DEVICE = {"fused": _FUSED, "softmax": _SOFTMAX, "rows": _ROWS}
+_CHOICES = ("auto", "fused", "softmax", "blocks", "native", "rows")
 _FORCED = os.environ.get("UNIFIED_LOSS_KERNEL", "auto")
 
 
@@ -179,12 +184,13 @@ def _route(name: str, plan: Plan, size: int) -> Route:
     """The route of a call whose tensors are ordinary: the forced one, or that of an accelerator."""
     if name not in _CHOICES:
         raise OptionError(messages.kernel_setting(name, _CHOICES))
-    reason = None
-    if name in {"auto", "fused"}:
-        reason = fused.refusal(plan)
-        if name == "auto":
-            return _ROWS if reason else _FUSED
-    elif name != "rows" and plan.device is not None:
+    if name == "auto":
+        pairs = (route for route in (_FUSED, _SOFTMAX) if not route.kernels.refusal(plan.device))
+        return next(pairs, _ROWS)
+    route, reason = _OF_ANY_DEVICE.get(name), None
+    if route is not None:
+        reason = route.kernels and route.kernels.refusal(plan.device)
+    elif plan.device is not None:
         reason = f"it would wait for the device {plan.device}"
     elif name == "native" and not has_native_loss(plan):
         reason = "F.cross_entropy cannot do what it asks for, or loses digits"
@@ -195,7 +201,7 @@ def _route(name: str, plan: Plan, size: int) -> Route:
         if walk is None or walk is blocks.IN_ONE_BLOCK:
             return _AT_ONCE if walk is None else _WHOLE
         return Route(_NAMES[walk.transposed], walk=walk)
-    return {"fused": _FUSED, "native": _NATIVE[plan.label_kind, None], "rows": _ROWS}[name]
+    return route or _NATIVE[plan.label_kind, None]
 
 
 class TorchBackend(Backend):
@@ -225,7 +231,7 @@ class TorchBackend(Backend):
                 return None
             if not on_cpu:  # pragma: no cover (needs an accelerator)
                 device = array.device
-                if device.type not in fused.DEVICES or device != logits.device:
+                if device.type in _LAZY or device != logits.device:
                     return None
                 parts.append(device)
             if array.layout is not torch.strided:
@@ -337,8 +343,8 @@ class TorchBackend(Backend):
         if route is _ROWS or route is _SPLIT:
             return run(loss_of, OPS, plan, operands)
         plan, operands = _signed(plan, operands)
-        if route is _FUSED:  # pragma: no cover (see `make test-fused`)
-            return fused.loss(plan, operands)
+        if route.kernels is not None:
+            return pair.loss(route.kernels, plan, operands)
         value = native_loss(plan, operands) if route.is_native else None
         return blocks.loss(route.walk, plan, operands) if value is None else value
 
@@ -347,8 +353,8 @@ class TorchBackend(Backend):
         is_common = route is _ROWS or route is _SPLIT
         if is_common or (torch.is_grad_enabled() and operands.logits.requires_grad):
             return run(loss_and_gradient_of, OPS, plan, operands)
-        if route is _FUSED:  # pragma: no cover (see `make test-fused`)
-            return fused.loss_and_gradient(*_signed(plan, operands))
+        if route.kernels is not None:
+            return pair.loss_and_gradient(route.kernels, *_signed(plan, operands))
         return blocks.loss_and_gradient(route.walk, *_signed(plan, operands))
 
     def linear_route(self, form: Form, head: Head) -> LinearRoute:
@@ -371,7 +377,7 @@ class TorchBackend(Backend):
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         has_gradient = torch.is_grad_enabled() and operands.logits.requires_grad
         route = self.route(plan, operands.logits.numel())
-        if route is _ROWS or has_gradient:
+        if route is _ROWS or route is _SOFTMAX or has_gradient:
             return run(sums_of, OPS, plan, operands)
         module: Any = fused if route is _FUSED else blocks
         return module.sums(*_signed(plan, operands))

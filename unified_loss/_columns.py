@@ -41,7 +41,9 @@ def as_host(value: Any, name: str) -> Any:
         fill = {"polars": "fill_null", "pyarrow": "fill_null"}.get(package, "fillna")
         is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
         what = IGNORED if name == "labels" else False if is_mask else 0
-        fix = f"{name}.{fill}({what})" + ('.astype("int64")' if package == "pandas" else "")
+        own = {"labels": "int64", "sample_weight": "bool" if is_mask else "float64"}
+        cast = f'.astype("{own.get(name, "float64")}")' if package == "pandas" else ""
+        fix = f"{name}.{fill}({what}){cast}"
         raise _unreadable(value, name, f"{missing} {entries} missing", fix)
     if array.dtype.kind not in "biufV":
         fix = _codes(package) if name == "labels" else f"np.asarray({name}, dtype=float)"

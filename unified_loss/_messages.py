@@ -360,12 +360,12 @@ def balanced(value: str) -> str:
 
 
 def of_softmax(*, remembered: bool = True) -> str:
-    """What the loss of Keras does about a softmax."""
-    used = "those before the softmax were used"
+    """What the loss of Keras does about a softmax, or a sigmoid whose logits Keras remembers."""
+    end, used = "softmax or a sigmoid", "those before it were used"
     if not remembered:
-        used = "the logarithm of the probabilities was used, which has fewer digits"
+        end, used = "softmax", "the logarithm of the probabilities was used, which has fewer digits"
     return (
-        f"the model ends in a softmax, and this loss takes logits: {used}. Fix: no activation in "
+        f"the model ends in a {end}, and this loss takes logits: {used}. Fix: no activation in "
         "the last layer."
     )
 

@@ -359,3 +359,26 @@ def test_plans_are_not_diagnosed() -> None:
         make_plan(call)
     assert "\n" not in str(caught.value)
     assert caught.value.cause is None
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("batch", [(7,), (8, 6), (3, 4, 6)])
+@pytest.mark.parametrize("places", [(1, -1), (-1, 1)])
+def test_label_rows_along_another_axis_keep_their_classes(
+    places: tuple[int, int], batch: tuple[int, ...], *, soft: bool
+) -> None:
+    """R25: values tell where the classes of the labels are, before and after their axes move."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((2, *batch, 5)).astype(np.float32)
+    ids = rng.integers(0, 5, (2, *batch))
+    targets = rng.dirichlet(np.ones(5), ids.shape).astype(np.float32) if soft else np.eye(5)[ids]
+    logits, labels = (
+        np.moveaxis(array, -1, place) for array, place in zip((rows, targets), places, strict=True)
+    )
+    with pytest.raises(LossInputError) as told:
+        cross_entropy(logits, labels)
+    same = [fix for fix in told.value.fixes if fix.kind == "same meaning"]
+    assert same
+    for fix in same:
+        ours = cross_entropy(**fix.apply(logits, labels))
+        np.testing.assert_allclose(ours, cross_entropy(rows, targets, axis=-1), rtol=1e-6)

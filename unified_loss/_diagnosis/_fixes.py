@@ -98,6 +98,8 @@ def fix(facts: Facts, text: str, *steps: Step, given: str = "") -> Iterator[Fix]
         code = None if plan is None else _code(facts.problem, whole)
         if plan is None or code is None or _is_dense_of_ids(plan, whole):
             continue
+        if _cuts_rows(facts, plan, whole):
+            continue
         excess = _excess(plan, facts.values, whole)
         if excess is None:
             conditions = dict.fromkeys(filter(None, (given, *_conditions(facts, whole, given))))
@@ -121,7 +123,7 @@ def _completions(facts: Facts, steps: tuple[Step, ...]) -> list[tuple[Step, ...]
     is_open = facts.problem.options.axis is None and "axis" not in changed
     if is_open and len(facts.logits or ()) > 2:
         extras.append(Step("axis", "set", facts.axis))
-    low = None if facts.values is None else facts.values.low
+    low = None if facts.values is None or _swaps(steps) else facts.values.low
     is_marked = low == -1 != facts.problem.options.ignore_index
     if is_marked and not changed & {"ignore_index"}:
         extras.append(Step("ignore_index", "set", -1))
@@ -146,7 +148,7 @@ def _conditions(facts: Facts, steps: tuple[Step, ...], given: str) -> Iterator[s
 def _is_choice(facts: Facts, steps: tuple[Step, ...]) -> bool:
     """Whether the mended call would leave open where the classes are, and the labels do, too."""
     is_dense = len(facts.labels or ()) == len(facts.logits or ())
-    if is_dense and facts.values is not None and facts.values.unit_axes == (facts.axis,):
+    if is_dense and _unit_axes(facts, steps) == {facts.axis}:
         return False
     problem = Fix("", steps=steps).applied_to(facts.problem)
     try:
@@ -156,6 +158,26 @@ def _is_choice(facts: Facts, steps: tuple[Step, ...]) -> bool:
     except LossInputError:
         pass
     return False
+
+
+def _unit_axes(facts: Facts, steps: tuple[Step, ...]) -> set[int]:
+    """The axes along which all sums of the labels are 1 once their axes are in another order."""
+    found = set() if facts.values is None else set(facts.values.unit_axes)
+    for step in steps:
+        if step.argument == "labels" and step.operation == "permute":
+            found = {step.value.index(axis) for axis in found}
+    return found
+
+
+def _cuts_rows(facts: Facts, plan: Plan, steps: tuple[Step, ...]) -> bool:
+    """Whether steps would take numbers of different label rows for one, where rows are known."""
+    units = _unit_axes(facts, steps)
+    moves = [step for step in steps if step.argument == "labels" and step.operation != "cast"]
+    if not units or len(moves) != 1:
+        return False
+    if moves[0].operation == "argmax":
+        return moves[0].value % len(facts.labels) not in units
+    return moves[0].operation == "permute" and plan.label_kind == "dense" and plan.axis not in units
 
 
 def _plan(problem: Problem) -> Plan | None:
@@ -173,7 +195,7 @@ def _is_dense_of_ids(plan: Plan, steps: tuple[Step, ...]) -> bool:
 
 def _excess(plan: Plan, values: Values | None, steps: tuple[Step, ...]) -> str | None:
     """What is still wrong with the labels after these steps, as far as they are known."""
-    if values is None:
+    if values is None or _swaps(steps):
         return None
     low, high = values.low, values.high
     for step in steps:
@@ -189,6 +211,11 @@ def _excess(plan: Plan, values: Values | None, steps: tuple[Step, ...]) -> str |
         elif step == Step("ignore_index", "set", high):
             high = low if values.below_high is None else values.below_high
     return _out_of_range(plan, low, high)
+
+
+def _swaps(steps: tuple[Step, ...]) -> bool:
+    """Whether what is known of the labels is known of the logits then."""
+    return any(step.operation == "swap" for step in steps)
 
 
 def _out_of_range(plan: Plan, low: Any, high: Any) -> str | None:

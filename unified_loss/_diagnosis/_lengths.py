@@ -190,6 +190,9 @@ def spatial_size_mismatch(facts: Facts) -> Readings:
         )  # fmt: skip
         return
     masks = len(logits) == len(labels) == SEQUENCE and not facts.integer
+    has_rows = facts.values is not None and bool(facts.values.unit_axes)
+    if has_rows and facts.same_multiset(logits, labels) is not None:
+        masks = False  # rows of classes, along another axis
     if masks and facts.differing(logits, labels) == (1, 2) and 1 not in {*logits, *labels}:
         yield Reading(
             Score.STRONG,

@@ -319,23 +319,20 @@ def run(entry: str, arrays: Operands, options: Options) -> Any:
     in_graph = backend.in_graph()
     if in_graph is not None:  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
         return in_graph(entry, arrays, options)
-    return _run_here(backend, entry, arrays, options)
+    try:
+        return _run_here(backend, entry, arrays, options)
+    except LossInputError as error:
+        raise folded(error) from error.__cause__
 
 
 def _run_here(backend: Backend, entry: str, arrays: Operands, options: Options) -> Any:
     """The same where no compiler interprets Python, which would read each line for nothing."""
-    try:
-        _, plan, operands, _ = _prepare()(backend, arrays, options, looks=entry != "loss")
-    except LossInputError as error:
-        raise folded(error) from error.__cause__
+    _, plan, operands, _ = _prepare()(backend, arrays, options, looks=entry != "loss")
     try:
         return getattr(backend, entry)(plan, operands)
     except WrongIds:
         pass
-    try:
-        _, plan, operands, _ = _prepare()(backend, arrays, options)
-    except LossInputError as error:
-        raise folded(error) from None
+    _, plan, operands, _ = _prepare()(backend, arrays, options)
     return getattr(backend, entry)(plan, operands)
 
 

@@ -16,31 +16,31 @@ from unified_loss.exceptions import BackendError
 
 
 def _numpy() -> Backend:
-    import unified_loss._backends.numpy as library
+    from unified_loss._backends import numpy as library
 
     return library.BACKEND
 
 
 def _torch() -> Backend:
-    import unified_loss._backends.torch as library
+    from unified_loss._backends import torch as library
 
     return library.BACKEND
 
 
 def _jax() -> Backend:
-    import unified_loss._backends.jax as library
+    from unified_loss._backends import jax as library
 
     return library.BACKEND
 
 
 def _tensorflow() -> Backend:
-    import unified_loss._backends.tensorflow as library
+    from unified_loss._backends import tensorflow as library
 
     return library.BACKEND
 
 
 def _array_api() -> Backend:
-    import unified_loss._backends.array_api as library
+    from unified_loss._backends import array_api as library
 
     return library.BACKEND
 

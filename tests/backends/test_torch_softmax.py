@@ -8,7 +8,14 @@ import pytest
 
 from tests.helpers.accuracy import assert_accurate
 from tests.helpers.problems import sample
-from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, loss_in, problem_of
+from tests.helpers.torch_cases import (
+    CASES,
+    EVERYTHING,
+    TORCH,
+    assert_differentiable_twice,
+    loss_in,
+    problem_of,
+)
 from unified_loss import cross_entropy, cross_entropy_with_grad, explain
 from unified_loss._call import prepare
 from unified_loss._types import Operands, Options
@@ -211,14 +218,7 @@ def test_a_second_backward_is_right(block, case, rng):
 
 def test_a_second_derivative_has_the_row_statistics():
     """R22: so has any backward that is differentiated or batched."""
-    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    labels = torch.tensor([1, -100, 4])
-
-    def loss(x):
-        return cross_entropy(x, labels, label_smoothing=0.25, z_loss=0.5)
-
-    assert torch.autograd.gradcheck(loss, x)
-    assert torch.autograd.gradgradcheck(loss, x)
+    assert_differentiable_twice()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from tests.helpers.jax_groups import ALL_REDUCE, COLLECTIVE, parted, step_of
 from tests.helpers.jax_on_eight_devices import moved, numbers_in
-from tests.linear.cases import HEAD, Linear, linear
+from tests.linear.cases import EVERYTHING, HEAD, Linear, linear
 from unified_loss import (
     BackendError,
     OptionError,
@@ -26,14 +26,6 @@ from unified_loss import (
 from unified_loss._linear import _walks as walks
 
 Arrays = dict[str, Any]
-EVERYTHING: dict[str, Any] = {
-    "bias": True,
-    "softcap": 2.5,
-    "class_weight": True,
-    "sample_weight": "full",
-    "label_smoothing": 0.25,
-    "z_loss": 0.125,
-}
 TOTALS = ("ignore_index", "label_smoothing", "z_loss", "softcap")
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"ignored": 2},

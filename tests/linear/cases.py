@@ -177,6 +177,14 @@ def assert_all_near(found: Sequence[Array], case: Linear, dtype: str, factor: An
         assert_near(ours, one, dtype)
 
 
+EVERYTHING: dict[str, Any] = {
+    "bias": True,
+    "softcap": 2.5,
+    "class_weight": True,
+    "sample_weight": "full",
+    "label_smoothing": 0.25,
+    "z_loss": 0.125,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bias_and_cap": {"bias": True, "softcap": 1.5, "batch": (2, 3)},
@@ -188,15 +196,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one_total": {"ignore_index": None, "class_weight": True, "label_smoothing": 0.25},
     "all_smoothing": {"label_smoothing": 1.0, "class_weight": True},
     "normalizer": {"z_loss": 0.5, "sample_weight": "full", "normalizer": 3.5},
-    "everything": {
-        "batch": (3, 4),
-        "bias": True,
-        "softcap": 2.5,
-        "class_weight": True,
-        "sample_weight": "full",
-        "label_smoothing": 0.25,
-        "z_loss": 0.125,
-    },
+    "everything": {"batch": (3, 4)} | EVERYTHING,
 }
 KINDS: tuple[LabelKind, ...] = ("index", "kept", "dense")
 REDUCTIONS = ("none", "sum", "mean")

@@ -15,7 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, LinearRoute
 from unified_loss._backends import _torch_blocks as blocks
-from unified_loss._backends._torch_ops import DTYPES, GRAPH_OPS, OPS, is_transformed, is_watched
+from unified_loss._backends._torch_ops import (
+    DTYPES,
+    GRAPH_OPS,
+    OPS,
+    is_distributed,
+    is_transformed,
+    is_watched,
+)
 from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
@@ -156,18 +163,14 @@ def _other_tour(form: Form, head: Head) -> walks.Tour | None:
     Those of a `DTensor` make the logits that are here, and move no part of the weight as tiles,
     which cut the axis that is split, would have to.
     """
-    if _is_placed(head.hidden):
+    if is_distributed(head.hidden):
         return None
     return walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
 
 
-def _is_placed(array: Array) -> bool:
-    return hasattr(type(array), "placements")
-
-
 def _on_one_mesh(form: Form, head: Head, operands: Operands) -> tuple[Head, Operands]:
     """The arguments; beside a `DTensor` of the head all others are replicas of one."""
-    if form.plan.class_group is not None or not any(map(_is_placed, head)):
+    if form.plan.class_group is not None or not any(map(is_distributed, head)):
         return head, operands
     from unified_loss._backends import _dtensor  # which imports torch.distributed
 
@@ -182,7 +185,7 @@ def _split(head: Head) -> Any:
 
     for name, part in head._asdict().items():
         refuse_mapped(part, name)
-        if _is_placed(part):
+        if is_distributed(part):
             reason = "it tells how its classes are split; leave class_group out"
             raise BackendError(messages.refused(name, "a DTensor", reason))
     return _torch_linear_split

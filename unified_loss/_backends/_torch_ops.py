@@ -26,6 +26,11 @@ def fake_mode_of(x: Array) -> AbstractContextManager[Any]:
     return getattr(x, "fake_mode", None) or nullcontext()
 
 
+def is_distributed(array: Array) -> bool:
+    """Whether it is a `DTensor`."""
+    return hasattr(type(array), "placements")
+
+
 def is_watched() -> bool:
     """Whether anything but autograd's backward has an eye on the operations that run."""
     return is_recorded() or torch.compiler.is_compiling()

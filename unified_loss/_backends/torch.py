@@ -25,6 +25,7 @@ from unified_loss._backends._torch_ops import (
     OPS,
     TorchOps,
     fake_mode_of,
+    is_distributed,
     is_recorded,
 )
 from unified_loss._backends.numpy import SMALL as FEW
@@ -90,7 +91,7 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
     _refuse_other_meshes(operands)
     _compare_sizes(plan, operands)
     plan, operands = _signed(plan, operands)
-    if _is_distributed(_unwrapped(operands.logits)):
+    if is_distributed(_unwrapped(operands.logits)):
         from unified_loss._backends import _dtensor
 
         if plan.class_group is not None:
@@ -106,14 +107,10 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
     return kernel(ops, plan, operands)
 
 
-def _is_distributed(array: Array) -> bool:
-    return hasattr(type(array), "placements")
-
-
 def _refuse_other_meshes(operands: Operands) -> None:
     mesh = getattr(operands.logits, "device_mesh", None)
     for name, operand in zip(Operands._fields, operands, strict=True):
-        if _is_distributed(operand) and operand.device_mesh != mesh:
+        if is_distributed(operand) and operand.device_mesh != mesh:
             reason = "it is a DTensor on a mesh that the logits are not on"
             raise BackendError(messages.cannot_combine(name, reason, f"{name}.full_tensor()"))
 
@@ -298,7 +295,7 @@ class TorchBackend(Backend):
     def read(self, array: Array, *, wait: bool) -> Any | None:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
             return None
-        if wait and _is_distributed(array):
+        if wait and is_distributed(array):
             array = array.full_tensor()
         if not _has_own_values(array) or (array.device.type != "cpu" and not wait):
             return None
@@ -390,7 +387,7 @@ class TorchBackend(Backend):
             return super().deliver(plan, operands)
 
     def send(self, numbers: tuple[Array, ...]) -> Any | None:
-        if _is_distributed(numbers[0]):
+        if is_distributed(numbers[0]):
             numbers = tuple(number.full_tensor() for number in numbers)
         if torch.compiler.is_compiling() or not _has_own_values(numbers[0]) or numbers[0].is_meta:
             return None

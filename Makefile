@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+MODES ?= --one-mode
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 FUZZ_FLAGS ?=
@@ -38,13 +39,13 @@ demo: .venv-demo/.installed  ## Train on handwritten digits with NumPy alone
 
 test: .venv/.installed  ## Run the whole test suite with every backend, and measure coverage
 	@echo "The whole suite takes 35 to 40 minutes on two cores; make test WORKERS=8 runs eight files at a time"
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term $(PYTEST_FLAGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MODES) --cov --cov-report term $(PYTEST_FLAGS)
 
 test-fused: .venv-fused/.installed  ## Run the kernels for accelerators through Triton's interpreter, and compile them
 	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch $(PYTEST_FLAGS) tests/backends/test_fused.py
 
 test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS) $(wildcard $(OLDEST:%=tests/*/test_%.py))
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MODES) $(PYTEST_FLAGS) $(wildcard $(OLDEST:%=tests/*/test_%.py))
 
 fuzz: .venv/.installed  ## Compare random calls, garbage where it must not matter, with formulas
 	.venv/bin/python -m tests.fuzz $(FUZZ_FLAGS)
@@ -84,7 +85,7 @@ release-check: lint typing docs dist test-fused test-oldest  ## All that a relea
 		$$python -c '' 2> /dev/null || continue; \
 		echo "== $$($$python --version)"; \
 		rm -f .venv/.installed; \
-		$(MAKE) test PYTHON=$$python; \
+		$(MAKE) test PYTHON=$$python MODES=; \
 	done
 
 clean:  ## Remove the environments and all that was built or cached

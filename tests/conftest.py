@@ -6,6 +6,7 @@ floating dtype that the backend has. No framework is imported before a test of i
 
 import itertools
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +27,17 @@ hypothesis.settings.load_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--backend``."""
+    """Add ``--backend`` and ``--one-mode``."""
     parser.addoption(
         "--backend",
         action="append",
         choices=tuple(BACKENDS),
         help="test this backend (repeatable); without it, all that can be imported",
+    )
+    parser.addoption(
+        "--one-mode",
+        action="store_true",
+        help="run each case in one mode of its backend, chosen by its name; without it, in all",
     )
 
 
@@ -67,13 +73,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(["backend", *names], cases)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Random rows of integers often have several ones; what a page tells of them is tested."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is not asked for, and quieten what random data does not mean."""
+    if config.getoption("--one-mode"):
+        kept = [item for item in items if _is_in_its_mode(item)]
+        config.hook.pytest_deselected(items=set(items).difference(kept))
+        items[:] = kept
+    # Random rows of integers often have several ones; what a page tells of them is tested.
     warning = "unified_loss.exceptions.LossInputWarning"
     silent = pytest.mark.filterwarnings(f"ignore:rows of labels .* have several ones:{warning}")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(silent)
+
+
+def _is_in_its_mode(item: pytest.Item) -> bool:
+    """Whether a test is that of its mode, of those that differ in nothing else.
+
+    Each case runs, and each mode runs half of the cases; a compiler makes most of their time.
+    """
+    chosen = getattr(item, "callspec", None)
+    if chosen is None or not {"backend", "mode"} <= chosen.params.keys():
+        return True
+    modes, mode = chosen.params["backend"].modes, chosen.params["mode"]
+    case = item.nodeid.replace(f"-{mode}", "", 1)
+    return bool(modes[zlib.crc32(case.encode()) % len(modes)] == mode)
 
 
 def _marks(item: pytest.Item, backend: Backend) -> Iterator[pytest.MarkDecorator]:

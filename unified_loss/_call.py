@@ -55,14 +55,16 @@ def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool
 
     Without `looks`, class ids may be left to a kernel that finds wrong ones itself.
     """
+    if "keras" in sys.modules:
+        _refuse_labels_first()
     key = plans.key_of(backend, arrays, options)
     seen = None if key is None else plans.seen(key, backend, arrays, looks=looks)
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
-    _refuse_labels_first()
     taken = taken_of(backend, arrays, options)
     specs = (None if argument is None else argument.spec for argument in taken)
-    problem = Problem._make((backend.spec(arrays.logits), *specs, options, backend.same_size, None))
+    logits = backend.spec(arrays.logits)
+    problem = Problem._make((logits, *specs, options, backend.same_size, None, ""))
     try:
         judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
         if judged.class_group is not None:
@@ -92,7 +94,8 @@ def _warn_of_values(
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
         plan, backend.read(logits, wait=False)
     ):
-        warn(swapped())
+        by_keras = _caller() == _KERAS
+        warn(swapped(LossInputWarning, messages.rows_of_scores(by_keras=by_keras), by_keras))
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
@@ -101,16 +104,19 @@ def _warn_of_values(
 
 def _refuse_labels_first() -> None:
     """R1: Keras has another order, in which floating labels of the logits' shape would train."""
-    if "keras" not in sys.modules:
-        return
-    frame: Any = sys._getframe(2)  # noqa: SLF001 (there is no other way to it)
-    while frame is not None and frame.f_globals.get("__name__") in _WAY:
-        frame = frame.f_back
-    if frame is not None and str(frame.f_globals.get("__name__")).startswith("keras.src.losses"):
+    if _caller().startswith(_LABELS_FIRST):
         raise swapped(LossInputError, messages.labels_come_first())
 
 
-def swapped(kind: Any = LossInputWarning, text: str = messages.rows_of_scores()) -> Any:
+def _caller() -> str:
+    """The module that called the public function."""
+    frame: Any = sys._getframe(1)  # noqa: SLF001 (there is no other way to it)
+    while frame is not None and frame.f_globals.get("__name__") in _WAY:
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_globals.get("__name__"))
+
+
+def swapped(kind: Any, text: str, by_keras: bool = False) -> Any:  # noqa: FBT001, FBT002
     """The error or warning of arguments that came in the other order."""
     from unified_loss._diagnosis import Fix
 
@@ -118,6 +124,8 @@ def swapped(kind: Any = LossInputWarning, text: str = messages.rows_of_scores())
     told.cause = "arguments_swapped"
     swap = "if the labels came first, swap the arguments"
     told.fixes = (Fix(swap, "logits, labels = labels, logits", "conditional"),)
+    if by_keras:
+        told.fixes = (Fix("if the logits came first, swap the arguments: loss(y_true, y_pred)"),)
     return told
 
 
@@ -237,6 +245,8 @@ def diagnose(
         if values is not None:
             within = (error.smallest, error.largest) if isinstance(error, LabelError) else None
             values = values_of(values, problem.options.ignore_index, within)
+        if _caller() == _KERAS:
+            problem = problem._replace(framework="keras")
         extend(error, problem, values, (logits, None if labels is None else labels.value))
     except Exception:  # noqa: BLE001, S110
         pass
@@ -263,6 +273,8 @@ def warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:
 
 # The modules that a call goes through until here.
 _WAY = frozenset({"unified_loss._call", "unified_loss._cross_entropy"})
+_LABELS_FIRST = "keras.src.losses", "keras.src.metrics"  # where Keras calls functions of people
+_KERAS = "unified_loss.integrations.keras"
 # A loss is called by these on behalf of the people who called them.
 _BETWEEN = frozenset({
     "accelerate", "jax", "keras", "lightning", "pytorch_lightning", "skorch", "tensorflow",

@@ -50,7 +50,7 @@ def prepare(
     specs = (None if one is None else one.spec for one in taken)
     known = Head(backend.spec(hidden), weight_spec, bias_spec)
     options = options._replace(axis=AXIS)
-    problem = Problem._make((known.hidden, *specs, options, backend.same_size, known))
+    problem = Problem._make((known.hidden, *specs, options, backend.same_size, known, ""))
     try:
         problem = linear_rules.with_logits(problem)
         cap = linear_rules.softcap(softcap, problem.logits.dtype)

@@ -359,11 +359,11 @@ def balanced(value: str) -> str:
     )
 
 
-def of_softmax(*, remembered: bool = True) -> str:
-    """What the loss of Keras does about a softmax, or a sigmoid whose logits Keras remembers."""
-    end, used = "softmax or a sigmoid", "those before it were used"
+def of_activation(end: str, *, remembered: bool = True) -> str:
+    """What the loss of Keras does about a softmax or a sigmoid; with what Keras remembers of it."""
+    used = "those before it were used"
     if not remembered:
-        end, used = "softmax", "the logarithm of the probabilities was used, which has fewer digits"
+        used = "they were made of the probabilities, which have fewer digits"
     return (
         f"the model ends in a {end}, and this loss takes logits: {used}. Fix: no activation in "
         "the last layer."
@@ -373,19 +373,28 @@ def of_softmax(*, remembered: bool = True) -> str:
 def labels_come_first() -> str:
     """R1, where Keras calls the function."""
     return (
-        "Keras calls its losses with the labels first, as loss(y_true, y_pred), and this function "
-        "takes the logits first."
+        "Keras calls its losses and metrics with the labels first, as loss(y_true, y_pred), and "
+        "this function takes the logits first."
     ) + hint(
         "from unified_loss.integrations.keras import CrossEntropy; "
-        "model.compile(loss=CrossEntropy())"
+        "model.compile(loss=CrossEntropy(), metrics=[CrossEntropy()])"
     )
 
 
-def rows_of_scores() -> str:
+def logits_came_first(labels: Spec, logits: Spec) -> str:
+    """R1, where the loss of Keras is called; the arguments are named by their places."""
+    return (
+        f"y_pred must be floating, but is {described(logits)}, beside y_true {described(labels)}: "
+        "the arguments look swapped, the order of a loss of Keras is (y_true, y_pred)."
+    )
+
+
+def rows_of_scores(*, by_keras: bool = False) -> str:
     """R1, where both arguments are floating."""
+    order = "of a loss of Keras is (y_true, y_pred)" if by_keras else "is (logits, labels)"
     return (
         "label rows hold negative values, and every row of the logits is one of probabilities: the "
-        "arguments look swapped, the order is (logits, labels). Fix: swap the arguments."
+        f"arguments look swapped, the order {order}. Fix: swap the arguments."
     )
 
 

@@ -44,6 +44,7 @@ class Problem(NamedTuple):
     options: Options
     same: Same
     head: Any = None  # the linear form: a `Head` of Specs, which the logits would be made of
+    framework: str = ""  # in whose words to speak, if they are not those of the logits' library
 
 
 class Plan(NamedTuple):

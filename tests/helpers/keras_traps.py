@@ -8,10 +8,12 @@ import numpy as np
 
 from unified_loss import (
     ArgumentError,
+    DTypeError,
     LabelError,
     LossInputError,
     LossInputWarning,
     OptionError,
+    ShapeError,
     cross_entropy,
 )
 from unified_loss.integrations.keras import CrossEntropy
@@ -22,9 +24,7 @@ IDS = np.arange(8) % 3
 ONE_HOT = np.eye(3, dtype="float32")[IDS]
 
 
-def fitted(
-    loss: Any, labels: Any = IDS, activation: str | None = None, **compiled: Any
-) -> list[float]:
+def fitted(loss: Any, labels: Any = IDS, activation: Any = None, **compiled: Any) -> list[float]:
     """The losses of two epochs."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -80,21 +80,79 @@ def a_softmax_is_noticed_on_any_output() -> None:
     assert all(np.isfinite(weight).all() for weight in steep.get_weights())
 
 
+def a_sigmoid_is_noticed() -> None:
+    """As a softmax is: by its name, as a layer and as an operation; its ends are finite."""
+    layers = keras.layers
+    ends = {
+        "plain": lambda scores: scores,
+        "name": layers.Dense(3, "sigmoid", kernel_initializer="identity"),
+        "layer": layers.Activation("sigmoid"),
+        "operation": keras.ops.sigmoid,
+    }
+    losses = {}
+    for name, end in ends.items():
+        keras.utils.set_random_seed(0)
+        start = layers.Input((5,))
+        model = keras.Model(start, end(layers.Dense(3)(start)))
+        model.compile("sgd", loss=CrossEntropy())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses[name] = model.evaluate(INPUTS, IDS, verbose=0)
+        told = [str(one.message) for one in caught if issubclass(one.category, LossInputWarning)]
+        assert any("sigmoid" in text for text in told) == (name != "plain")
+    np.testing.assert_allclose(list(losses.values()), losses["plain"], rtol=1e-5)
+    steep = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(3, "sigmoid")])
+    steep.compile("sgd", loss=CrossEntropy())
+    steep.set_weights([1e4 * weight for weight in steep.get_weights()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LossInputWarning)
+        assert np.isfinite(steep.fit(INPUTS, IDS, verbose=0).history["loss"]).all()
+
+
 def the_function_alone_is_refused() -> None:
-    """``compile(loss=cross_entropy)`` would train on the negative of something."""
+    """As a loss it would train on the negative of something, as a metric it would show that."""
+    scores = keras.ops.convert_to_tensor(INPUTS[:, :3])
+    cross_entropy(scores, keras.ops.convert_to_tensor(ONE_HOT))  # it may have been right before
     for labels in (ONE_HOT, IDS):
         for eagerly in (False, True):
-            text = raised(
-                LossInputError,
-                fitted,
-                cross_entropy,
-                labels,
-                run_eagerly=eagerly,
-                jit_compile=False,
-            )
-            assert "integrations.keras import CrossEntropy" in text
+            how = {"run_eagerly": eagerly, "jit_compile": False}
+            for loss, metrics in ((cross_entropy, None), (CrossEntropy(), [cross_entropy])):
+                text = raised(LossInputError, fitted, loss, labels, metrics=metrics, **how)
+                assert "integrations.keras import CrossEntropy" in text
     losses = fitted(lambda y_true, y_pred: cross_entropy(y_pred, y_true), ONE_HOT)
     np.testing.assert_allclose(losses, fitted(CrossEntropy(), ONE_HOT), rtol=1e-6)
+
+
+def the_loss_is_a_metric() -> None:
+    """As an object and as a class: of one batch it shows what the loss shows."""
+    for metric in (CrossEntropy(), CrossEntropy):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(3)])
+        model.compile(loss=CrossEntropy(), metrics=[metric])
+        history = model.fit(INPUTS, IDS, batch_size=8, verbose=0).history
+        np.testing.assert_allclose(history["cross_entropy"], history["loss"], rtol=1e-6)
+
+
+def the_other_order_is_told_in_the_words_of_keras() -> None:
+    """Labels come first here: what is said is said of (y_true, y_pred)."""
+    scores = keras.ops.convert_to_tensor(INPUTS[:, :3])
+    for ids in (IDS, keras.ops.convert_to_tensor(IDS)):
+        text = raised(DTypeError, CrossEntropy(), scores, ids)
+        assert "order of a loss of Keras is (y_true, y_pred)" in text
+    assert "are int" in raised(DTypeError, CrossEntropy(), IDS, ONE_HOT.astype("int32"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CrossEntropy()(INPUTS[:, :3], ONE_HOT)
+    told = [one.message for one in caught if issubclass(one.category, LossInputWarning)]
+    assert "order of a loss of Keras is (y_true, y_pred)" in str(told[0])
+    assert "loss(y_true, y_pred)" in str(told[0].fixes)
+
+
+def layers_are_those_of_keras() -> None:
+    """A layer that is to be changed is one of Keras, and the axis is not said to be given."""
+    text = raised(ShapeError, fitted, CrossEntropy(), np.eye(4, dtype="float32")[IDS])
+    assert "(Dense(4))" in text
+    assert "axis: -1 (of the loss)" in text
 
 
 def a_check_that_sees_nothing_is_refused() -> None:
@@ -158,7 +216,11 @@ def warnings_name_the_line_of_fit() -> None:
 TRAPS = (
     a_softmax_is_noticed,
     a_softmax_is_noticed_on_any_output,
+    a_sigmoid_is_noticed,
     the_function_alone_is_refused,
+    the_loss_is_a_metric,
+    the_other_order_is_told_in_the_words_of_keras,
+    layers_are_those_of_keras,
     a_check_that_sees_nothing_is_refused,
     words_of_keras_are_answered,
     weights_may_keep_the_class_axis,

@@ -257,7 +257,8 @@ def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]
     parts = [f"logits: {described(problem.logits)}{first}"]
     parts.append(f"labels: {described(problem.labels)}{labels}")
     if problem.options.axis is not None:
-        axis = f"{shown_value(problem.options.axis)} (given)"
+        who = "of the loss" if problem.framework else "given"  # as its default, or as given to it
+        axis = f"{shown_value(problem.options.axis)} ({who})"
     else:
         known = problem.logits.dtype in rules.FLOATING and len(axes) == 1 and axes[0] >= 0
         axis = f"{axes[0]} (inferred)" if known else "not given"

@@ -127,13 +127,18 @@ class Facts:
         return is_many and (PAIR / classes) ** number < BY_CHANCE
 
     @property
+    def framework(self) -> str:
+        """In whose words to speak."""
+        return self.problem.framework or self.problem.logits.library
+
+    @property
     def tensorflow(self) -> bool:
         """Whether the caller writes TensorFlow or Keras."""
-        return self.problem.logits.library == "tensorflow"
+        return self.framework in {"tensorflow", "keras"}
 
     def term(self, name: str) -> str:
         """A word of the caller's framework; that of NumPy where it has none of its own."""
-        return TERMS[name].get(self.problem.logits.library, TERMS[name]["numpy"])
+        return TERMS[name].get(self.framework, TERMS[name]["numpy"])
 
     @property
     def holder(self) -> str:
@@ -148,10 +153,11 @@ class Facts:
             return f"give weight {number} rows, one for each class"
         name = {
             "tensorflow": f"Dense({number})",
+            "keras": f"Dense({number})",
             "torch": f"nn.Linear(..., {number}); num_labels={number} in a Hugging Face model",
             "mlx": f"nn.Linear(..., {number})",
             "jax": f"nnx.Linear(..., {number})",
-        }.get(self.problem.logits.library, f"num_classes={number}")
+        }.get(self.framework, f"num_classes={number}")
         return f"give the last layer {number} output units ({name})"
 
     @property

@@ -131,7 +131,7 @@ def _not_held(normalizer: Any, logits: Spec) -> LossInputError | None:
 
 
 def _problem(logits: Spec, others: Any, options: Options, same: Any) -> Problem:
-    return Problem._make((logits, *others, options, same, None))
+    return Problem._make((logits, *others, options, same, None, ""))
 
 
 def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:

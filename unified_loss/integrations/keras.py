@@ -12,11 +12,13 @@ from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss import _words as words
+from unified_loss._backend import Backend
+from unified_loss._call import swapped
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._dispatch import backend_of
 from unified_loss._shapes import same_size
 from unified_loss._types import LabelKind, Spec
-from unified_loss.exceptions import OptionError, ShapeError
+from unified_loss.exceptions import DTypeError, OptionError, ShapeError
 from unified_loss.integrations._options import plan_of_options
 from unified_loss.integrations._softmax import scores
 
@@ -189,6 +191,7 @@ class CrossEntropy(keras.losses.Loss):
         with keras.name_scope(self.name):
             if mask is not None:
                 mask = ops.cast(mask, "bool")
+            _refuse_the_other_order(y_true, y_pred)
             y_pred = ops.convert_to_tensor(scores(y_pred), self._cast)
             self._refuse_a_check_that_sees_nothing(y_true, y_pred)
             if keras_backend.in_symbolic_scope() and _replicas() > 1:
@@ -249,13 +252,9 @@ class CrossEntropy(keras.losses.Loss):
     def _reading(self, y_true: Any, y_pred: Any) -> tuple[int, LabelKind]:
         """The class axis of a call that nothing is wrong with, and the kind of its labels."""
         backend = backend_of(y_pred)
-        if backend.owns(y_true):
-            labels = backend.spec(y_true)
-        else:
-            labels = host.spec(y_true, host.as_numpy(y_true, "labels"))
         plan = plan_of_options(
             logits=backend.spec(y_pred),
-            labels=labels,
+            labels=_spec(backend, y_true),
             same=backend.same_size,
             axis=self._options["axis"],
             class_weight=None,
@@ -270,6 +269,25 @@ class CrossEntropy(keras.losses.Loss):
     def _is_mean_of_replica(self) -> bool:
         is_mean = self._options["reduction"] == "mean" and self._options["normalizer"] is None
         return is_mean or self.reduction == "sum_over_batch_size"
+
+
+def _refuse_the_other_order(y_true: Any, y_pred: Any) -> None:
+    """R1: class ids where the logits belong, and scores where the labels do."""
+    if not keras.backend.is_int_dtype(getattr(y_pred, "dtype", "float32")):
+        return
+    predicted = ops.convert_to_tensor(y_pred)
+    backend = backend_of(predicted)
+    labels = _spec(backend, y_true)
+    if labels.dtype in rules.FLOATING:
+        text = messages.logits_came_first(labels, backend.spec(predicted))
+        raise swapped(DTypeError, text, by_keras=True)
+
+
+def _spec(backend: Backend, labels: Any) -> Spec:
+    """What the rules may know of the labels."""
+    if backend.owns(labels):
+        return backend.spec(labels)
+    return host.spec(labels, host.as_numpy(labels, "labels"))
 
 
 def _of_examples(sample_weight: Any, y_pred: Any) -> Any:

@@ -182,6 +182,8 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: st
         fix = messages.NUMBERS
         if rules.is_array(value):
             fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
+            if name == "weight" and hasattr(value, "__jax_array__"):  # of Flax or Keras
+                fix += "; a kernel, (D, C), has a column for each class: weight.T"
         told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix, first)
     raise BackendError(told)
 

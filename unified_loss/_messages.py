@@ -313,6 +313,12 @@ def normalizer_without_mean(reduction: str) -> str:
     return f'normalizer goes with reduction="mean" alone, but reduction is {reduction!r}.'
 
 
+def normalizer_not_positive(value: float) -> str:
+    """R8."""
+    count = hint("where a step may have nothing that counts: normalizer=max(count, 1).")
+    return option("normalizer", value, "a number > 0") + ("" if value else count)
+
+
 def normalizer_not_scalar(spec: Spec) -> str:
     """R8."""
     return f"normalizer must be a positive number or a real 0-d array, but is {described(spec)}."

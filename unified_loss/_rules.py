@@ -223,7 +223,7 @@ def normalizer(value: Any) -> float:
     """R8: a number > 0."""
     result = number("normalizer", value, "a number > 0")
     if not result > 0:
-        raise OptionError(messages.option("normalizer", result, "a number > 0"))
+        raise OptionError(messages.normalizer_not_positive(result))
     return result
 
 

@@ -94,7 +94,8 @@ class RunningCrossEntropy:
         if extra or foreign:
             name = type(self).__name__
             each = words.written(f"{name}().update(logits, labels, ", ["sample_weight"])
-            raise words.refused(name, _OPTIONS, extra, foreign, {}, each)
+            made = f"{name}().update(logits, labels)"
+            raise words.refused(name, _OPTIONS, extra, foreign, {}, each, made)
         class_weight, spec = _held(class_weight)
         plan = plan_of_options(
             axis=axis,

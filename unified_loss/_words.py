@@ -4,6 +4,7 @@ A function that refuses such arguments in words of its own takes them
 (``*extra, **foreign``), at no cost where there are none; `plain` hides them from its signature.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, MappingProxyType
@@ -17,24 +18,32 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 ARRAYS = {"logits": "the first argument", "labels": "the second argument"}
 FIRST = "the first argument: logits"
 SECOND = "the second argument: labels, class ids or rows of probabilities"
+ORDER = "(logits come first here, labels second)"
 AVERAGE = 'reduction="mean", "sum" or "none"'
 EACH = "sample_weight=, a weight for each example; a boolean one is a mask, True where it counts"
+OF_CLASSES = "class_weight=, a weight for each class"
+DIVISOR = (
+    "normalizer=, what the mean is divided by; the Trainer of transformers that passes it wants "
+    "compute_loss_func=CausalLMLoss() of unified_loss.integrations.transformers"
+)
 
 AXIS, LAYER = "axis", "hidden"  # what a call has instead of the other
 
-# The word of another library: ours, and what differs.
-WORDS = {
+# The word of another library: ours, and what differs; several where it may mean either.
+WORDS: dict[str, str | tuple[str, ...]] = {
     "input": FIRST,
     "inputs": FIRST,
     "preds": FIRST,
-    "y_pred": f"{FIRST}, not probabilities (logits come first here, labels second)",
+    "y_pred": f"{FIRST}, not probabilities {ORDER}",
     "output": FIRST,
     "target": SECOND,
     "targets": SECOND,
-    "y_true": f"{SECOND} (logits come first here, labels second)",
-    "weight": "class_weight=, a weight for each class, or " + EACH,
+    "y_true": f"{SECOND} {ORDER}",
+    "weight": (OF_CLASSES, EACH),
     "weights": EACH,
-    "class_weights": "class_weight=, a weight for each class",
+    "linear_weight": "weight=, a row for each class",
+    "linear_bias": "bias=, a number for each class",
+    "class_weights": OF_CLASSES,
     "sample_weights": EACH,
     "mask": EACH,
     "where": EACH,
@@ -50,10 +59,16 @@ WORDS = {
     "smoothing": "label_smoothing=",
     "label_smoothing_factor": "label_smoothing=",
     "lse_square_scale": "z_loss=",
-    "num_items_in_batch": "normalizer=, what the mean is divided by",
+    "num_items_in_batch": DIVISOR,
     "avg_factor": "normalizer=, what the mean is divided by",
     "num_classes": "no option: the logits tell the number of classes",
     "name": "no option of a function",
+}
+# The same where the logits are not made.
+OF_LAYER = {
+    FIRST: "the first argument: hidden, what enters the last layer",
+    "the second argument: labels": "the third argument: labels",
+    ORDER: "(hidden comes first here, labels third)",
 }
 
 
@@ -64,19 +79,20 @@ def refused(
     foreign: Mapping[str, Any],
     arrays: Mapping[str, str] = ARRAYS,
     elsewhere: Mapping[str, str] = MappingProxyType({}),
+    made: str = "",
 ) -> ArgumentError:
     """The error of arguments that are not known, too many, or missing.
 
     `elsewhere` are options that the caller has in another place, and how they are written there;
-    see `written`.
+    see `written`. `made` is how people write an instance of a class, and what it is for.
     """
-    for name in foreign if arrays or not extra else ():
+    for name in foreign if not (made and extra) else ():
         return ArgumentError(_unknown(caller, name, (*arrays, *options), elsewhere))
     if not extra:
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
         return ArgumentError(f"{caller} takes {given}, one of which is missing.")
     taken = f"{' and '.join(arrays)} by position" if arrays else "no argument by position"
-    hint = messages.hint(_of_position(caller, extra[0], options, arrays, elsewhere))
+    hint = messages.hint(_of_position(caller, extra[0], options, elsewhere, made))
     return ArgumentError(
         f"{caller} takes {taken}; its options have names: {_listed(options)}.{hint}"
     )
@@ -120,30 +136,33 @@ def _unknown(caller: str, name: str, known: tuple[str, ...], elsewhere: Mapping[
     first = f"{caller} has no argument {name!r}"
     if name in elsewhere:
         return f"{first}: it goes into {elsewhere[name]}."
-    told = WORDS.get(name, f"{name}=")
-    ours = re.findall(r"(\w+)=", told)
-    if AXIS in ours and LAYER in known:
+    told = WORDS.get(name, ())
+    words = (told,) if isinstance(told, str) else told
+    meant = {one: re.findall(r"(\w+)=", one) for one in words}
+    if LAYER in known and (name == AXIS or any(AXIS in ours for ours in meant.values())):
         return f"{first}: the rows of weight are the classes."
-    if name in WORDS and (not ours or {*ours} & {*known, *elsewhere}):
+    here = {one: ours for one, ours in meant.items() if not ours or {*ours} & {*known, *elsewhere}}
+    if here:
+        ours = itertools.chain(*here.values())
         places = [f" {one}= goes into {elsewhere[one]}." for one in ours if one in elsewhere]
-        return f"{first}: here it is {told}.{''.join(places[:1])}"
+        answer = ", or ".join(here)
+        for one, other in OF_LAYER.items() if LAYER in known else ():
+            answer = answer.replace(one, other)
+        return f"{first}: here it is {answer}.{''.join(places[:1])}"
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, 1)
+    is_ours = any(f"{name}=" in told for told in map(str, WORDS.values()))  # of other losses
+    close = () if is_ours else get_close_matches(name, known, 1)
     guess = f", perhaps {close[0]!r} is meant" if close else ""
     return f"{first}{guess}; it takes {_listed(known)}."
 
 
 def _of_position(
-    caller: str, value: Any, options: Mapping[str, Any], arrays: Any, elsewhere: Mapping[str, str]
+    caller: str, value: Any, options: Mapping[str, Any], elsewhere: Mapping[str, str], made: str
 ) -> str:
     is_array = getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
-    if not arrays and _looks_like_outputs(value):
-        method = ".update" if f"{caller}().update(" in "".join(elsewhere.values()) else ""
-        return (
-            f"{caller} is a class, which is made before it is called: {caller}() in its place, as "
-            f"in {caller}(){method}(logits, labels)."
-        )
+    if made and looks_like_outputs(value):
+        return f"{caller} is a class, which is made before it is called: {made}."
     if is_array and "class_weight" in options:
         return "a weight for each class is class_weight=."
     if is_array and "class_weight" in elsewhere:
@@ -153,7 +172,7 @@ def _of_position(
     return "write the name of the option."
 
 
-def _looks_like_outputs(value: Any) -> bool:
+def looks_like_outputs(value: Any) -> bool:
     """Whether the first argument of a constructor is what the loss is to be called with."""
     ndim = len(getattr(value, "shape", ()) or ())
     return ndim > 1 or (hasattr(value, "keys") and "logits" in value.keys())  # noqa: SIM118

@@ -35,6 +35,13 @@ OPTIONS = {
     "check": (1, 'check must be "auto", True or False, but is 1.'),
     "ignore_index": (1.5, "ignore_index must be an integer or None, but is 1.5."),
     "normalizer": (-2, "normalizer must be a number > 0, but is -2.0."),
+    "normalizer_of_nothing": (
+        0,
+        (
+            "normalizer must be a number > 0, but is 0.0.\n"
+            "  hint: where a step may have nothing that counts: normalizer=max(count, 1)."
+        ),
+    ),
     "normalizer_as_text": ("N", "normalizer must be a number > 0, but is 'N'."),
     "normalizer_as_array": (
         np.ones(2),

@@ -161,6 +161,17 @@ def test_options_of_a_class_are_told_from_those_of_its_calls() -> None:
         RunningCrossEntropy(sample_weight=LABELS)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(\).update\(logits, labels\)"):
         RunningCrossEntropy(LOGITS, LABELS)  # type: ignore[arg-type]
+    for word, told in (
+        ("input", "the first argument: hidden"),
+        ("target", "the third argument: labels"),
+        ("y_true", "(hidden comes first here, labels third)"),
+        ("linear_weight", "here it is weight="),
+        ("linear_bias", "here it is bias="),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(told)):
+            linear_cross_entropy(LOGITS, LOGITS, LABELS, **{word: 1})
+    with pytest.raises(ArgumentError, match="'linear_bias'; it takes logits, labels"):
+        cross_entropy(LOGITS, LABELS, linear_bias=1)  # type: ignore[call-overload]
     for word in ("axis", "dim"):
         with pytest.raises(ArgumentError, match="the rows of weight are the classes"):
             linear_cross_entropy(LOGITS, LOGITS, LABELS, **{word: 1})

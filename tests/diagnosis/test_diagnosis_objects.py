@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.backends import BACKENDS, Backend
 from unified_loss import (
+    ArgumentError,
     BackendError,
     DTypeError,
     LossInputError,
@@ -171,3 +172,28 @@ def test_a_failing_diagnosis_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(refused(LossInputError, np.zeros((2, 3)), np.zeros(7, int))).endswith("shape (7,).")
     assert str(refused(BackendError, {"logits": LABELS}, LABELS)).startswith("logits must be")
     assert explain(np.zeros((2, 3)), np.zeros(7, int)).error is not None
+
+
+def test_fixes_are_applied_to_all_arguments_of_the_call() -> None:
+    """What is missing is named, be it an array of every call or one that the code reads."""
+    logits = np.zeros((2, 3))
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(logits, [0, 1], class_weight={0: 1.0, 1: 2.0, 2: 1.0})
+    fix = caught.value.fixes[0]
+    for given, missing in (
+        ({}, "class_weight, labels, logits"),
+        ({"labels": LABELS}, "class_weight, logits"),
+        ({"logits": logits, "labels": LABELS}, "class_weight"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"has no {missing}: fix.apply\(logits, labels"):
+            fix.apply(**given)
+
+
+def test_a_parameter_of_flax_is_no_array_yet() -> None:
+    """The hint says how its array is taken, and on which side a kernel has the classes."""
+    nnx = pytest.importorskip("flax.nnx")
+    kernel = nnx.Linear(3, 3, rngs=nnx.Rngs(0)).kernel
+    hidden = kernel[...][:2]
+    with pytest.raises(BackendError, match=r"jnp.asarray\(weight\); a kernel, .* weight.T"):
+        linear_cross_entropy(hidden, kernel, LABELS)
+    assert linear_cross_entropy(hidden, kernel.T, LABELS) > 0

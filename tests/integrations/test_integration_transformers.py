@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,11 @@ from unified_loss import (
     OptionError,
     ShapeError,
     cross_entropy,
+    linear_cross_entropy,
 )
+from unified_loss._diagnosis._objects import OBJECT_CAUSES
+from unified_loss._diagnosis._table import CAUSES
+from unified_loss._words import WORDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -31,9 +36,11 @@ from tests.helpers.transformers_training import (  # noqa: E402 (as they are nee
     trained,
     trainer_of,
 )
+from unified_loss.integrations.torch import CrossEntropyLoss  # noqa: E402
 from unified_loss.integrations.transformers import (  # noqa: E402
     CausalLMLoss,
     ClassificationLoss,
+    LinearCausalLMLoss,
 )
 
 OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01}
@@ -249,8 +256,10 @@ def test_labels_that_are_not_shifted_are_noticed() -> None:
     """The loss for classifiers on a model that predicts the next token."""
     logits, labels = torch.randn(2, 4, 5), torch.tensor([[0, 2, 1, 0]] * 2)
     outputs = transformers.modeling_outputs.CausalLMOutputWithPast(logits=logits)
-    with pytest.warns(LossInputWarning, match=r"CausalLMLoss\(\)"):
+    with pytest.warns(LossInputWarning, match=r"CausalLMLoss\(\)") as told:
         ClassificationLoss()(outputs, labels, 8)
+    assert told[0].message.cause == "causal_shift_mismatch"
+    assert "CausalLMLoss()" in told[0].message.fixes[0].text
     for kind in ("TokenClassifierOutput", "MaskedLMOutput"):
         ClassificationLoss()(getattr(transformers.modeling_outputs, kind)(logits=logits), labels, 8)
 
@@ -271,6 +280,68 @@ def test_mistakes_are_errors_of_the_library() -> None:
         CausalLMLoss(label_smoothing=2)
     with pytest.raises(OptionError, match="z_loss"):
         ClassificationLoss(z_loss=-1)
+
+
+@pytest.mark.parametrize("loss", [CausalLMLoss, LinearCausalLMLoss])
+def test_hints_name_options_that_there_are(loss: Any) -> None:
+    """R8: what is an option of other losses is told its place, and is not named as one here."""
+    options = set(CausalLMLoss.__init__.__kwdefaults__)
+    for word in WORDS:
+        with pytest.raises(OptionError) as caught:
+            CausalLMLoss(**{word: 1})
+        first = str(caught.value)
+        assert "goes into" in first or {*re.findall(r"(\w+)=", first)} <= options, first
+    for word, told in (
+        ("ignore_index", "the labels, where -100 is what does not count"),
+        ("mask", "the labels, where -100"),
+        ("num_items_in_batch", "the call, which Trainer makes"),
+    ):
+        with pytest.raises(OptionError, match=f"{word}.* goes into {told}"):
+            CausalLMLoss(**{word: 1})
+    with pytest.raises(OptionError, match="'sample_weight'; it takes class_weight"):
+        CausalLMLoss(sample_weight=1)
+    # A class in place of an instance: its constructor gets what the loss is called with.
+    outputs, labels = outputs_of(2, 4, 5), torch.zeros(2, 4, dtype=torch.int64)
+    made = "LinearCausalLMLoss(model)" if loss is LinearCausalLMLoss else "CausalLMLoss()"
+    with pytest.raises(OptionError, match=re.escape(f"compute_loss_func={made}")):
+        loss(outputs, labels, num_items_in_batch=8)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, linear_cross_entropy, CrossEntropyLoss()])
+def test_a_trainer_is_given_the_loss_for_it(loss: Any, tmp_path: Path) -> None:
+    """R8: what `Trainer` passes tells that it is one."""
+    task = TASKS["language"]()._replace(loss=loss)
+    with pytest.raises(OptionError, match=r"compute_loss_func=CausalLMLoss\(\)"):
+        trainer_of(task, tmp_path).train()
+
+
+def test_errors_have_causes_and_fixes() -> None:
+    """R25: of shapes the tag of the cause, and of all what mends them."""
+    logits, ids = torch.zeros(2, 6, 5), torch.zeros(2, 6, dtype=torch.int64)
+    masked = transformers.modeling_outputs.MaskedLMOutput(logits=logits)
+    calls = {
+        "prefix_tokens_in_logits_only": lambda: CausalLMLoss()(logits, ids[:, 2:]),
+        "sequence_length_differs": lambda: CausalLMLoss()(logits[:, 2:], ids),
+        "one_hot_given_to_sparse_loss": lambda: CausalLMLoss()(logits, logits),
+        "causal_shift_mismatch": lambda: CausalLMLoss()(masked, ids),
+        "model_output_object_not_logits": lambda: CausalLMLoss()((logits, logits), ids),
+    }
+    for cause, call in calls.items():
+        with pytest.raises(LossInputError) as caught:
+            call()
+        assert caught.value.cause == cause
+        assert caught.value.fixes
+        assert cause in CAUSES | OBJECT_CAUSES
+    for call in (
+        lambda: CausalLMLoss()(logits, None),
+        lambda: CausalLMLoss().row_sums(logits, ids),
+        lambda: CausalLMLoss(model_losses=[1]),
+        lambda: CausalLMLoss(virtual_tokens=-1),
+        LinearCausalLMLoss,
+    ):
+        with pytest.raises(LossInputError, match="fix: ") as caught:
+            call()
+        assert caught.value.fixes
 
 
 def test_pickles_and_has_a_repr() -> None:

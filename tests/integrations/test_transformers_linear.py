@@ -1,5 +1,6 @@
 """`LinearCausalLMLoss` in real training: the curve of the loss with logits, and no logits."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,32 @@ def test_what_is_not_a_plain_last_layer_is_refused() -> None:
     model.lm_head = model.lm_head._replicate_for_data_parallel()
     with pytest.raises(LossInputError, match="DataParallel"):
         model.lm_head(torch.zeros(1, 2, 8))
+
+
+def test_is_taken_off_a_model_again() -> None:
+    """A model is what it was once `remove` was called, also a copy that has the hook."""
+    model, (tokens, labels) = MODELS["Llama, tied"](), batch()
+    whole = model(tokens).logits
+    compute_loss = LinearCausalLMLoss(model)
+    compute_loss(model(tokens), labels)
+    copied = copy.deepcopy(model)
+    assert model(tokens).logits.shape[1] == copied(tokens).logits.shape[1] == 0
+    compute_loss.remove()
+    assert torch.equal(model(tokens).logits, whole)
+    with pytest.raises(LossInputError, match="nothing has entered"):
+        LinearCausalLMLoss.forward(compute_loss, model(tokens), labels)
+    LinearCausalLMLoss(copied).remove()
+    assert torch.equal(copied(tokens).logits, whole)
+
+
+def test_a_later_loss_stands_in_place_of_an_earlier_one() -> None:
+    """As where a cell of a notebook runs twice; other hooks of the layer stay."""
+    model, (tokens, labels) = MODELS["Llama, tied"](), batch()
+    entered: list[int] = []
+    model.lm_head.register_forward_pre_hook(lambda _, given: entered.append(given[0].shape[1]))
+    first = LinearCausalLMLoss(model)
+    expected = first(model(tokens), labels)
+    assert torch.equal(LinearCausalLMLoss(model)(model(tokens), labels), expected)
+    with pytest.raises(LossInputError, match="later loss"):
+        first(model(tokens), labels)
+    assert entered == [LENGTH] * 3

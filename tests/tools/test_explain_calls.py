@@ -196,6 +196,13 @@ def test_command_tells_a_valid_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{report}\n"
 
 
+def test_a_report_is_true_if_the_call_is_valid() -> None:
+    """As people ask it: ``if explain(...)``."""
+    for labels, valid in (("int64[4]", True), ("int64[5]", False)):
+        report = explain("float32[4, 3]", labels)
+        assert bool(report) == report.valid == valid
+
+
 def test_command_tells_an_invalid_call(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1, and the diagnosis."""
     assert main(["explain", "float32[640,20]", "int64[32]", "--ignore-index", "7"]) == 1

@@ -1,5 +1,6 @@
 """`Fix`: what to do to the arguments, as data that can be applied to shapes, and as code."""
 
+import ast
 import importlib
 import itertools
 import math
@@ -11,11 +12,12 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._diagnosis._operations import OPERATIONS, aliases, expression
 from unified_loss._plan import make_plan
-from unified_loss._types import Head, Options, Plan, Problem
-from unified_loss.exceptions import AmbiguousAxisError, LossInputError
+from unified_loss._types import Head, Operands, Options, Plan, Problem
+from unified_loss.exceptions import AmbiguousAxisError, ArgumentError, LossInputError
 
 Kind = Literal["same meaning", "conditional", "elsewhere"]
 HEAD = Head._fields
+ARGUMENTS = {*Operands._fields, *HEAD}
 CLAIMS = "cast", "argmax", "one_hot", "exp"  # operations that say what labels are
 
 
@@ -68,6 +70,16 @@ class Fix:
         arguments = {"logits": logits, "labels": labels, **options}
         if "hidden" in options:
             del arguments["logits"]
+        names = (node for node in ast.walk(ast.parse(self.code)) if isinstance(node, ast.Name))
+        read = {name.id for name in names if isinstance(name.ctx, ast.Load)} & ARGUMENTS
+        needed = (arguments.keys() - options.keys()) | read
+        missing = sorted(name for name in needed if arguments.get(name) is None)
+        if missing:
+            message = (
+                f"a fix is applied to the arguments of the call, but has no {', '.join(missing)}: "
+            )
+            message += "fix.apply(logits, labels, ...), all others by name."
+            raise ArgumentError(message)
         modules = {name: importlib.import_module(path) for name, path in aliases(self.code).items()}
         exec(self.code, modules, arguments)  # noqa: S102 (made here, of sizes and fixed names)
         return arguments

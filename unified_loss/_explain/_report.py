@@ -20,6 +20,8 @@ WIDTH = 100
 class Report:
     """How a call is understood, or what is wrong with it; `str` gives the text.
 
+    It is true if the call is valid, and false if it is refused.
+
     Attributes
     ----------
     axis, num_classes, batch_shape
@@ -49,6 +51,10 @@ class Report:
     def valid(self) -> bool:
         """Whether the call would return a loss."""
         return self.error is None
+
+    def __bool__(self) -> bool:
+        """Whether the call would return a loss."""
+        return self.valid
 
     @property
     def axis(self) -> int | None:

@@ -27,7 +27,16 @@ class Head:
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.hidden: Tensor | None = None
         self.is_known = False  # whether the logits have been seen to be those of the layer
+        self.remove()  # an earlier one would let nothing through to this one
         layer.register_forward_pre_hook(self._enter)
+
+    def remove(self) -> None:
+        """Take what a `Head` has hooked off the layer, which gets all that the model gives it."""
+        hooks = self.layer._forward_pre_hooks  # noqa: SLF001 (torch tells of them nowhere else)
+        for key, head in [(key, getattr(hook, "__self__", None)) for key, hook in hooks.items()]:
+            if isinstance(head, Head):
+                head.hidden = None
+                del hooks[key]
 
     def _enter(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Keep what enters; while training, let nothing through, but once the first position."""
@@ -44,7 +53,7 @@ class Head:
         hidden, self.hidden = self.hidden, None
         if hidden is None:
             message = "nothing has entered the last layer since the last loss: is it that of the "
-            message += "model that is trained?"
+            message += "model that is trained, and does no later loss stand in place of this one?"
             raise refused(LossInputError, message, "LinearCausalLMLoss(trainer.model)")
         if not self.is_known:
             self._compare(hidden[..., :1, :], logits[..., :1, :])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unified_loss.exceptions import LossInputError, ShapeError
+from unified_loss.exceptions import LossInputError, LossInputWarning, ShapeError
 
 IGNORE_INDEX = -100  # the label that `Trainer` does not count
 ENCODED = "encoder_last_hidden_state"  # the field of encoder-decoder models alone
@@ -21,10 +21,15 @@ NEXT_TOKEN = ("CausalLM", "ConditionalGeneration", "DoubleHeads", "WithLMHead")
 
 def refused(kind: type[LossInputError], message: str, *fixes: str, **details: Any) -> Exception:
     """Return an error with what mends it, all of which is done outside of the call."""
+    text = "\n".join([message, *(f"  fix: {fix}" for fix in fixes)])
+    return kind(text).with_details(fixes=tuple(map(_outside, fixes)), **details)
+
+
+def _outside(text: str) -> Any:
+    """What is done outside of the call."""
     from unified_loss._diagnosis._fixes import outside
 
-    text = "\n".join([message, *(f"  fix: {fix}" for fix in fixes)])
-    return kind(text).with_details(fixes=tuple(map(outside, fixes)), **details)
+    return outside(text)
 
 
 def read(outputs: Any) -> tuple[Tensor, dict[str, Any]]:
@@ -37,7 +42,8 @@ def read(outputs: Any) -> tuple[Tensor, dict[str, Any]]:
         return outputs[0], {}
     if "logits" not in outputs:
         message = f'outputs have no key "logits", but {", ".join(map(repr, outputs))}.'
-        raise refused(LossInputError, message, *([SPANS] if outputs.keys() >= SPAN else ()))
+        fixes = [SPANS] if outputs.keys() >= SPAN else []
+        raise refused(LossInputError, message, *fixes, cause="model_output_object_not_logits")
     found = {name: one for name, one in outputs.items() if one is not None}
     losses = {name: one for name, one in found.items() if name.endswith("_loss")}
     if "encoder_router_logits" in found and not losses:  # those of NLLB
@@ -68,10 +74,11 @@ def predicts_next(outputs: Any) -> bool:
     names = _library_names(type(outputs))
     if names and not any(word in name for name in names for word in NEXT_TOKEN):
         message = f"CausalLMLoss is for models that predict the next token, not for {names[0]}."
+        cause = "causal_shift_mismatch"
         fix = (
             "for labels that stand where they are predicted: compute_loss_func=ClassificationLoss()"
         )
-        raise refused(LossInputError, message, fix)
+        raise refused(LossInputError, message, fix, cause=cause)
     return True
 
 
@@ -88,10 +95,11 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
             "token to predict"
         )
         fix = "for a model that classifies: compute_loss_func=ClassificationLoss()"
-        raise _misshapen(message, logits, labels, fix)
+        raise _misshapen(message, logits, labels, fix, cause="causal_shift_mismatch")
     if shift and labels.ndim in {0, logits.ndim}:
         message = "labels must be token ids, one for each position"
-        raise _misshapen(message, logits, labels)
+        fix = "give the token ids themselves, with -100 where there is none"
+        raise _misshapen(message, logits, labels, fix, cause="one_hot_given_to_sparse_loss")
     if labels.ndim != logits.ndim - 1 or labels.ndim + shift < 2:
         return labels
     positions, found = logits.shape[-2], labels.shape[-1]
@@ -101,13 +109,27 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
         fixes = ["give the labels the length of the tokens that the model predicts from"]
         if not shift:
             fixes.insert(0, "if it has an encoder: DataCollatorForSeq2Seq(tokenizer, model=model)")
+        cause = "sequence_length_differs"
         if positions > found:
+            cause = "prefix_tokens_in_logits_only"
             number = positions - found
             fixes.insert(0, f"if a prompt of virtual tokens is tuned: virtual_tokens={number}")
-        raise _misshapen(message, logits, labels, *fixes)
+        raise _misshapen(message, logits, labels, *fixes, cause=cause)
     if not (shift or virtual_tokens):
         return labels
     return nn.functional.pad(labels, (virtual_tokens, shift), value=IGNORE_INDEX)[..., shift:]
+
+
+def unshifted() -> LossInputWarning:
+    """The warning of labels that `ClassificationLoss` leaves where they stand, and should not."""
+    fix = "compute_loss_func=CausalLMLoss()"
+    message = (
+        "the outputs are those of a model that predicts the next token, and ClassificationLoss "
+        f"does not shift the labels: each token would be asked to predict itself. Fix: {fix}."
+    )
+    warning = LossInputWarning(message)
+    warning.cause, warning.fixes = "causal_shift_mismatch", (_outside(fix),)
+    return warning
 
 
 def is_next_token_model(outputs: Any) -> bool:
@@ -134,10 +156,11 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 def _without_names() -> Exception:
     message = "outputs are several tensors without names, which tell neither their kind nor losses."
-    return refused(LossInputError, message, "model.config.return_dict = True")
+    cause = "model_output_object_not_logits"
+    return refused(LossInputError, message, "model.config.return_dict = True", cause=cause)
 
 
-def _misshapen(message: str, logits: Tensor, labels: Tensor, *fixes: str) -> Exception:
+def _misshapen(message: str, logits: Tensor, labels: Tensor, *fixes: str, cause: str) -> Exception:
     shapes = {"logits_shape": tuple(logits.shape), "labels_shape": tuple(labels.shape)}
     text = f"{message}: logits {shapes['logits_shape']}, labels {shapes['labels_shape']}."
-    return refused(ShapeError, text, *fixes, axis=logits.ndim - 1, **shapes)
+    return refused(ShapeError, text, *fixes, cause=cause, axis=logits.ndim - 1, **shapes)

@@ -125,7 +125,9 @@ class CrossEntropy(keras.losses.Loss):
         if extra or foreign:
             options = CrossEntropy.__init__.__kwdefaults__ or {}
             each = words.written("model.fit(inputs, labels, ", ["sample_weight"])
-            raise words.refused(type(self).__name__, options, extra, foreign, {}, each)
+            name = type(self).__name__
+            made = f"loss={name}(), or {name}()(y_true, y_pred)"
+            raise words.refused(name, options, extra, foreign, {}, each, made)
         weight = None if class_weight is None else _on_host(class_weight)
         plan = plan_of_options(
             axis=axis,

@@ -99,7 +99,9 @@ class CrossEntropyLoss(nn.Module):
             name = type(self).__name__
             options = CrossEntropyLoss.forward.__kwdefaults__ or {}
             each = words.written(f"{name}()(logits, labels, ", options)
-            raise words.refused(name, OPTIONS, extra, foreign, {}, each)
+            raise words.refused(
+                name, OPTIONS, extra, foreign, {}, each, f"{name}()(logits, labels)"
+            )
         super().__init__()
         if class_weight is not None and not isinstance(class_weight, Tensor):
             class_weight = host.as_numpy(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unified_loss import _words as words
 from unified_loss._call import warn
 from unified_loss._linear_cross_entropy import linear_cross_entropy
-from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
+from unified_loss.exceptions import LossInputError, OptionError
 from unified_loss.integrations._head import Head
 from unified_loss.integrations._outputs import (
     IGNORE_INDEX,
@@ -27,6 +27,7 @@ from unified_loss.integrations._outputs import (
     predicts_next,
     read,
     refused,
+    unshifted,
 )
 from unified_loss.integrations.torch import CrossEntropyLoss
 
@@ -36,11 +37,14 @@ __all__ = ["CausalLMLoss", "ClassificationLoss", "LinearCausalLMLoss"]
 ROUTER = {"aux_loss": "router_aux_loss_coef", "z_loss": "router_z_loss_coef"}
 
 
-UNSHIFTED = (
-    "the outputs are those of a model that predicts the next token, and ClassificationLoss does "
-    "not shift the labels: each token would be asked to predict itself. Fix: "
-    "compute_loss_func=CausalLMLoss()."
-)
+# What is no option here, as the labels or `Trainer` have it.
+SETTLED = {
+    "ignore_index": "the labels, where -100 is what does not count",
+    "mask": "the labels, where -100 is what does not count",
+    "normalizer": "the call, which Trainer makes, as num_items_in_batch",
+    "num_items_in_batch": "the call, which Trainer makes",
+}
+MADE = {"LinearCausalLMLoss": "compute_loss_func=LinearCausalLMLoss(model)"}  # of the others: ()
 
 
 class ClassificationLoss(nn.Module):
@@ -103,8 +107,7 @@ class ClassificationLoss(nn.Module):
         **foreign: Never,
     ) -> None:
         if extra or foreign:
-            options = ClassificationLoss.__init__.__kwdefaults__ or {}
-            raise words.refused(type(self).__name__, options, extra, foreign, {})
+            raise _misused(self, extra, foreign)
         super().__init__()
         self.model_losses = _factors(model_losses or {})
         self.virtual_tokens = _count(virtual_tokens)
@@ -150,7 +153,7 @@ class ClassificationLoss(nn.Module):
         """
         if labels is None:
             message = 'labels are missing: the batches of the data collator have no key "labels".'
-            raise LossInputError(message)
+            raise refused(LossInputError, message, 'name the column of the labels "labels"')
         logits, losses = read(outputs)
         logits = self.scored(logits)
         added = {name: factor for name, factor in self.model_losses.items() if factor}
@@ -159,7 +162,7 @@ class ClassificationLoss(nn.Module):
         self.shift = self.shift_of(outputs)
         is_of_tokens = not isinstance(self, CausalLMLoss) and logits.ndim == labels.ndim + 1 == 3
         if is_of_tokens and is_next_token_model(outputs):
-            warn(LossInputWarning(UNSHIFTED))
+            warn(unshifted())
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
         loss = self.part(logits, labels, _normalizer(labels, logits, num_items_in_batch))
         for name, factor in added.items():  # one loss for each replica, as above
@@ -184,7 +187,8 @@ class ClassificationLoss(nn.Module):
         """
         if self.shift is None:
             message = "row_sums must be of the object that is the compute_loss_func of the Trainer."
-            raise LossInputError(message)
+            fix = "Trainer(compute_loss_func=loss, preprocess_logits_for_metrics=loss.row_sums)"
+            raise refused(LossInputError, message, fix)
         logits = first_logits(logits)
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
         each = copy.copy(self.loss.to(logits.device))
@@ -281,7 +285,8 @@ class LinearCausalLMLoss(CausalLMLoss):
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        The model that is trained. Its parameters stay as they are; its last layer gets a hook.
+        The model that is trained. Its parameters stay as they are; its last layer gets a hook,
+        in place of that of an earlier `LinearCausalLMLoss`, until `remove` is called.
     class_weight, label_smoothing, z_loss, check, model_losses, virtual_tokens
         As in `ClassificationLoss`.
 
@@ -315,12 +320,22 @@ class LinearCausalLMLoss(CausalLMLoss):
     torch.Size([1, 0, 50])
     """
 
-    def __init__(self, model: Any = ..., **options: Any) -> None:
+    def __init__(self, model: Any = ..., *extra: Never, **options: Any) -> None:
+        extra = (model,) if words.looks_like_outputs(model) else extra
+        if extra:
+            raise _misused(self, extra)
         if model is ...:
             message = "LinearCausalLMLoss takes the model that is trained, as its only argument."
-            raise OptionError(message)
+            raise refused(OptionError, message, MADE["LinearCausalLMLoss"])
         super().__init__(**options)
         self.head = (Head(model),)  # in a tuple, as the layer is no part of this module
+
+    def remove(self) -> None:
+        """Take the hook off the model, which makes its logits again while it trains.
+
+        The loss is of no use afterwards: another one is made for another training.
+        """
+        self.head[0].remove()
 
     def scored(self, logits: Tensor) -> Tensor:
         """Return the hidden states that the logits are, or would be, made of."""
@@ -345,6 +360,16 @@ class LinearCausalLMLoss(CausalLMLoss):
         return value
 
 
+def _misused(
+    loss: ClassificationLoss, extra: tuple[Any, ...], foreign: Mapping[str, Any] | None = None
+) -> Exception:
+    """The error of arguments that a constructor does not take."""
+    name = type(loss).__name__
+    options = ClassificationLoss.__init__.__kwdefaults__ or {}
+    made = MADE.get(name, f"compute_loss_func={name}()")
+    return words.refused(name, options, extra, foreign or {}, {}, SETTLED, made)
+
+
 def _normalizer(labels: Tensor, logits: Tensor, num_items: Tensor | int | None) -> Tensor:
     """The number of labels that the sum of a step is divided by, or 1 if there are none."""
     items = labels.ne(IGNORE_INDEX) if num_items is None else num_items
@@ -365,8 +390,8 @@ def _factors(model_losses: Mapping[str, float]) -> dict[str, float]:
     except (AttributeError, TypeError, ValueError):
         factors = {"": math.nan}
     if not all(map(math.isfinite, factors.values())):
-        message = "model_losses must map names to finite numbers, as {'aux_loss': 0.001} does."
-        raise OptionError(message)
+        message = "model_losses must map names to finite numbers."
+        raise refused(OptionError, message, "model_losses={'aux_loss': 0.001}")
     return factors
 
 
@@ -377,10 +402,9 @@ def _count(virtual_tokens: int) -> int:
     except TypeError:
         count = -1
     if count < 0:
-        message = (
-            "virtual_tokens must be an integer >= 0: the num_virtual_tokens of the PEFT config."
-        )
-        raise OptionError(message)
+        message = "virtual_tokens must be an integer >= 0."
+        fix = "virtual_tokens=model.active_peft_config.num_virtual_tokens, of a prompt of PEFT"
+        raise refused(OptionError, message, fix)
     return count
 
 

@@ -136,7 +136,10 @@ def _unknown(value: Any, name: str) -> str:
     if hasattr(type(value), "to_numpy"):
         return text + f"\n  hint: {name}.to_numpy()"
     if isinstance(value, list | tuple | int | float):
-        return text + f"\n  hint: np.asarray({name})"
+        from unified_loss._host import is_host_data
+
+        fix = f"np.asarray({name})" if is_host_data(value) else messages.NUMBERS
+        return text + messages.hint(fix)
     if _is_recorded(value):
         fix = 'torch.fx.wrap("cross_entropy") at the top of the module that calls it'
         return text + f"\n  hint: {fix}, or CrossEntropyLoss of unified_loss.integrations.torch"

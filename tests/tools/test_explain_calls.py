@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from tests.helpers.backends import Backend
 from tests.helpers.problems import Problem
 from tests.helpers.strategies import problems
 from unified_loss import BackendError, LossInputError, OptionError, cross_entropy, explain
@@ -42,12 +43,60 @@ UNREADABLE = [
     ("abc", (2,), {}),
     ((2, 3), "int64[two]", {}),
     ((2, -3), (2,), {}),
-    ((2, 3), None, {}),
-    ((2, 3), [[0], [0, 1]], {}),
-    ([[0.0]], [0], {}),
     ((2, 3), (2,), {"framework": "mxnet"}),
     (np.zeros((2, 3)), "int64[2]", {"framework": "numpy"}),
 ]
+
+
+SCORES, IDS = np.zeros((2, 3), np.float32), [0, 2]
+NO_ARRAYS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "lists": (SCORES.tolist(), IDS, {}),
+    "a number": (0.5, IDS, {}),
+    "nothing": (None, IDS, {}),
+    "a model's output": ({"logits": SCORES}, IDS, {}),
+    "no labels": (SCORES, None, {}),
+    "names": (SCORES, ["cat", "dog"], {}),
+    "missing": (SCORES, [0, None], {}),
+    "rows of two lengths": (SCORES, [[0], [0, 1]], {}),
+    "weights by name": (SCORES, IDS, {"class_weight": "balanced"}),
+    "weights by id": (SCORES, IDS, {"class_weight": {0: 1.0}}),
+    "a mask by name": (SCORES, IDS, {"sample_weight": "mask"}),
+    "a number by name": (SCORES, IDS, {"normalizer": "tokens"}),
+    "another library's word": (SCORES, IDS, {"weight": [1.0, 2.0, 1.0]}),
+}
+
+
+@pytest.mark.parametrize("case", NO_ARRAYS)
+def test_what_the_call_refuses_is_reported(backend: Backend, case: str) -> None:
+    """R25: no array, where one is wanted; in the words of the call itself."""
+    logits, labels, options = NO_ARRAYS[case]
+    if isinstance(logits, np.ndarray):
+        logits = backend.asarray(logits)
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(logits, labels, **options)
+    found = explain(logits, labels, **options).error
+    assert (type(found), str(found)) == (type(caught.value), str(caught.value))
+
+
+@pytest.mark.parametrize("case", NO_ARRAYS)
+def test_what_the_call_refuses_is_reported_beside_shapes(case: str) -> None:
+    """R25: the same kind of error, where the other arguments are shapes."""
+    logits, labels, options = NO_ARRAYS[case]
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(logits, labels, **options)
+    if isinstance(logits, np.ndarray):
+        logits = (2, 3)
+    else:
+        labels = "int64[2]"
+    found = explain(logits, labels, **options).error
+    assert (type(found), found and found.cause) == (type(caught.value), caught.value.cause)
+
+
+def test_tables_of_logits_are_reported() -> None:
+    """R2: with the code that makes an array of them."""
+    for library in ("pandas", "polars"):
+        table = pytest.importorskip(library).DataFrame(SCORES)
+        assert "hint: logits.to_numpy()" in str(explain(table, IDS).error)
 
 
 @pytest.mark.parametrize("case", UNREADABLE, ids=str)

@@ -30,7 +30,8 @@ def explain(
 ) -> "Report":
     """Tell how a call of `cross_entropy` is understood, or what is wrong with it.
 
-    With a `weight` the call is one of `linear_cross_entropy`, and the first argument is `hidden`.
+    With a `weight` of two axes the call is one of `linear_cross_entropy`, and the first argument
+    is `hidden`.
     No loss is computed. Arrays may be replaced by their shapes, so the call can be explained
     before there is a model or a batch.
 
@@ -63,9 +64,9 @@ def explain(
     Raises
     ------
     LossInputError
-        If an argument is neither an array nor a shape, `framework` is not known, or `axis` is
-        given beside a weight, bias or softcap without one. A call that the loss refuses is no
-        error: the report tells why.
+        If a text or a tuple is no shape, `framework` is not known or given beside arrays, or
+        `axis` is given beside a weight, bias or softcap without one. A call that the loss refuses
+        is no error: the report tells why.
 
     See Also
     --------

@@ -6,8 +6,10 @@ import warnings
 from typing import Any
 
 from unified_loss import _messages as messages
+from unified_loss import _words as words
 from unified_loss._backend import Backend, Route
 from unified_loss._call import diagnose, prepare
+from unified_loss._cross_entropy import cross_entropy
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of, facts_of_linear
@@ -20,27 +22,46 @@ from unified_loss._linear_rules import softcap as cap_of
 from unified_loss._linear_rules import with_logits
 from unified_loss._plan import make_plan
 from unified_loss._types import Form, Head, Operands, Options, Plan, Problem
-from unified_loss.exceptions import LossInputError, LossInputWarning, OptionError
+from unified_loss.exceptions import BackendError, LossInputError, LossInputWarning, OptionError
 
 SMALL, LARGE = 1, 2**24  # what an unknown size may be
+MATRIX = 2  # the number of axes of a layer's weight
 
 
 def examine(
     arrays: Operands, options: Options, framework: str | None, head: Head, softcap: Any
 ) -> Report:
     """The report of a call; one of the linear form, if the head has a weight."""
-    _check_head(head, softcap, options)
-    is_linear = head.weight is not None
-    given = (*arrays, *head[1:])
     is_shape = reading.is_shape(arrays.logits)
     reading.check_framework(framework, with_arrays=not is_shape)
+    if _has_weights_alone(head, softcap, tuples=is_shape):
+        known, foreign = cross_entropy.__kwdefaults__ or {}, {"weight": head.weight}
+        return _refused(None, words.refused(cross_entropy.__name__, known, (), foreign))
+    _check_head(head, softcap, options)
+    is_linear = head.weight is not None
     first = "hidden" if is_linear else "logits"
-    backend = None if is_shape else backend_of(arrays.logits, first)
-    if backend is None or any(map(reading.stands_for_array, given)):
-        return _of_shapes(reading.read_shapes(arrays, options, framework, head), softcap)
+    given = (arrays._asdict() | head._replace(hidden=None)._asdict()).items()
+    try:
+        backend = None if is_shape else backend_of(arrays.logits, first)
+        if backend is None or any(reading.stands_for_array(*each) for each in given):
+            call = reading.read_shapes(arrays, options, framework, head)
+            return _of_shapes(call, softcap)
+    except BackendError as error:  # of what is neither an array nor a shape
+        return _refused(None, error)
     if is_linear:
         return _of_head(backend, head, arrays._replace(logits=None), options, softcap)
     return _of_arrays(backend, arrays, options)
+
+
+def _has_weights_alone(head: Head, softcap: Any, *, tuples: bool) -> bool:
+    """Whether a weight is that of another library's loss: of classes or examples, no layer's."""
+    if head.weight is None or head.bias is not None or softcap is not None:
+        return False
+    try:
+        shape = reading.shape_of("weight", head.weight, tuples=tuples)
+    except BackendError:  # a layer, say, and told apart later
+        return False
+    return shape is not None and len(shape) < MATRIX
 
 
 def _check_head(head: Head, softcap: Any, options: Options) -> None:

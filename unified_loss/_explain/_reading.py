@@ -11,13 +11,21 @@ from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
 from unified_loss._call import number as as_number
-from unified_loss._dispatch import LOADERS, _array_api, backend_of, known_names, loaded
+from unified_loss._dispatch import (
+    LOADERS,
+    _array_api,
+    backend_of,
+    explain_object,
+    known_names,
+    loaded,
+)
 from unified_loss._linear_call import AXIS
 from unified_loss._shapes import same_size
 from unified_loss._types import Head, Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
 ARRAYS = Operands._fields
+WEIGHTS = ARRAYS[2:]
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
 MODULE = r"(?:(?:torch|tf|jnp|np)\.)?"
@@ -60,21 +68,30 @@ class Call(NamedTuple):
     error: LossInputError | None  # what shapes, dtypes and options do not tell
 
 
-def stands_for_array(value: Any) -> bool:
-    """Whether an argument is a shape and can be nothing else."""
-    return isinstance(value, str) or _abstract_library(value) is not None
+def stands_for_array(name: str, value: Any) -> bool:
+    """Whether an argument is a shape and can be nothing else; weights may be named: "balanced"."""
+    if isinstance(value, str):
+        return name not in WEIGHTS or not value.isidentifier()
+    return _abstract_library(value) is not None
 
 
 def is_shape(logits: Any) -> bool:
     """Whether the logits are a shape; no library has tuples for arrays."""
-    return isinstance(logits, tuple) or stands_for_array(logits)
+    return isinstance(logits, tuple) or stands_for_array(ARRAYS[0], logits)
+
+
+def shape_of(name: str, value: Any, *, tuples: bool) -> Shape | None:
+    """The shape of an argument, or that it stands for."""
+    return _read(name, value, None, tuples=tuples).shape
 
 
 def problem_of(backend: Backend, arrays: Operands, options: Options) -> Problem:
     """The problem of a call with arrays alone."""
-    logits, labels, *others = arrays
-    specs = [None if value is None else _spec_of_array(value) for value in others]
-    specs = [_spec_of_array(labels), *specs]
+    logits, *others = arrays
+    specs = [
+        None if value is None and name != "labels" else _spec_of_array(name, value)
+        for name, value in zip(ARRAYS[1:], others, strict=True)
+    ]
     return _problem(backend.spec(logits), specs, options, backend.same_size)
 
 
@@ -113,7 +130,7 @@ def check_framework(framework: str | None, *, with_arrays: bool) -> None:
 
 
 def _number_or_error(normalizer: Any) -> tuple[Any, LossInputError | None]:
-    if is_shape(normalizer):
+    if isinstance(normalizer, tuple) or stands_for_array("normalizer", normalizer):
         return normalizer, None
     try:
         return as_number(normalizer), None
@@ -135,16 +152,17 @@ def _problem(logits: Spec, others: Any, options: Options, same: Any) -> Problem:
 
 
 def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:
-    if stands_for_array(value):
+    if stands_for_array(name, value):
         read = _read_text(name, value) if isinstance(value, str) else _read_abstract(value)
         overruled = framework is not None and read.library not in HOST
         return read._replace(library=None) if overruled else read
     if tuples and isinstance(value, tuple):
         return Shaped(None, _sizes(name, value, value), None)
     try:
-        return Shaped(*_spec_of_array(value))
-    except BackendError:
-        raise OptionError(_unreadable(name, value)) from None
+        return Shaped(*_spec_of_array(name, value))
+    except BackendError as error:
+        explain_object(error, name, value, "numpy")
+        raise
 
 
 def _read_abstract(value: Any) -> Shaped:
@@ -154,11 +172,11 @@ def _read_abstract(value: Any) -> Shaped:
     return Shaped(_abstract_library(value), shape, dtype)
 
 
-def _spec_of_array(value: Any) -> Spec:
-    value = columns.as_host(value, "an argument")
+def _spec_of_array(name: str, value: Any) -> Spec:
+    value = columns.as_host(value, name)
     if host.is_host_data(value):
-        return host.spec(value, host.as_numpy(value, "an argument"))
-    return backend_of(value).spec(value)
+        return host.spec(value, host.as_numpy(value, name))
+    return backend_of(value, name).spec(value)
 
 
 def _read_text(name: str, text: str) -> Shaped:

@@ -24,6 +24,7 @@ quietly = np.errstate(all="ignore")
 
 LOOK = 2**17  # entries that are looked at without being asked for
 UNIT_TOLERANCE = 1e-3
+FAR = 0.5  # from a sum of 1, which no rounding explains
 
 
 class Argument:
@@ -199,6 +200,17 @@ def has_several_ones(plan: Plan, labels: Argument, sample_weight: Argument | Non
         return False
     drops = weight_drops(plan, labels, sample_weight)
     return drops is not None and bool(np.any(several & np.logical_not(drops)))
+
+
+@quietly
+def is_no_distribution(plan: Plan, labels: Argument, sample_weight: Argument | None) -> bool:
+    """R17: whether the row of the one example is far from a distribution, and not dropped."""
+    values = labels.values
+    drops = weight_drops(plan, labels, sample_weight)
+    if values is None or drops is None or drops:
+        return False
+    total = float(values.sum(dtype=np.float64))
+    return abs(total - 1) > FAR and bool(values.any())
 
 
 def suspicions(

@@ -195,6 +195,14 @@ def several_ones(problem: Problem, axis: int) -> str:
     )
 
 
+def one_row() -> str:
+    """R17; the same of all sizes, so that a program is told once."""
+    return (
+        "floating labels shaped like 1-D logits are the row of one example, and these do not sum "
+        "to 1. Perhaps: "
+    )
+
+
 def unknown_label_kind(problem: Problem, axis: int) -> str:
     """R3, R4."""
     return (

@@ -74,7 +74,7 @@ def remember(
 
     With the `backend` of the logits, plans know their route if it is the library's own loss.
     """
-    if plan.check is True or plan.num_classes == 1:
+    if plan.check is True or plan.num_classes == 1 or is_open_row(plan, problem):
         return
     if len(_SEEN) >= _SIZE:
         _SEEN.clear()
@@ -93,6 +93,11 @@ def remember(
         if of_known_ids.route is not None and backend.finds_wrong_ids(of_known_ids):
             of_unseen_ids = of_known_ids
     _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, of_unseen_ids)
+
+
+def is_open_row(plan: Plan, problem: Problem) -> bool:
+    """Whether labels are the row of one example, unless scores and labels of a batch are meant."""
+    return plan.ndim == 1 and plan.label_kind == "dense" and problem.options.axis is None
 
 
 def _routed(backend: Backend, plan: Plan, problem: Problem) -> Plan:

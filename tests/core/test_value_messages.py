@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.core.test_messages import ids, scores
+from tests.helpers.backends import Backend
 from unified_loss import (
     LabelError,
     LossInputWarning,
@@ -416,6 +417,35 @@ def test_no_warning_of_rows_that_do_not_count(options: dict[str, Any]) -> None:
     """R16, R17: nor of rows that are not to be looked at; counts are no multi-hot rows."""
     assert not told_of_rows(np.array([[1, 1, 0], [1, 0, 0]]), **options)
     assert not told_of_rows(np.array([[1, 2, 0], [1, 0, 0]]))
+
+
+ROWS = {  # of one score for each example; the rows of one example that may be meant
+    "scores_of_a_binary_loss": ([1.0, 0, 1, 1], [0.3, 0.9, 0.8, 0.1]),
+    "regression_target_with_classification_loss": ([3.5, 0.5, 1, 2], [-0.5, 3, 2, 0]),
+    "": ([0, 1.0, 0, 0], [0.0] * 4, [0.4, 0.3, 0.2, 0.1], [0.5, 0.5, 0.2, 0.1], [np.nan, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("cause", ROWS)
+def test_warning_of_labels_of_a_batch(backend: Backend, cause: str) -> None:
+    """R4, R17: floating labels beside 1-D logits, on every call anew, where they can be read."""
+    logits, told = backend.asarray(np.arange(4, dtype=np.float32)), [cause] if cause else []
+    for row in ROWS[cause]:
+        assert causes_of(logits, row) == causes_of(logits, row) == told
+        labels = backend.asarray(np.array(row, np.float32))
+        assert causes_of(logits, labels) == (told if backend.reads_labels else [])
+        for options in ({"axis": 0}, {"check": False}, {"sample_weight": np.float32(0)}):
+            assert not causes_of(logits, row, **options)
+    if cause:
+        assert causes_of(logits, [3.5, 0.5, 1, 2], check=True) == [list(ROWS)[1]]
+
+
+def causes_of(*arguments: Any, **options: Any) -> list[str | None]:
+    """What a call warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cross_entropy(*arguments, **options)
+    return [getattr(one.message, "cause", None) for one in caught]
 
 
 def told_of_rows(rows: Any, **options: Any) -> list[Any]:

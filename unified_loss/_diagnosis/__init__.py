@@ -126,6 +126,8 @@ def suspicion(stage: Stage, problem: Problem, axis: int, values: Values | None) 
         )
     if stage == "several":
         lead = messages.several_ones(problem, axis)
+    if stage == "one row":
+        lead = messages.one_row()
     warning = LossInputWarning(f"{lead}{best.sentence} Fix: {'; '.join(map(str, best.fixes))}.")
     warning.cause, warning.fixes = best.tag, best.fixes
     return warning

@@ -2,7 +2,7 @@
 
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, without_ones
-from unified_loss._diagnosis._fixes import Step, fix, outside
+from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shapes import fits_as_index
 from unified_loss._shown import shown, shown_size
@@ -257,22 +257,29 @@ def float_labels(facts: Facts) -> Readings:
     "regression_target_with_classification_loss",
     "real numbers to be predicted",
     "labels",
+    "one row",
     example="np.zeros((2, 3)), np.array([0.25, 1.5])",
 )
 def regression_target_with_classification_loss(facts: Facts) -> Readings:
     """Real-valued targets."""
     values = facts.values
-    if facts.integer or facts.problem.labels.dtype == "bool" or (values and values.integral):
+    is_row = _are_alike_without_a_batch(facts)
+    if facts.integer or facts.problem.labels.dtype == "bool":
         return
-    one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch))
+    if values and values.integral and not is_row:
+        return
+    one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch)) or is_row
     beyond = values is not None and not 0 <= values.low <= values.high <= 1
-    if not one_each and not beyond:
+    if not beyond and (is_row or not one_each):
         return
-    seen = f" (between {values.low:g} and {values.high:g})" if values else ""
+    seen = f" (between {values.low:g} and {values.high:g})" if values and not is_row else ""
     yield Reading(
         Score.STRONG if beyond and one_each else Score.LIKELY if values else Score.GUESS,
         f"real numbers{seen} are a regression target, if they are no class ids.",
-        (outside("use a squared-error (MSE) loss and one output unit, or integer class ids"),),
+        (
+            outside("use a squared-error (MSE) loss and one output unit, or integer class ids"),
+            *(_row_of_one_example(facts) if is_row else ()),
+        ),
         "do not cast real-valued targets to integers.",
     )
 
@@ -339,17 +346,23 @@ def output_units_differ_from_label_width(facts: Facts) -> Readings:
     "scores_of_a_binary_loss",
     "one score per example",
     "labels",
+    "one row",
     example="np.array([0.3, -1.2, 2.0]), np.array([1, 0, 1])",
 )
 def scores_of_a_binary_loss(facts: Facts) -> Readings:
     """One score for each example, as a binary classifier gives, in a loss of several classes."""
-    is_binary = facts.values is None or facts.binary
-    if not _are_alike_without_a_batch(facts) or not is_binary:
+    is_outcome = facts.values is None or facts.binary
+    if not facts.integer and facts.values is not None:  # probabilities of one outcome
+        is_outcome = 0 <= facts.values.low <= facts.values.high <= 1
+    if not _are_alike_without_a_batch(facts) or not is_outcome:
         return
     yield Reading(
         Score.STRONG,
         "one score for each example: a binary loss; a softmax would compare the examples.",
-        (outside("use a binary (sigmoid) loss, or give two scores for each example, (N, 2)"),),
+        (
+            outside("use a binary (sigmoid) loss, or give two scores for each example, (N, 2)"),
+            *_row_of_one_example(facts),
+        ),
         "do not add a class axis of size 1.",
     )
 
@@ -364,15 +377,18 @@ def one_example_with_many_labels(facts: Facts) -> Readings:
     """The scores of one example, and integers where its label is one number or one row."""
     if not _are_alike_without_a_batch(facts):
         return
-    row = fix(facts, "say so", Step("axis", "set", 0), given="the labels are its one-hot row")
     yield Reading(
         Score.LIKELY,
         f"one example with {shown_size(facts.classes)} classes: its label is one class id, a 0-d "
         "label.",
-        (outside("give its class id alone: labels of shape ()"), *row),
+        (outside("give its class id alone: labels of shape ()"), *_row_of_one_example(facts)),
     )
 
 
 def _are_alike_without_a_batch(facts: Facts) -> bool:
-    whole = facts.integer or facts.problem.labels.dtype == "bool"
-    return whole and len(facts.logits) == 1 and facts.fits(facts.labels, facts.logits)
+    return len(facts.logits) == 1 and facts.fits(facts.labels, facts.logits)
+
+
+def _row_of_one_example(facts: Facts) -> tuple[Fix, ...]:
+    given = "the labels are the row of one example"
+    return tuple(fix(facts, "say so", Step("axis", "set", 0), given=given))

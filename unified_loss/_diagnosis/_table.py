@@ -8,7 +8,7 @@ from unified_loss._diagnosis._fixes import Fix
 
 Stage = Literal[
     "logits", "options", "axis", "labels", "weights", "values", "softmax", "ignored", "rows",
-    "several", "head", "object",
+    "several", "one row", "head", "object",
 ]  # fmt: skip
 
 

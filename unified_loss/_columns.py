@@ -1,10 +1,12 @@
 """Columns of tables, and whatever else NumPy can read: host data of other packages (R2)."""
 
 import sys
+from numbers import Number
 from typing import Any
 
 import numpy as np
 
+from unified_loss import _host as host
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._dispatch import ALIASES, known_names
@@ -34,22 +36,15 @@ def as_host(value: Any, name: str) -> Any:
     except Exception as error:  # noqa: BLE001 - what another package raises
         reason = f"NumPy cannot read it ({type(error).__name__})"
         raise _unreadable(value, name, reason, "") from None
-    package = rules.package_of(kind)
     missing = _number_missing(value)
-    if missing:
-        entries = "entry is" if missing == 1 else "entries are"
-        fill = {"polars": "fill_null", "pyarrow": "fill_null"}.get(package, "fillna")
-        is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
-        what = IGNORED if name == "labels" else False if is_mask else 0
-        own = {"labels": "int64", "sample_weight": "bool" if is_mask else "float64"}
-        cast = f'.astype("{own.get(name, "float64")}")' if package == "pandas" else ""
-        fix = f"{name}.{fill}({what}){cast}"
-        raise _unreadable(value, name, f"{missing} {entries} missing", fix)
-    if array.dtype.kind not in "biufV":
-        fix = _codes(package) if name == "labels" else f"np.asarray({name}, dtype=float)"
+    lost = f"{missing} {'entry is' if missing == 1 else 'entries are'} missing"
+    if _holds_objects(array):
+        fix = _codes(value, missing) if name == "labels" else f"np.asarray({name}, dtype=float)"
         reason = "it holds text or objects" if name == "labels" else "it holds no numbers"
-        raise _unreadable(value, name, reason, fix)
-    return array
+        raise _unreadable(value, name, f"{reason}, and {lost}" if missing else reason, fix)
+    if missing:
+        raise _unreadable(value, name, lost, _filled(value, name))
+    return host.as_numpy(array.tolist(), name) if array.dtype.kind == "O" else array
 
 
 def _unreadable(value: Any, name: str, reason: str, fix: str) -> BackendError:
@@ -101,22 +96,47 @@ def _number_missing(value: Any) -> int:
     if pandas is None:
         return 0
     dtype = getattr(value, "dtype", None)
-    if isinstance(dtype, np.dtype) or (dtype is None and _is_plain(value)):
+    dtypes = getattr(value, "dtypes", ()) if dtype is None else (dtype,)
+    if all(isinstance(one, np.dtype) and one.kind != "O" for one in dtypes):
         return 0
     return int(np.sum(np.asarray(pandas.isna(value))))
 
 
-def _is_plain(table: Any) -> bool:
-    """Whether all columns of a table are NumPy's."""
-    return all(isinstance(dtype, np.dtype) for dtype in getattr(table, "dtypes", ()))
+def _holds_objects(array: Any) -> bool:
+    """Whether something is there that is no number."""
+    if array.dtype.kind != "O":
+        return array.dtype.kind not in "biufV"
+    return not all(isinstance(entry, Number) or host.is_missing(entry) for entry in array.flat)
 
 
-def _codes(package: str) -> str:
-    """Code that makes class ids of class names."""
+def _filled(value: Any, name: str) -> str:
+    """Code that puts what does not count in the place of missing numbers."""
+    is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
+    what = IGNORED if name == "labels" else False if is_mask else 0
+    if rules.package_of(type(value)) != "pandas":
+        return f"{name}.fill_null({what})"
+    # A category has no other entries, and objects have no dtype of their own.
+    dtypes = {"labels": ("Int64", "int64"), "class_weight": ("Float64", "float64")}
+    mask = ("boolean", "bool") if is_mask else dtypes["class_weight"]
+    before, after = dtypes.get(name, mask)
+    return f'{name}.astype("{before}").fillna({what}).astype("{after}")'
+
+
+def _codes(value: Any, missing: int) -> str:
+    """Code that makes class ids of class names, and `IGNORED` of those that are missing."""
+    package = rules.package_of(type(value))
+    if len(np.shape(value)) != 1:
+        return "" if missing else messages.CLASS_IDS
     if package == "pandas":
-        return 'labels.astype("category").cat.codes'
+        accessor = ".cat" if hasattr(value, "iloc") else ""  # a series has it, an index not
+        codes = f'labels.astype("category"){accessor}.codes'
+        return f"np.where(labels.isna(), {IGNORED}, {codes})" if missing else codes
     if package == "polars":
-        return 'labels.rank("dense") - 1'
+        codes = 'labels.rank("dense") - 1'
+        return f'(labels.rank("dense").cast(int) - 1).fill_null({IGNORED})' if missing else codes
+    if missing:  # of pyarrow, whose parts are put together
+        whole = ".combine_chunks()" if hasattr(value, "chunks") else ""
+        return f"labels{whole}.dictionary_encode().indices.fill_null({IGNORED})"
     return messages.CLASS_IDS
 
 

@@ -31,6 +31,16 @@ def is_host_data(value: Any, depth: int = _DEEPEST) -> bool:
     return isinstance(value, _HOST_TYPES)
 
 
+def is_missing(entry: Any) -> bool:
+    """Whether an object stands for no value: None, NaN, or the like of another package."""
+    try:
+        return entry is None or bool(entry != entry)  # noqa: PLR0124 (which NaN alone is not)
+    except TypeError:  # pandas' NA is neither equal nor not
+        return True
+    except Exception:  # noqa: BLE001 - what an object's own method raises
+        return False
+
+
 def refusal(value: Any) -> str | None:
     """Why NumPy data cannot be used, if so."""
     if isinstance(value, np.ma.MaskedArray):

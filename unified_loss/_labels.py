@@ -50,7 +50,7 @@ class Argument:
         return self._values
 
     def _read(self) -> Any | None:
-        if self._look is False or self.spec.dtype not in rules.REAL | {"bool"}:
+        if self._look is False or self.spec.dtype not in rules.REAL | {"bool", "object"}:
             return None
         if self.on_host:
             return self.value

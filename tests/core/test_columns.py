@@ -77,22 +77,70 @@ LOST = {
     "list": NAMES,
     "numpy text": np.array(NAMES),
     "numpy objects": np.array(NAMES, object),
-    "pandas missing": pd.Series([2, None, 1], dtype="Int64"),
-    "polars missing": pl.Series([2, None, 1]),
-    "pyarrow missing": pa.array([2, None, 1]),
+    "pandas index": pd.Index(NAMES),
+    "pandas categorical": pd.Categorical(NAMES),
+}
+GAPS, SOME = [2, None, 1], ["c", None, "b", "a"]
+MISSING = {
+    "pandas": pd.Series(GAPS, dtype="Int64"),
+    "pandas objects": pd.Series(GAPS, dtype=object),
+    "pandas category": pd.Series(GAPS, dtype="category"),
+    "pandas array": pd.array(GAPS),
+    "pandas floats": pd.Series([2.0, np.nan, 1.0]),
+    "polars": pl.Series(GAPS),
+    "pyarrow": pa.array(GAPS),
+    "list": GAPS,
+    "numpy objects": np.array(GAPS, object),
+    "pandas text": pd.Series(SOME),
+    "pandas text objects": pd.Series(SOME, dtype=object),
+    "pandas category of text": pd.Series(SOME, dtype="category"),
+    "pandas index of text": pd.Index(SOME),
+    "pandas categorical of text": pd.Categorical(SOME),
+    "polars text": pl.Series(SOME),
+    "polars category of text": pl.Series(SOME, dtype=pl.Categorical),
+    "pyarrow text": pa.array(SOME),
+    "pyarrow text in chunks": pa.chunked_array([SOME[:2], SOME[2:]]),
+    "pyarrow dictionary": pa.array(SOME).dictionary_encode(),
+    "list of text": SOME,
+    "numpy text objects": np.array(SOME, object),
 }
 
 
 @pytest.mark.parametrize("kind", LOST)
 def test_what_would_be_lost_has_a_hint_that_runs(kind: str) -> None:
-    """R2: text, categories of it and missing values; the hint makes the labels that are meant."""
+    """R2: text and categories of it; the hint makes the labels that are meant."""
+    assert mended(LOGITS, LOST[kind]) == IDS
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_missing_labels_have_a_hint_that_runs(kind: str) -> None:
+    """R2: numbers and text, some of which are missing; the call is valid then."""
+    column = MISSING[kind]
+    wanted = [2, -100, 1, 0] if "text" in kind or "dictionary" in kind else [2, -100, 1]
+    if "pyarrow" in kind and len(wanted) > 3:
+        wanted = [0, -100, 1, 2]  # as they come
+    logits = np.zeros((len(wanted), 3))
+    assert mended(logits, column) == wanted
+
+
+def mended(logits: Any, labels: Any) -> list[int]:
+    """The labels that the code in the error makes."""
     with pytest.raises((BackendError, DTypeError)) as caught:
-        cross_entropy(LOGITS, LOST[kind])
-    names = {"labels": LOST[kind], "np": np}
+        cross_entropy(logits, labels)
+    names = {"labels": labels, "np": np}
     code = str(caught.value).partition("labels = ")[2].partition("\n")[0]
     exec(f"labels = {code}", names)  # noqa: S102 - our own text
-    wanted = [2, -100, 1] if "missing" in kind else IDS
-    assert cross_entropy(LOGITS, names["labels"]) == cross_entropy(LOGITS, wanted)
+    made: list[int] = np.asarray(names["labels"]).tolist()
+    assert np.isfinite(cross_entropy(logits, names["labels"]))
+    return made
+
+
+def test_numbers_that_are_objects_are_numbers() -> None:
+    """R2, R6: of a table whose columns have no dtype, and of any size."""
+    wanted = cross_entropy(LOGITS, IDS, sample_weight=WEIGHTS)
+    ids, weights = pd.Series(IDS, dtype=object), pd.Series(WEIGHTS, dtype=object)
+    assert cross_entropy(LOGITS, ids, sample_weight=weights) == wanted
+    assert cross_entropy(LOGITS, pd.Series([2, 2**70, 1], dtype=object), ignore_index=2**70) > 0
 
 
 @pytest.mark.parametrize("make", [pl.Series, pa.array, lambda v: pd.Series(v, dtype="boolean")])

@@ -84,6 +84,47 @@ def test_names_of_classes(backend: Backend, kind: Any) -> None:
     assert "hint" not in str(error)
 
 
+def test_missing_class_ids(backend: Backend) -> None:
+    """R25: NaN and None among class ids are neither real numbers nor names; the code runs."""
+    logits = backend.asarray(np.zeros((3, 3), np.float32))
+    for labels in ([0, None, 2], np.array([0, None, 2], object), np.array([0, np.nan, 2])):
+        error = refused(LossInputError, logits, labels)
+        assert error.cause == "labels_missing_values"
+        assert [fix.kind for fix in error.fixes] == ["conditional", "elsewhere"]
+        mended = error.fixes[0].apply(logits, labels)
+        assert np.asarray(mended["labels"]).tolist() == [0, -100, 2]
+        cross_entropy(**mended)
+    without = refused(DTypeError, logits, np.array([0, np.nan, 2]), ignore_index=None)
+    assert [fix.kind for fix in without.fixes] == ["elsewhere"]
+    beyond = refused(DTypeError, logits, np.array([0, np.nan, 7]))
+    assert "give the last layer 8 output units" in str(beyond)
+
+
+def test_missing_names(backend: Backend) -> None:
+    """R25: the names that there are become ids, on one axis alone."""
+    logits = backend.asarray(np.zeros((3, 3), np.float32))
+    for names in (["b", None, "a"], np.array(["b", None, "a"], object)):
+        error = refused(LossInputError, logits, names)
+        assert error.cause == "string_labels"
+        mended = error.fixes[1].apply(logits, names)
+        assert mended["labels"] == [1, -100, 0]
+    for rows in ([["b", None]], np.array([["b", None]], object)):
+        assert {fix.kind for fix in refused(LossInputError, logits, rows).fixes} == {"elsewhere"}
+
+
+class Incomparable:
+    """An object that cannot be compared."""
+
+    def __ne__(self, other: object) -> bool:
+        raise RuntimeError
+
+
+def test_what_cannot_be_compared_is_there() -> None:
+    """R25: an object is not taken for a missing one."""
+    labels = np.array([Incomparable(), 0], object)
+    assert refused(DTypeError, np.zeros((2, 3)), labels).cause == "string_labels"
+
+
 def test_text_has_no_number_of_bits() -> None:
     """R25: NumPy's `str320` is text to people."""
     error = refused(DTypeError, np.zeros((2, 3)), np.array(["a" * 10, "b"]))

@@ -85,7 +85,7 @@ def values(draw: st.DrawFn) -> Values | None:
         numbers[-1],
         numbers[1] if more else None,
         numbers[-2] if more else None,
-        integral=integral,
+        whole=integral,
         unit_axes=axes,
     )
 

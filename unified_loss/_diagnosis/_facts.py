@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
+from unified_loss._host import is_missing
 from unified_loss._shapes import same_shape, without
 from unified_loss._types import Problem, Shape, Size
 
@@ -35,10 +37,16 @@ class Values(NamedTuple):
     high: Any
     above_low: Any = None  # the smallest value but `low`; None: there is none
     below_high: Any = None  # the largest value but `high`
-    integral: bool = True
+    whole: bool = True  # whether all that are not missing are whole numbers
     unit_axes: tuple[int, ...] = ()  # the axes along which all sums are 1
     empty_axes: tuple[int, ...] = ()  # the axes whose first entries are all 0
     most_ones: tuple[int, ...] = ()  # of 0 and 1 alone: for each axis, the most ones along it
+    missing: int = 0  # how many are NaN or None; the others are what the fields before tell of
+
+    @property
+    def integral(self) -> bool:
+        """Whether there is nothing but whole numbers."""
+        return self.whole and not self.missing
 
     @property
     def binary(self) -> bool:
@@ -232,6 +240,14 @@ def values_of(
     if labels.dtype.kind not in "biufO":
         return None
     entries = labels.reshape(-1)
+    absent = np.zeros(entries.shape, bool)
+    if labels.dtype.kind in "fO":
+        absent = np.array([*map(is_missing, entries)], bool) if is_object else np.isnan(entries)
+    missing = int(absent.sum())
+    entries = entries[~absent]
+    if missing and (is_object or not entries.size):
+        known = all(map(_is_whole, entries))  # else they are names
+        return Values(math.nan, math.nan, whole=known, missing=missing)
     if is_object and not all(map(rules.is_integer, entries)):
         return None
     if rules.is_integer(ignore_index):
@@ -241,8 +257,8 @@ def values_of(
     if entries.size == 0:
         return None
     is_whole = entries.dtype.kind != "f" or np.isfinite(entries) & (entries == np.round(entries))
-    integral = bool(np.all(is_whole))
-    number: Any = int if integral else float
+    whole = bool(np.all(is_whole))
+    number: Any = int if whole else float
     with np.errstate(all="ignore"):  # NaN among them is the caller's
         low, high = entries.min(), entries.max()
         inner = [entries[np.asarray(apart, bool)] for apart in (entries > low, entries < high)]
@@ -252,9 +268,15 @@ def values_of(
             number(high),
             None if above is None else number(above.min()),
             None if below is None else number(below.max()),
-            integral,
-            *_rows(labels, low, high, integral=integral),
+            whole,
+            *_rows(labels, low, high, integral=whole and not missing),
+            missing,
         )
+
+
+def _is_whole(entry: Any) -> bool:
+    """Whether an object is a whole number."""
+    return rules.is_integer(entry) or (isinstance(entry, Real) and float(entry).is_integer())
 
 
 def _rows(

@@ -266,7 +266,7 @@ def regression_target_with_classification_loss(facts: Facts) -> Readings:
     is_row = _are_alike_without_a_batch(facts)
     if facts.integer or facts.problem.labels.dtype == "bool":
         return
-    if values and values.integral and not is_row:
+    if values and values.whole and not is_row:
         return
     one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch)) or is_row
     beyond = values is not None and not 0 <= values.low <= values.high <= 1
@@ -294,7 +294,8 @@ def soft_labels_unsupported(facts: Facts) -> Readings:
     """Probabilities that lack the class axis."""
     values = facts.values
     one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch))
-    is_probability = facts.fractional and values and 0 <= values.low <= values.high <= 1
+    is_fractional = values is not None and not values.whole
+    is_probability = is_fractional and values and 0 <= values.low <= values.high <= 1
     if not (one_each and is_probability) or facts.equal(facts.classes, 1):
         return
     yield Reading(

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
+from unified_loss._diagnosis._facts import LOOK, Values, values_of
 from unified_loss._diagnosis._fixes import Fix, outside
+from unified_loss._diagnosis._operations import expression
 from unified_loss._diagnosis._table import OBJECT_CAUSES, Reading, Readings, Score, cause
 from unified_loss._diagnosis._targets import WHOLE, named
-from unified_loss._messages import CLASS_IDS
 from unified_loss._shown import name_of
 from unified_loss.exceptions import LossInputError
 
@@ -54,13 +55,50 @@ def extend_foreign(error: LossInputError, name: str, value: Any, library: str) -
 def names_of_classes(given: Given) -> Readings:
     """Names of classes, or other objects, where class ids are wanted."""
     if given.name == "labels" and _holds_text(given.value):
-        number = Fix(f"if {WHOLE}, number them", f"labels = {CLASS_IDS}", "conditional")
+        some = _values(given.value) is not None
+        is_readable = not some or not any(isinstance(name, list | tuple) for name in given.value)
+        code = f"labels = {expression('python', 'labels', (('number', some),))}"
+        number = (Fix(f"if {WHOLE}, number them", code, "conditional"),)
         yield Reading(
             Score.CERTAIN,
             "labels are class names (text): each name needs a class id, a number from 0.",
-            (*named(given.library), number),
+            (*named(given.library), *number[: int(is_readable)]),
             "do not number the names of each batch by itself: ids would change.",
         )
+
+
+@cause(
+    "labels_missing_values",
+    "missing values among the labels",
+    "object",
+    example="np.zeros((4, 3)), [0, 2, None, 1]",
+)
+def missing_class_ids(given: Given) -> Readings:
+    """Class ids some of which are missing: None in a list."""
+    values = _values(given.value) if given.name == "labels" else None
+    if values is None or not values.whole:
+        return
+    steps = ("cast", "float64"), ("fill", rules.DEFAULT_IGNORE_INDEX)
+    yield Reading(
+        Score.CERTAIN,
+        f"labels hold {values.missing} missing value{'' if values.missing == 1 else 's'} (None).",
+        (
+            Fix(
+                "if examples without a label do not count, mark them with -100, the default of "
+                "ignore_index",
+                f"labels = {expression('python', 'labels', steps)}",
+                "conditional",
+            ),
+            outside("leave out the examples without a label, where the data are made"),
+        ),
+    )
+
+
+def _values(value: Any) -> Values | None:
+    """What a list holds, if something in it is missing."""
+    import numpy as np
+
+    return values_of(np.array(value, object)) if isinstance(value, list | tuple) else None
 
 
 @cause(
@@ -194,5 +232,5 @@ def _keys(value: Any) -> list[Any]:
 
 def _holds_text(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return any(map(_holds_text, value[:SHOWN_KEYS]))
+        return any(map(_holds_text, value[:LOOK]))
     return isinstance(value, str | bytes)

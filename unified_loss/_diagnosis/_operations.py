@@ -126,6 +126,11 @@ OPERATIONS: dict[str, Operation] = {
         bound=None,
         dtype=lambda _, __: "float32",
     ),
+    "fill": Operation(
+        _same,
+        condition="examples without a label do not count",
+        dtype=lambda _, __: "int64",
+    ),
     "number": Operation(_same, condition="all of them are here", dtype=lambda _, __: "int64"),
     "cut": Operation(
         lambda shape, value: _at(shape, value[0], _sliced(shape[value[0]], *value[1:])),

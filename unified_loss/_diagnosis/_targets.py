@@ -2,7 +2,8 @@
 
 import math
 
-from unified_loss._diagnosis._facts import PAIR, Facts, ratio
+from unified_loss import _rules as rules
+from unified_loss._diagnosis._facts import PAIR, Facts, count, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shown import shown, shown_size
@@ -14,9 +15,11 @@ FEW = 8  # ids of one example; more are rather the steps of a sequence
 @cause("string_labels", "class names instead of class ids", "options", example='np.zeros((2, 3)), np.array(["cat", "dog"])')  # fmt: skip # noqa: E501
 def string_labels(facts: Facts) -> Readings:
     """Names of classes, or other objects, where class ids are wanted."""
-    dtype = facts.problem.labels.dtype
-    if not dtype.startswith(("str", "bytes", "object")):
+    dtype, values = facts.problem.labels.dtype, facts.values
+    if not dtype.startswith(("str", "bytes", "object")) or (values and values.whole):
         return
+    number = Step("labels", "number", values is not None)
+    is_readable = values is None or len(facts.labels) == 1
     yield Reading(
         Score.CERTAIN if dtype != "object" else Score.LIKELY,
         f"labels {shown(facts.problem.labels.shape)} are "
@@ -24,7 +27,7 @@ def string_labels(facts: Facts) -> Readings:
         "each name needs a class id, a number from 0.",
         (
             *named(facts.problem.logits.library),
-            *fix(facts, "number them", Step("labels", "number"), given=WHOLE),
+            *(fix(facts, "number them", number, given=WHOLE) if is_readable else ()),
         ),
         "do not number the names of each batch by itself: ids would change.",
     )
@@ -40,6 +43,36 @@ def named(library: str) -> tuple[Fix, ...]:
         outside("encode them once, over the whole data set (names, ids = np.unique(all_names, "
                 f"return_inverse=True)), and map the names of each batch to these ids: {look_up}"),
     )  # fmt: skip
+
+
+@cause(
+    "labels_missing_values",
+    "missing values among the labels",
+    "options",
+    "labels",
+    example="np.zeros((4, 3)), np.array([0, 2, np.nan, 1])",
+)
+def labels_missing_values(facts: Facts) -> Readings:
+    """Class ids some of which are missing: NaN among floating numbers, None among objects."""
+    values, dtype = facts.values, facts.problem.labels.dtype
+    if not values or not values.missing or not values.whole or facts.equal(facts.classes, 1):
+        return
+    if not facts.equal(without_ones(facts.labels), without_ones(facts.batch)):
+        return
+    numbers = [Step("labels", "cast", "float64")] if dtype == "object" else []
+    mark = rules.integer(facts.problem.options.ignore_index)
+    fill = [] if mark is None else fix(
+        facts, "mark them with ignore_index", *numbers, Step("labels", "fill", mark),
+        given="examples without a label do not count",
+    )  # fmt: skip
+    are = "is" if values.missing == 1 else "are"
+    yield Reading(
+        Score.CERTAIN,
+        f"{values.missing} of {count(facts.labels)} labels {are} missing "
+        f"({'None or ' if numbers else ''}NaN); class ids are integers, which hold no such value.",
+        (*fill, outside("leave out the examples without a label, where the data are made")),
+        "do not cast NaN to integers: what it becomes is any number.",
+    )
 
 
 @cause("one_hot_applied_twice", "one-hot applied twice", "labels", example="np.zeros((2, 5, 3)), np.zeros((2, 5, 3, 3))")  # fmt: skip # noqa: E501

@@ -19,7 +19,7 @@ def _slice(value: tuple[int, int | None, int | None]) -> str:
 
 def functions(module: str, **others: Render) -> Dialect:
     """A library whose operations are functions of a module, with the names of the array API."""
-    return {
+    dialect: Dialect = {
         "argmax": lambda x, axis: f"{module}.argmax({x}, axis={axis})",
         "cast": lambda x, dtype: f"{module}.astype({x}, {module}.{dtype})",
         "reshape": lambda x, shape: f"{module}.reshape({x}, {sizes(shape)})",
@@ -41,8 +41,10 @@ def functions(module: str, **others: Render) -> Dialect:
         "stride": lambda x, value: f"{x}[{_strides(value)}]",
         "subtract": lambda x, n: f"({x} - {n})" if n > 0 else f"({x} + {-n})",
         "divide": lambda x, n: f"({x} // {n})",
+        "fill": lambda x, n: dialect["cast"](f"{module}.nan_to_num({x}, nan={n})", "int64"),
         **others,
     }
+    return dialect
 
 
 def _pairs(ndim: int) -> str:
@@ -75,8 +77,15 @@ def _of_array(render: Render) -> Render:
     return lambda x, value: render(f"np.asarray({x})", value)
 
 
+def _numbered(x: str) -> str:
+    """The ids of names on one axis some of which are missing, where NumPy can sort nothing."""
+    names = f"enumerate(sorted(name for name in {{*{x}}} if isinstance(name, str)))"
+    return f"[*map({{name: i for i, name in {names}}}.get, {x}, [-100] * len({x}))]"
+
+
 STANDARD = functions(
     "xp",
+    fill=lambda x, n: f"xp.astype(xp.where(xp.isnan({x}), {n}, {x}), xp.int64)",
     permute=lambda x, order: f"xp.permute_dims({x}, {order})",
     # The standard has no padding, and wants an index for each axis.
     pad=lambda x, value: f"xp.concat([{x}, xp.full_like({x}[..., :1], {value[1]})], axis=-1)",
@@ -88,7 +97,7 @@ NUMPY = functions(
     "np",
     cast=lambda x, dtype: f"np.asarray({x}, np.{dtype})",
     one_hot=lambda x, classes: f"np.eye({classes}, dtype=np.float32)[{x}]",
-    number=lambda x, _: f"np.unique({x}, return_inverse=True)[1]",
+    number=lambda x, some: _numbered(x) if some else f"np.unique({x}, return_inverse=True)[1]",
 )
 _OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide", "transpose")
 PYTHON = NUMPY | {name: _of_array(NUMPY[name]) for name in _OF_ARRAYS}

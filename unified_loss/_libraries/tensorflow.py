@@ -25,6 +25,9 @@ class TensorFlow(Library):
         cast=lambda x, dtype: f"tf.cast({x}, tf.{dtype})",
         transpose=lambda x, _: f"tf.transpose({x})",
         mean=lambda x, axes: f"tf.reduce_mean({x}, axis={one_or_all(axes)})",
+        fill=lambda x, n: (
+            f"tf.cast(tf.where(tf.math.is_nan({x}), tf.cast({n}, {x}.dtype), {x}), tf.int64)"
+        ),
         one_hot=lambda x, classes: f"tf.one_hot({x}, {classes})",
     )
     aliases: ClassVar = {"tf": "tensorflow", "keras": "keras"}

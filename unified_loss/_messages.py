@@ -34,7 +34,7 @@ def are(name: str) -> str:
 
 def logits_not_floating(problem: Problem, *, swapped: bool) -> str:
     """R1."""
-    text = f"logits must be floating, but are {problem.logits.dtype}"
+    text = f"logits must be floating, but are {shown_dtype(problem.logits.dtype)}"
     if swapped:
         return f"{text}: the arguments look swapped, the order is (logits, labels)."
     return f"{text}."

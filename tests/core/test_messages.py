@@ -57,11 +57,9 @@ SHAPES = {
         DTypeError,
         "logits must be floating, but are bool.",
         "  logits: numpy bool[2, 3]   labels: python int64[2]   axis: not given",
-        "  perhaps: predicted classes instead of scores (argmax_passed_as_logits): logits (2, "
-        "3) are bool, as after an argmax: predicted class ids (argmax) lack the class axis that "
-        "class scores have.",
-        "    elsewhere: pass the class scores (logits with a class axis); argmax is for metrics "
-        "only",
+        "  perhaps: logits that are no floating scores (logits_of_another_kind): booleans are what "
+        "is left of scores after a comparison, or a mask.",
+        "    elsewhere: pass the scores themselves, before they are compared with a threshold",
         call=(scores(2, 3) > 0, [0, 1]),
     ),
     "axis_out_of_range": case(

@@ -18,6 +18,7 @@ from unified_loss import (
     OptionError,
     ShapeError,
     cross_entropy,
+    explain,
 )
 from unified_loss import _libraries as libraries
 from unified_loss._diagnosis import CAUSES, LINEAR_CAUSES, diagnose
@@ -157,6 +158,21 @@ def test_argmax_of_every_dtype(backend: Backend, given: str) -> None:
     assert mended
     for call in mended:
         cross_entropy(**call)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "complex64", "float8_e4m3fn", "str", "int64", "float16"])
+def test_logits_of_every_kind(dtype: str) -> None:
+    """R1, R25: only integers may be predicted classes, and only numbers are cast."""
+    told = explain(f"{dtype}[4, 3]", "int64[4]").error
+    if dtype == "float16":
+        assert told is None
+        return
+    tags = {reading.tag for reading in told.readings}
+    assert ("argmax_passed_as_logits" in tags) is (dtype == "int64")
+    assert ("logits_of_another_kind" in tags) is (dtype != "int64")
+    code = {fix.code for fix in told.fixes if fix.code}
+    is_number = dtype in {"float8_e4m3fn", "int64"}
+    assert code == ({"logits = np.asarray(logits, np.float32)"} if is_number else set())
 
 
 VALUES: dict[str, tuple[Any, ...]] = {

@@ -38,7 +38,7 @@ def ids(backend: Backend, *shape: int) -> Any:
 
 
 CAUSES = {
-    "weight_transposed": ([(4, 3), (3, 7)], (4,), "weight"),
+    "weight_transposed": ([(4, 3), (3, 7), (7,)], (4,), "weight"),
     "labels_shifted": ([(2, 5, 3), (7, 3)], (2, 4), "labels"),
     "hidden_not_flattened": ([(2, 5, 3), (7, 3)], (10,), "labels"),
     "bias_not_per_class": ([(4, 3), (7, 3), (1, 7)], (4,), "bias"),
@@ -68,6 +68,37 @@ def test_causes_have_fixes_that_work(backend: Backend, cause: str) -> None:
     pasted = {"labels": labels, "hidden": hidden, "weight": weight, **options}
     exec(fix.code, {n: import_module(m) for n, m in aliases(fix.code).items()}, pasted)  # noqa: S102
     linear_cross_entropy(**pasted)
+
+
+WHICH: dict[str, tuple[tuple[int, int], tuple[int, int], Any, dict[str, Any], list[str]]] = {
+    # hidden, weight, labels and options: the causes, the best first
+    "either": ((4, 3), (3, 7), [0, 2, 1, 0], {}, ["weight_transposed", "logits_not_hidden"]),
+    "features as usual": ((4, 10), (10, 768), [0, 9, 1, 0], {},
+                          ["logits_not_hidden", "weight_transposed"]),
+    "a class beyond hidden": ((4, 3), (3, 7), [0, 6, 1, 0], {}, ["weight_transposed"]),
+    "a class beyond weight": ((4, 7), (7, 3), [0, 6, 1, 0], {}, ["logits_not_hidden"]),
+    "bias of columns": ((4, 3), (3, 7), [0, 2, 1, 0], {"bias": np.zeros(7)}, ["weight_transposed"]),
+    "bias of rows": ((4, 3), (3, 7), [0, 2, 1, 0], {"bias": np.zeros(3)}, ["logits_not_hidden"]),
+    "rows of columns": ((4, 3), (3, 7), np.eye(7)[:4], {}, ["weight_transposed"]),
+    "rows of rows": ((4, 3), (3, 7), np.eye(4, 3), {}, ["logits_not_hidden"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WHICH)
+def test_logits_in_place_of_hidden(backend: Backend, case: str) -> None:
+    """R25, R28: a weight is turned for sure where nothing else is possible, and only there."""
+    *shapes, labels, options, causes = WHICH[case]
+    hidden, weight = arrays(backend, *shapes)
+    with pytest.raises(ShapeError) as caught:
+        linear_cross_entropy(hidden, weight, labels, **options)
+    error = caught.value
+    assert [reading.tag for reading in error.readings] == causes
+    kinds = {fix.kind for fix in error.fixes if fix.code}
+    if causes == ["weight_transposed"]:
+        assert kinds == {"same meaning"}
+    else:
+        assert kinds == ({"conditional"} if "weight_transposed" in causes else set())
+    assert str(error).count("cause: ") == (len(causes) == 1)
 
 
 def test_errors_are_in_words_of_the_linear_form(backend: Backend) -> None:

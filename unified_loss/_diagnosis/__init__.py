@@ -97,7 +97,7 @@ def diagnose(
     stage, axes = _stage(problem, error)
     readings: tuple[Reading, ...]
     if problem.head is not None and isinstance(error, ShapeError):
-        readings = _linear.readings_of(problem)
+        readings = _linear.readings_of(problem, values)
     elif problem.head is not None and problem.logits is problem.head.hidden:
         readings = ()  # a dtype, before there were logits
     else:

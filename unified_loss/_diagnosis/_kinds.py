@@ -5,7 +5,7 @@ from unified_loss._diagnosis._facts import Facts, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shapes import fits_as_index
-from unified_loss._shown import shown, shown_size
+from unified_loss._shown import shown, shown_dtype, shown_size
 
 
 def argmax(facts: Facts, axis: int) -> tuple[Step, ...]:
@@ -61,8 +61,10 @@ def argmax_passed_as_logits(facts: Facts) -> Readings:
     logits, labels = facts.problem.logits, facts.problem.labels
     like = logits.shape is not None and logits.shape == labels.shape
     whole = f"logits {shown(logits.shape)} are {logits.dtype}, as after an argmax"
-    if logits.dtype not in rules.FLOATING:
+    if logits.dtype in rules.INTEGER:
         score = Score.STRONG if like else Score.GUESS
+    elif logits.dtype not in rules.FLOATING:
+        return
     elif like and facts.integer and not facts.binary:
         score = Score.LIKELY if facts.values and len(logits.shape) != 2 else Score.LAST
         whole = f"labels {shown(labels.shape)} hold class ids, and logits have the same shape"
@@ -89,6 +91,31 @@ def integer_logits(facts: Facts) -> Readings:
             f"{facts.problem.logits.dtype} numbers that are scores need a floating dtype.",
             tuple(fix(facts, "cast the scores", Step("logits", "cast", "float32"))),
         )
+
+
+@cause(
+    "logits_of_another_kind",
+    "logits that are no floating scores",
+    "logits",
+    example="np.array([[True, False, True]]), np.array([2])",
+)
+def logits_of_another_kind(facts: Facts) -> Readings:
+    """Logits that are booleans, complex numbers, text, or of a dtype that only stores numbers."""
+    dtype = facts.problem.logits.dtype
+    if dtype in rules.FLOATING | rules.INTEGER:
+        return
+    sentence = f"scores are no {shown_dtype(dtype)}."
+    fixes: tuple[Fix, ...] = (outside("give floating scores"),)
+    if dtype == "bool":
+        sentence = "booleans are what is left of scores after a comparison, or a mask."
+        fixes = (outside("pass the scores themselves, before they are compared with a threshold"),)
+    elif dtype.startswith("complex"):
+        sentence = "complex numbers have no order, and no softmax."
+        fixes = (outside("make real scores in the model, as of absolute values"),)
+    elif dtype in rules.REAL:
+        sentence = f"{dtype} stores numbers, and nothing is computed in it."
+        fixes = tuple(fix(facts, "cast the scores", Step("logits", "cast", "float32")))
+    yield Reading(Score.LIKELY, sentence, fixes)
 
 
 @cause(

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
-from unified_loss._diagnosis._facts import count
-from unified_loss._diagnosis._fixes import Fix, Kind, Step
+from unified_loss._diagnosis._facts import Values, count
+from unified_loss._diagnosis._fixes import Fix, Kind, Step, outside
 from unified_loss._diagnosis._operations import expression
+from unified_loss._diagnosis._ranges import HIDDEN_SIZES
 from unified_loss._diagnosis._table import LINEAR_CAUSES, Reading, Readings, Score, cause
 from unified_loss._linear_rules import with_logits
 from unified_loss._plan import make_plan
@@ -27,6 +28,7 @@ class Parts(NamedTuple):
     weight: Shape  # of two axes
     bias: Shape | None
     labels: Shape
+    values: Values | None = None
 
     @property
     def batch(self) -> Shape:
@@ -48,19 +50,28 @@ class Parts(NamedTuple):
         bias = self.bias
         return bias is None or (len(bias) == 1 and not self.differ(bias[0], self.weight[0]))
 
+    def allows(self, classes: Size) -> bool:
+        """Whether bias and labels may be those of so many classes."""
+        ids_fit = self.values is None or not isinstance(classes, int) or self.values.high < classes
+        if len(self.labels) > len(self.batch):
+            last = self.labels[-1]
+            ids_fit = last == 1 or not self.differ(last, classes)
+        return ids_fit and not (self.bias and self.differ(self.bias[-1], classes))
 
-def readings_of(problem: Problem) -> tuple[Reading, ...]:
-    """The readings of a call of the linear form that is refused for its shapes."""
+
+def readings_of(problem: Problem, values: Values | None) -> tuple[Reading, ...]:
+    """The readings of a call of the linear form that is refused for its shapes, the best first."""
     head = problem.head
     shapes = [head.hidden.shape, head.weight.shape, head.bias and head.bias.shape]
-    parts = Parts._make((problem, *shapes, problem.labels.shape))
+    parts = Parts._make((problem, *shapes, problem.labels.shape, values))
     if not parts.hidden or parts.weight is None or len(parts.weight) != 2 or parts.labels is None:
         return ()
-    return tuple(
+    found = (
         reading._replace(tag=tag, title=one.title)
         for tag, one in LINEAR_CAUSES.items()
         for reading in one.readings(parts)
     )
+    return tuple(sorted(found, key=lambda reading: -reading.score))
 
 
 @cause(
@@ -71,12 +82,47 @@ def readings_of(problem: Problem) -> tuple[Reading, ...]:
 )
 def weight_transposed(parts: Parts) -> Readings:
     """A weight with a column for each class, as a kernel of Flax or Keras has."""
-    if not parts.fits_weight and not parts.differ(parts.hidden[-1], parts.weight[0]):
-        yield Reading(
-            Score.CERTAIN,
-            f"weight {shown(parts.weight)} has the features of hidden on its first axis.",
-            tuple(_fix(parts.problem, "a row for each class", Step("weight", "transpose"))),
+    size, (rows, columns) = parts.hidden[-1], parts.weight
+    if parts.fits_weight or parts.differ(size, rows):
+        return
+    step, is_known = Step("weight", "transpose"), not parts.allows(size)
+    fixes = (
+        _fix(parts.problem, "a row for each class", step)
+        if is_known
+        else _fix(
+            parts.problem, "if it has a column for each class, transpose it", step, "conditional"
         )
+    )
+    if is_known or parts.allows(columns):
+        yield Reading(
+            Score.CERTAIN if is_known else Score.LIKELY,
+            f"weight {shown(parts.weight)} has the features of hidden on its first axis.",
+            tuple(fixes),
+        )
+
+
+@cause(
+    "logits_not_hidden",
+    "logits where hidden states are wanted",
+    "head",
+    example="np.zeros((4, 7)), np.zeros((7, 3)), [0, 6, 2, 1]",
+)
+def logits_not_hidden(parts: Parts) -> Readings:
+    """The scores that the last layer makes, beside its weight, instead of what it takes."""
+    size, (rows, columns) = parts.hidden[-1], parts.weight
+    if parts.fits_weight or parts.differ(size, rows) or not parts.allows(size):
+        return
+    is_known = not parts.allows(columns)
+    is_usual = columns in HIDDEN_SIZES and size not in HIDDEN_SIZES
+    yield Reading(
+        Score.CERTAIN if is_known else Score.STRONG if is_usual else Score.GUESS,
+        f"hidden {shown(parts.hidden)} has a number for each of the {shown_size(rows)} rows of "
+        "weight, as logits have, which the last layer has made already.",
+        (
+            outside(f"pass what the last layer takes, of shape (..., {shown_size(columns)})"),
+            outside("take cross_entropy, if they are the logits"),
+        ),
+    )
 
 
 @cause(

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from unified_loss import _columns as columns
@@ -50,6 +51,9 @@ LARGEST, DIGITS = 2**63 - 1, 20  # no array has more entries, and no such number
 SHORT = {"bf": "bfloat", "f": "float", "i": "int", "s": "int", "u": "uint"}
 PYTHON = {"int": "int64", "long": "int64", "half": "float16", "float": "float32",
           "double": "float64"}  # fmt: skip
+NUMBERS = sorted(rules.REAL | {"bool"})
+OTHERS = {"string", "qint8", "quint8", "qint16", "quint16", "qint32"}  # which libraries have too
+NEAR = 0.8  # a letter or two
 
 
 class Shaped(NamedTuple):
@@ -181,7 +185,9 @@ def _spec_of_array(name: str, value: Any) -> Spec:
 
 def _read_text(name: str, text: str) -> Shaped:
     library, dtype, sizes = _parts(name, text)
-    dtype = None if dtype is None else _full_name(dtype)
+    if dtype is not None:
+        dtype = _full_name(dtype)
+        _refuse_misspelt(name, text, dtype)
     if sizes.strip() == "...":
         return Shaped(library, None, dtype)
     sizes = sizes.strip().removesuffix(",")
@@ -211,6 +217,13 @@ def _parts(name: str, text: str) -> tuple[str | None, str | None, str]:
 def _full_name(dtype: str) -> str:
     short = re.fullmatch(r"(bf|f|i|s|u)(\d+)", dtype)
     return SHORT[short[1]] + short[2] if short else PYTHON.get(dtype, dtype)
+
+
+def _refuse_misspelt(name: str, text: str, dtype: str) -> None:
+    """`OptionError` for a name that is none, and nearly one."""
+    close = [] if dtype in OTHERS else get_close_matches(dtype, NUMBERS, 1, NEAR)
+    if close and close != [dtype]:
+        raise OptionError(_unreadable(name, text) + messages.hint(f"{close[0]} is meant, perhaps."))
 
 
 def _sizes(name: str, whole: Any, sizes: Sequence[Any]) -> Shape:

@@ -149,12 +149,41 @@ def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = 
     def optional(value: Any, name: str, look: Any) -> Argument | None:
         return None if value is None else argument(backend, logits, value, name, look, first)
 
+    taken = argument(backend, logits, labels, "labels", look, first)
+    try:
+        weights = optional(class_weight, "class_weight", look)
+    except BackendError as error:
+        _tell_counts(error, backend, arrays, taken, options, first)
+        raise
     return Taken(
-        argument(backend, logits, labels, "labels", look, first),
-        optional(class_weight, "class_weight", look),
+        taken,
+        weights,
         optional(sample_weight, "sample_weight", look),
         optional(number(normalizer), "normalizer", "auto"),
     )
+
+
+def _tell_counts(
+    error: BackendError,
+    backend: Backend,
+    arrays: Operands,
+    labels: Argument,
+    options: Options,
+    first: str,
+) -> None:
+    """Add to an error about weights by name the code that makes them of these labels."""
+    spec = backend.spec(arrays.logits)
+    if first == "hidden" and spec.shape is not None:
+        spec = spec._replace(shape=(*spec.shape[:-1], None))  # as weight is not known yet
+    problem = Problem._make((spec, labels.spec, None, None, None, options, backend.same_size, None))
+    try:
+        from unified_loss._diagnosis._weights import balanced
+
+        code = balanced(plans.make_plan(problem), labels.spec.library)
+    except Exception:  # noqa: BLE001 (the error itself is what people have to see)
+        return
+    if isinstance(arrays.class_weight, str):
+        error.args = (messages.balanced(arrays.class_weight, code),)
 
 
 def argument(

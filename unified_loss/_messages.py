@@ -365,12 +365,14 @@ def weights_by_class() -> str:
     )
 
 
-def balanced(value: str) -> str:
-    """R7."""
-    return f"class_weight must be an array of shape (C,), but is {shown_value(value)}." + hint(
-        "class_weight = np.size(labels) / (logits.shape[-1] * np.bincount(np.ravel(labels), "
-        "minlength=logits.shape[-1]))"
-    )
+def balanced(value: str, code: str | None = None) -> str:
+    """R7; `code` makes them of the labels, where these tell how."""
+    told = f"class_weight must be an array of shape (C,), but is {shown_value(value)}."
+    if code is None:
+        return told + hint(
+            "with the counts of each class: class_weight = counts.sum() / (len(counts) * counts)"
+        )
+    return told + hint(f"{code}  # once, of all labels")
 
 
 def of_activation(end: str, *, remembered: bool = True) -> str:

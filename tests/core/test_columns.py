@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.backends import Backend
-from unified_loss import BackendError, DTypeError, cross_entropy, explain
+from unified_loss import BackendError, DTypeError, cross_entropy, explain, linear_cross_entropy
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
@@ -185,17 +185,62 @@ def test_class_weights_by_name_tell_their_array(given: Any) -> None:
     assert list(made) == ([1, 1, 1] if given == "balanced" else [1, 2, 1])
 
 
-def test_balanced_weights_are_those_of_scikit_learn() -> None:
-    """R7: the line in the error."""
-    utils = pytest.importorskip("sklearn.utils.class_weight")
-    labels = np.array([0, 0, 0, 1, 2, 2])
-    logits = np.zeros((6, 3))
+COUNTED = np.array([0, 0, 0, 1, 2, 2])  # balanced: 6 / (3 * [3, 1, 2])
+BALANCED: dict[str, tuple[tuple[int, ...], Any, dict[str, Any]]] = {
+    "ids": ((6, 3), COUNTED, {}),
+    "padding": ((8, 3), np.append(COUNTED, [-100, -100]), {}),
+    "another mark": ((8, 3), np.append(COUNTED, [255, 255]), {"ignore_index": 255}),
+    "unsigned": ((6, 3), COUNTED.astype(np.uint8), {}),
+    "rows": ((6, 3), np.eye(3, dtype=np.float32)[COUNTED], {}),
+    "rows of booleans": ((6, 3), np.eye(3, dtype=bool)[COUNTED], {}),
+    "classes on axis 1": ((2, 3, 3), COUNTED.reshape(2, 3), {"axis": 1}),
+    "rows on axis 0": ((3, 6), np.eye(3, dtype=np.float32)[COUNTED].T, {"axis": 0}),
+    "ids with an axis": ((6, 3), COUNTED[:, None], {}),
+}
+
+
+@pytest.mark.parametrize("case", BALANCED)
+def test_balanced_weights_are_those_of_scikit_learn(backend: Backend, case: str) -> None:
+    """R7: the line in the error, of whatever labels count."""
+    shape, labels, options = BALANCED[case]
+    logits = backend.asarray(np.zeros(shape, np.float32))
+    for given in (labels, backend.asarray(labels)):
+        made = balanced(logits, given, **options)
+        np.testing.assert_allclose(made, [2 / 3, 2, 1])
+        cross_entropy(logits, given, class_weight=made, **options)
+
+
+def test_balanced_weights_of_a_class_that_is_absent() -> None:
+    """R7: finite, as it counts for nothing; the others are those of a list without it."""
+    for labels in (COUNTED.tolist(), np.eye(4)[COUNTED]):
+        np.testing.assert_allclose(balanced(np.zeros((6, 4)), labels), [1 / 2, 3 / 2, 3 / 4, 3 / 2])
+    made = balanced(np.zeros((6, 3)), [0, 0, 1, 2, 2, 2], ignore_index=2)
+    np.testing.assert_allclose(made, [1 / 2, 1, 1])
+
+
+def test_balanced_weights_of_a_head(backend: Backend) -> None:
+    """R7, R28: its weight tells how many classes there are."""
+    hidden, weight = (backend.asarray(np.zeros(shape, np.float32)) for shape in ((6, 2), (3, 2)))
     with pytest.raises(BackendError) as caught:
-        cross_entropy(logits, labels, class_weight="balanced")
-    names: dict[str, Any] = {"labels": labels, "logits": logits, "np": np}
+        linear_cross_entropy(hidden, weight, COUNTED, class_weight="balanced")
+    names: dict[str, Any] = {"labels": COUNTED, "weight": weight, "np": np}
     exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-    wanted = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(names["class_weight"], wanted)
+    np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+
+
+def test_balanced_weights_of_labels_that_do_not_fit() -> None:
+    """R7: there is nothing to count, and no line that fails."""
+    with pytest.raises(BackendError, match="with the counts of each class: class_weight ="):
+        cross_entropy(LOGITS, np.zeros((5, 5), int), class_weight="balanced")
+
+
+def balanced(logits: Any, labels: Any, **options: Any) -> Any:
+    """The weights that the line in the error makes."""
+    names = {"labels": labels, "np": np}
+    with pytest.raises(BackendError) as caught:
+        cross_entropy(logits, labels, class_weight="balanced", **options)
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    return names["class_weight"]
 
 
 def test_explain_takes_columns() -> None:

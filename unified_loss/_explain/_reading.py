@@ -221,9 +221,10 @@ def _full_name(dtype: str) -> str:
 
 def _refuse_misspelt(name: str, text: str, dtype: str) -> None:
     """`OptionError` for a name that is none, and nearly one."""
-    close = [] if dtype in OTHERS else get_close_matches(dtype, NUMBERS, 1, NEAR)
-    if close and close != [dtype]:
-        raise OptionError(_unreadable(name, text) + messages.hint(f"{close[0]} is meant, perhaps."))
+    close = [] if dtype in OTHERS else get_close_matches(dtype, NUMBERS, cutoff=NEAR)
+    if close and dtype not in close:
+        told = f"there is no dtype {dtype}, but {', '.join(close)}."
+        raise OptionError(_unreadable(name, text) + messages.hint(told))
 
 
 def _sizes(name: str, whole: Any, sizes: Sequence[Any]) -> Shape:

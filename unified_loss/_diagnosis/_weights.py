@@ -1,0 +1,26 @@
+"""Class weights that are named: how they are made of the labels."""
+
+from unified_loss._types import Plan
+
+ON_HOST = {"torch": ".detach().cpu()", "cupy": ".get()"}  # what NumPy asks for to read an array
+
+
+def balanced(plan: Plan, library: str) -> str:
+    """Code of the weights that scikit-learn calls balanced, in NumPy; a class of none has one, too.
+
+    What counts is what the loss counts: ids that are no classes, or ignored, do not.
+    """
+    labels = f"labels{ON_HOST.get(library, '')}"
+    classes = plan.num_classes if isinstance(plan.num_classes, int) else "weight.shape[0]"
+    if plan.label_kind == "dense":
+        others = tuple(axis for axis in range(plan.ndim or 0) if axis != plan.axis)
+        counted = f"counts = np.asarray({labels}, float).sum({others})"
+    else:
+        kept = f"(ids >= 0) & (ids < {classes})"
+        if isinstance(plan.ignore_index, int) and plan.ignore_index >= 0:
+            kept += f" & (ids != {plan.ignore_index})"
+        counted = (
+            f"ids = np.ravel({labels}).astype(int); "
+            f"counts = np.bincount(ids[{kept}], minlength={classes})"
+        )
+    return f"{counted}; class_weight = counts.sum() / ({classes} * np.where(counts, counts, 1))"

@@ -68,10 +68,28 @@ def section(library: dict[str, Any], message: dict[str, Any], names: dict[str, A
         lines += [f">>> {call}", *raised(native_error(call, names))]
     told, causes = answer(message.get("ours", OURS), names)
     shown = "\n".join([*lines, *told])
+    links = [link_of(pair, message, library, names) for pair in message.get("also", ())]
+    others = f"It says the same of other sizes, for other causes: {', or '.join(links)}."
     texts = [f"### {code(message['words'])}", message["note"], causes, f"```pycon\n{shown}\n```"]
+    texts.append(others if links else "")
     if "earlier" in message:
         texts.append(f"Other releases say {', or '.join(map(code, message['earlier']))}.")
     return "".join(f"\n{text}\n" for text in texts if text)
+
+
+def link_of(
+    pair: list[str], message: dict[str, Any], library: dict[str, Any], names: dict[str, Any]
+) -> str:
+    """The first cause of other arrays, which the library has the same words for."""
+    logits, labels = (eval(one, names) for one in pair)  # noqa: S307 (our own file)
+    names = {**names, "logits": logits, "labels": labels}
+    error = native_error(message.get("call", library["call"]), names)
+    assert pattern_of(message["words"]).search(str(error)), error
+    try:
+        eval(message.get("ours", OURS), names)  # noqa: S307 (our own file)
+    except LossInputError as error:
+        return link(error.readings[0].tag, error.readings[0].title)
+    return "a call that is valid here"
 
 
 def native_error(call: str, names: dict[str, Any]) -> Exception:

@@ -12,7 +12,7 @@ from unified_loss import _messages as messages
 from unified_loss import _plan as plans
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
-from unified_loss._dispatch import explain_object
+from unified_loss._dispatch import ALIASES, explain_object
 from unified_loss._labels import Argument
 from unified_loss._shown import name_of
 from unified_loss._types import Array, Operands, Options, Plan, Problem
@@ -217,13 +217,28 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: st
         return value
     told = columns.text(value, name)
     if told is None:
-        fix = messages.NUMBERS
+        kind, fix = _kind(value), messages.NUMBERS
+        held = host.array_in(value)
         if rules.is_array(value):
             fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
             if name == "weight" and hasattr(value, "__jax_array__"):  # of Flax or Keras
                 fix += "; a kernel, (D, C), has a column for each class: weight.T"
-        told = messages.foreign(name, backend.spec(logits).library, _kind(value), fix, first)
+        elif held is not None:
+            kind += " of arrays"
+            fix = _stacked(backend.spec(logits).library, value, held, name) or fix
+        told = messages.foreign(name, backend.spec(logits).library, kind, fix, first)
     raise BackendError(told)
+
+
+def _stacked(library: str, value: Any, held: Array, name: str) -> str | None:
+    """Code that makes an array of a list of a library's arrays."""
+    from unified_loss._diagnosis._operations import expression
+
+    package = rules.package_of(type(held))
+    if ALIASES.get(package, package) != library:
+        return None
+    code = expression(library, name, (("stack", all(map(rules.is_array, value))),))
+    return f"{name} = {code}" if code else None
 
 
 def _on_host(backend: Backend, value: Any, name: str) -> str:

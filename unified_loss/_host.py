@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unified_loss import _messages as messages
-from unified_loss._rules import SIGNED, UNBOUNDED, UNSIGNED
+from unified_loss._rules import SIGNED, UNBOUNDED, UNSIGNED, is_array
 from unified_loss._shown import name_of
 from unified_loss._types import Spec
 from unified_loss.exceptions import BackendError
@@ -19,6 +19,7 @@ _INT32_MAX = 2**31 - 1
 
 _HOST_TYPES = (np.ndarray, np.generic, Number)
 _DEEPEST = 64  # more axes NumPy's arrays cannot have
+_ROWS = 3  # lists in lists that arrays are looked for in
 HostArray = npt.NDArray[Any]
 
 
@@ -29,6 +30,14 @@ def is_host_data(value: Any, depth: int = _DEEPEST) -> bool:
     if isinstance(value, list | tuple):
         return depth > 0 and all(is_host_data(item, depth - 1) for item in value)
     return isinstance(value, _HOST_TYPES)
+
+
+def array_in(value: Any, depth: int = _ROWS) -> Any:
+    """The first array that a (nested) list holds, and NumPy's are no such; None: there is none."""
+    if isinstance(value, list | tuple):
+        found = (array_in(item, depth - 1) for item in value if depth)
+        return next((array for array in found if array is not None), None)
+    return value if is_array(value) and not isinstance(value, _HOST_TYPES) else None
 
 
 def is_missing(entry: Any) -> bool:
@@ -44,7 +53,7 @@ def is_missing(entry: Any) -> bool:
 def refusal(value: Any) -> str | None:
     """Why NumPy data cannot be used, if so."""
     if isinstance(value, np.ma.MaskedArray):
-        return "its mask would be lost; pass the data, and the mask as sample_weight=~array.mask"
+        return messages.MASK_LOST
     return None
 
 

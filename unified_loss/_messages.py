@@ -15,7 +15,18 @@ from unified_loss._shown import (
 from unified_loss._types import Problem, Shape, Size, Spec
 
 NUMBERS = "give numbers, lists of numbers or an array."
+TRACED = {  # a word in the class of a traced number: what makes a constant of it
+    "Tracer": "make it a constant, or list it in static_argnames of jax.jit",
+    "SymbolicTensor": "make it a constant, a number of Python",
+}
 CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
+MASK_LOST = "its mask would be lost"
+UNMASKED = {  # what a masked argument of NumPy is to be instead; what is masked does not count
+    "logits": "logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
+    "labels": "labels = np.where(np.ma.getmaskarray(labels), -100, labels.data)  # of class ids",
+    "class_weight": "class_weight = class_weight.filled(0)",
+    "sample_weight": "sample_weight = sample_weight.filled(0)",
+}
 
 
 def hint(text: str) -> str:
@@ -90,7 +101,7 @@ def _labels_beside_hidden(problem: Problem) -> str:
 
 def axis_not_an_integer(axis: Any) -> str:
     """R3."""
-    return f"axis must be one integer or None, but is {shown_value(axis)}."
+    return option("axis", axis, "one integer or None")
 
 
 def axis_out_of_range(problem: Problem, axis: int) -> str:
@@ -264,9 +275,10 @@ def sample_weight_shape(problem: Problem, axis: int) -> str:
 
 def option(name: str, value: Any, wanted: str) -> str:
     """R8."""
-    if "Tracer" in type(value).__name__:
-        fix = "make it a constant, or list it in static_argnames of jax.jit"
-        return f"{name} must be {wanted}, but is traced: options are part of the program; {fix}."
+    kind = type(value).__name__
+    told = next((fix for word, fix in TRACED.items() if word in kind), None)
+    if told is not None:
+        return f"{name} must be {wanted}, but is traced: options are part of the program; {told}."
     return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 
@@ -419,8 +431,6 @@ def foreign(name: str, library: str, kind: str, fix: str, first: str) -> str:
     kind = kind.removeprefix("builtins.")
     if kind in {"list", "tuple"}:
         kind += ", which holds something else"
-    elif "." not in kind:
-        fix = NUMBERS
     told = (
         f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
         f"arrays), but {are(name)} of type {kind}." + hint(fix)
@@ -470,7 +480,8 @@ def _beside(first: str, text: str) -> str:
 
 def refused(name: str, kind: str, reason: str) -> str:
     """R2."""
-    return f"{name} must be an ordinary dense array, not {kind}: {reason}."
+    told = f"{name} must be an ordinary dense array, not {kind}: {reason}."
+    return told + hint(UNMASKED[name]) if reason == MASK_LOST and name in UNMASKED else told
 
 
 def bad_labels(

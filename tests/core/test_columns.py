@@ -1,13 +1,22 @@
 """Columns of pandas, polars, pyarrow and xarray, and buffers, as labels and weights."""
 
 import array
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.helpers.backends import Backend
-from unified_loss import BackendError, DTypeError, cross_entropy, explain, linear_cross_entropy
+from tests.helpers.backends import BACKENDS, Backend
+from unified_loss import (
+    BackendError,
+    DTypeError,
+    OptionError,
+    cross_entropy,
+    explain,
+    linear_cross_entropy,
+)
+from unified_loss._diagnosis._operations import aliases
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
@@ -152,6 +161,74 @@ def test_missing_weights_have_a_hint_that_runs(make: Any) -> None:
     names: dict[str, Any] = {"sample_weight": mask}
     exec(hint_of(caught.value), names)  # noqa: S102 - our own text
     assert cross_entropy(LOGITS, IDS, sample_weight=names["sample_weight"]) > 0
+
+
+MASK = [False, True, False]
+MASKED: dict[str, tuple[Any, Any]] = {
+    "logits": (LOGITS, [[False] * 3, [True, False, False], [False] * 3]),
+    "labels": (np.array(IDS), MASK),
+    "class_weight": (np.array(WEIGHTS), MASK),
+    "sample_weight": (np.array(WEIGHTS), MASK),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_arrays_have_a_hint_that_runs(name: str) -> None:
+    """R2, R18: a mask drops examples where they are masked, and classes where those are."""
+    given: dict[str, Any] = {"logits": LOGITS, "labels": np.array([2, 1, 1])}
+    values, mask = MASKED[name]
+    given[name] = np.ma.masked_array(values, mask)
+    with pytest.raises(BackendError, match="its mask would be lost") as caught:
+        cross_entropy(**given)
+    names = {"np": np, name: given[name]}
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    lost = {"logits": -np.inf, "labels": -100}.get(name, 0)
+    np.testing.assert_array_equal(names[name], np.where(mask, lost, values))
+    assert np.isfinite(cross_entropy(**given | {name: names[name]}))
+
+
+def test_a_list_of_arrays_has_a_hint_that_runs(backend: Backend) -> None:
+    """R2: of the library of the logits; NumPy's are host data."""
+    logits, wanted = backend.asarray(LOGITS), cross_entropy(LOGITS, IDS, sample_weight=WEIGHTS)
+    ids = [backend.asarray(np.int32(one)) for one in IDS]
+    weights = [backend.asarray(np.float32(one)) for one in WEIGHTS]
+    names: dict[str, Any] = {"labels": ids, "sample_weight": weights}
+    if backend.name != "numpy":
+        for name, arrays in [*names.items()]:
+            others = {"labels": IDS, name: arrays}
+            with pytest.raises(BackendError, match=r"of type list of arrays\.") as caught:
+                cross_entropy(logits, **others)
+            code = hint_of(caught.value)
+            modules = {alias: import_module(path) for alias, path in aliases(code).items()}
+            exec(code, names | modules, names)  # noqa: S102 - our own text
+    found = cross_entropy(logits, **names)
+    np.testing.assert_allclose(backend.to_numpy(found), wanted, rtol=1e-6)
+
+
+def test_a_list_of_arrays_that_cannot_be_stacked(backend: Backend) -> None:
+    """R2: no line that fails, for a list that is nested, mixed or of another library."""
+    logits, one = backend.asarray(LOGITS), backend.asarray(np.int32(1))
+    other = BACKENDS["numpy" if backend.name == "array_api_strict" else "array_api_strict"]
+    alien = other.asarray(np.int32(1))
+    if backend.name not in {"numpy", "jax"}:  # which read them all
+        for labels in ([[one], [one]], [one, 1, 2]):
+            with pytest.raises(BackendError, match="hint: give numbers"):
+                cross_entropy(logits, labels)
+    if other.name != "numpy":
+        with pytest.raises(BackendError, match="hint: give numbers"):
+            cross_entropy(logits, [alien, alien, alien])
+
+
+def test_options_are_no_traced_numbers(backend: Backend) -> None:
+    """R8: one that is traced is told how it becomes a constant, the axis, too."""
+    if backend.name not in {"jax", "tensorflow"}:
+        pytest.skip("no number is traced, or the compiler makes a constant of it")
+    logits, number = backend.asarray(LOGITS), backend.asarray(np.int32(1))
+    for name in ("axis", "label_smoothing"):
+        call = backend.trace(lambda x, n, name=name: cross_entropy(x, IDS, **{name: n}))
+        with pytest.raises(OptionError, match=f"{name} must be .* is traced: .* constant") as told:
+            call(logits, number)
+        assert "axis=None" not in str(told.value)  # which may be another axis
 
 
 def test_sparse_rows_have_a_hint_that_runs() -> None:

@@ -29,7 +29,7 @@ CASES = {
         "  perhaps: labels first and logits second (arguments_swapped): dense labels run from -1 "
         "to 2, negative ones among them: scores, not probabilities, as if swapped (inverted); the "
         "order is (logits, labels).",
-        "    elsewhere: swap them, and give probabilities",
+        "    if the labels came first, swap them: logits, labels = labels, logits",
         "  perhaps: numbers that are no probabilities (dense_labels_no_probabilities): dense "
         "labels run from -1 to 2; probabilities are finite, not negative.",
         "    elsewhere: give probabilities, one for each class",
@@ -39,8 +39,8 @@ CASES = {
     ),
     "masked_logits": case(
         BackendError,
-        "logits must be an ordinary dense array, not numpy.ma.MaskedArray: its mask would be lost; "
-        "pass the data, and the mask as sample_weight=~array.mask.",
+        "logits must be an ordinary dense array, not numpy.ma.MaskedArray: its mask would be lost.",
+        "  hint: logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
         call=(np.ma.masked_array(scores(2, 3)), [0, 1]),
     ),
     "ragged_labels": case(

@@ -259,7 +259,6 @@ LABELS = {
 AXES = {
     "1.5": 1.5,
     "'1'": "1",
-    "a numpy.ndarray": np.arange(9),
     "[0, 1, 2, 3, 4, 5, ...]": list(range(99)),
 }
 
@@ -276,6 +275,17 @@ def test_message_of_an_axis(shown: str) -> None:
         "integer, from -2 to 1 for logits (2, 3).\n"
         "    fix: leave axis= out: axis=None\n"
         "    elsewhere: pass one integer as axis="
+    )
+
+
+def test_message_of_an_axis_that_is_an_array() -> None:
+    """R8: it may be any, so nothing is said to mean the same."""
+    with pytest.raises(OptionError) as caught:
+        cross_entropy(scores(2, 3), ids(2), axis=np.arange(9))
+    assert str(caught.value).partition("(given)\n")[2] == (
+        "  cause: no axis of the logits (class_axis_argument_invalid): the class axis is one "
+        "integer of Python, from -2 to 1.\n"
+        "    elsewhere: pass a number that is part of the program, and no array, as axis="
     )
 
 

@@ -12,7 +12,6 @@ from unified_loss import (
     ArgumentError,
     OptionError,
     RunningCrossEntropy,
-    ShapeError,
     cross_entropy,
     cross_entropy_with_grad,
     explain,
@@ -84,8 +83,8 @@ def test_words_are_not_ours() -> None:
 def test_a_weight_of_classes_is_no_layer(weight: Any) -> None:
     """R8: `explain` takes the weight of the last layer, whose name others have for another."""
     error = explain(LOGITS, LABELS, weight=weight).error
-    assert isinstance(error, ShapeError)
-    assert "a weight for each class is class_weight=" in str(error).lower()
+    assert isinstance(error, ArgumentError)
+    assert "here it is class_weight=, a weight for each class" in str(error)
 
 
 def test_signatures_show_no_more_than_there_is() -> None:

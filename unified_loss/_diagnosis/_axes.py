@@ -28,6 +28,13 @@ def class_axis_argument_invalid(facts: Facts) -> Readings:
     axis, logits = facts.problem.options.axis, facts.logits
     if axis is None or not logits:
         return
+    if rules.is_array(axis):  # which may be any, until the program runs
+        yield Reading(
+            Score.CERTAIN,
+            f"the class axis is one integer of Python, from {-len(logits)} to {len(logits) - 1}.",
+            (outside("pass a number that is part of the program, and no array, as axis="),),
+        )
+        return
     fixes = list(fix(facts, "leave axis= out", Step("axis", "set", None)))
     given = [rules.integer(i) for i in axis] if isinstance(axis, tuple | list) else []
     if given and None not in given:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from unified_loss import _host as host
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import LOOK, Values, values_of
 from unified_loss._diagnosis._fixes import Fix, outside
@@ -95,10 +96,12 @@ def missing_class_ids(given: Given) -> Readings:
 
 
 def _values(value: Any) -> Values | None:
-    """What a list holds, if something in it is missing."""
+    """What a list holds, if something in it is missing; of arrays there is nothing to be read."""
     import numpy as np
 
-    return values_of(np.array(value, object)) if isinstance(value, list | tuple) else None
+    if not isinstance(value, list | tuple) or host.array_in(value) is not None:
+        return None
+    return values_of(np.array(value, object))
 
 
 @cause(

@@ -41,6 +41,7 @@ def functions(module: str, **others: Render) -> Dialect:
         "stride": lambda x, value: f"{x}[{_strides(value)}]",
         "subtract": lambda x, n: f"({x} - {n})" if n > 0 else f"({x} + {-n})",
         "divide": lambda x, n: f"({x} // {n})",
+        "stack": lambda x, is_flat: f"{module}.stack({x})" if is_flat else "",
         "fill": lambda x, n: dialect["cast"](f"{module}.nan_to_num({x}, nan={n})", "int64"),
         **others,
     }

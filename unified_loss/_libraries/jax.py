@@ -25,6 +25,7 @@ class Jax(Library):
         "jnp",
         cast=lambda x, dtype: f"{x}.astype(jnp.{ {'int64': 'int32'}.get(dtype, dtype) })",
         one_hot=lambda x, classes: f"jax.nn.one_hot({x}, {classes})",
+        stack=lambda x, _: f"jnp.asarray({x})",  # which reads nested ones, too
         resize=lambda x, value: f'jax.image.resize({x}, {value[2]}, "nearest")',
     )
     aliases: ClassVar = {"jnp": "jax.numpy", "jax": "jax"}

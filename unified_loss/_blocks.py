@@ -4,14 +4,21 @@ Rows are independent, so a block is a small problem of its own: the same functio
 of the logits, labels and weights, and no array of the logits' size is made but the gradient.
 
 Most blocks are plain: their statistics are finite, and then the plain arithmetic was right. Only
-one that is not is computed again, with care for what is infinite or NaN and does not count.
+one that is not is computed again, with care for what is infinite or NaN and does not count. Where
+a look at the statistics would wait for an accelerator, every block is computed with care.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from unified_loss._examples import Examples, examples_of, weights_of, with_divisor
+from unified_loss._examples import (
+    Examples,
+    examples_of,
+    has_smoothed_labels,
+    weights_of,
+    with_divisor,
+)
 from unified_loss._ops import KernelOps
 from unified_loss._shapes import without
 from unified_loss._statistics import (
@@ -34,7 +41,11 @@ Item = tuple[int, Cut]  # a block and its number
 
 
 class BlockOps(KernelOps, Protocol):
-    """What blocks need beside the arithmetic."""
+    """What blocks need beside the arithmetic.
+
+    Only where values are read are the last four functions needed, and a layout only where a walk
+    is transposed.
+    """
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         """An array to be filled, where `like` is."""
@@ -138,6 +149,20 @@ class Field(NamedTuple):
         block = self.block(cut, x)
         return examples_of(self.ops, self.plan, block, plain=plain, smoothed=not plain)
 
+    def plain_rows(self, cut: Cut, x: Array, known: Examples) -> tuple[Examples, Statistics] | None:
+        """Examples and statistics of a block, the plain ones; None unless they are known to do."""
+        if not self.ops.reads_values:
+            return None
+        mine = self.examples(cut, x, known, plain=True)
+        found = self.ops.plain_statistics(self.plan, x, mine)
+        return (mine, found) if is_plain(self.ops, mine, found) else None
+
+    def careful_rows(self, cut: Cut, x: Array, known: Examples) -> tuple[Examples, Statistics]:
+        """The same with care for what is infinite or NaN and does not count."""
+        ops, plan = self.ops, self.plan
+        mine = self.examples(cut, x, known)
+        return mine, row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+
     def block(self, cut: Cut, x: Array) -> Operands:
         """The operands of a block, whose logits are `x`."""
         _, labels, _, weight, _ = self.operands
@@ -169,12 +194,11 @@ def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tupl
     def look_at(item: Item) -> None:
         number, cut = item
         x = field.logits(cut)
-        mine = field.examples(cut, x, examples, plain=True)
-        found = ops.plain_statistics(plan, x, mine)
-        if not is_plain(ops, mine, found):
+        known = field.plain_rows(cut, x, examples)
+        if known is None:
             careful.add(number)
-            mine = field.examples(cut, x, examples)
-            found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+            known = field.careful_rows(cut, x, examples)
+        mine, found = known
         for array, part in zip(statistics, found, strict=True):
             if array is not None:
                 field.fill(array, 0.0 if part is None else part, cut)
@@ -188,7 +212,7 @@ def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tupl
     field.go(look_at)
     examples, divisor = with_divisor(ops, plan, operands, examples)
     dropped = examples.dropped
-    all_dropped = dropped is not None and ops.all(dropped)
+    all_dropped = dropped is not None and ops.reads_values and ops.all(dropped)
     if dropped is not None and all_dropped:
         nothing = ops.cast(~dropped, plan.compute_dtype)
         statistics = Statistics(*(None if part is None else nothing for part in statistics))
@@ -226,7 +250,9 @@ def walk_gradient(
 
     def of_careful_block(x: Array, cut: Cut, factor: Array | None) -> Array:
         mine = field.examples(cut, x, examples)
-        found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+        found = Statistics(*field.parts(kept.statistics, cut))
+        if has_smoothed_labels(plan):
+            found = found._replace(q=None)  # which is a part of p
         return careful_gradient(ops, plan, x, mine, found, factor, divisor)
 
     def of_plain_block(x: Array, cut: Cut, factor: Array | None) -> Array:

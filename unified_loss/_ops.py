@@ -104,6 +104,8 @@ class KernelOps(Ops, Protocol):
     # Whether derivatives are right whatever m is in rows that do not count, so that it needs no
     # choice in front of the sums.
     derivatives_mend: ClassVar[bool] = False
+    # Whether blocks are looked at, since a value waits for no device.
+    reads_values: ClassVar[bool] = True
 
     def cast_like(self, x: Array, like: Array) -> Array:
         """`x` as an array of the dtype of `like`."""

@@ -29,7 +29,8 @@ FOOT = """
   loss and in the gradient row of that example. `check=True` reads them wherever values exist.
 - *float64* counts where the loss is right to double precision. MLX's exponential is not.
 - MLX is lazy as well; `mx.compile` is not tried, since on CPU it runs a C++ compiler each time.
-- CuPy takes the same path as array-api-strict, and is not in this table: it needs a GPU.
+- CuPy takes the path of array-api-strict, above 2^23 logits in blocks, and is not in this table:
+  it needs a GPU. A library that stands for it, whose values nobody can see, is tested.
 """
 VERSIONS = """
 ## Tested versions

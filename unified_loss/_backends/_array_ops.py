@@ -8,7 +8,7 @@ import array_api_compat
 import numpy as np
 
 from unified_loss import _messages as messages
-from unified_loss._blocks import Walk
+from unified_loss._blocks import Walk, walk_gradient, walk_loss, walk_sums
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
@@ -19,6 +19,9 @@ from unified_loss._sums import Sums, sums_of
 from unified_loss._threads import as_it_is
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 from unified_loss.exceptions import BackendError, LossInputError
+
+# Of CuPy, in logits: a few operations on so many take longer than it takes to launch them.
+WALK = Walk(2**23, transposed=False, threads=1, around=as_it_is)
 
 
 class ArrayOps(LinearOps):
@@ -271,10 +274,37 @@ class ArrayOps(LinearOps):
         return self.xp.broadcast_to(zero, (*hidden.shape[:-1], weight.shape[0]))
 
 
-class CupyOps(ArrayOps):  # pragma: no cover (needs an accelerator)
-    """CuPy."""
+class CupyOps(ArrayOps):
+    """CuPy: large problems go in blocks, and nothing waits for the device."""
 
     goes_by_tiles = True
+    reads_values = False  # and of `BlockOps` it has what is asked for then
+
+    def loss(self, plan: Plan, operands: Operands) -> Array:
+        if operands.logits.size <= WALK.size:
+            return super().loss(plan, operands)
+        ops: Any = self
+        return walk_loss(ops, WALK, plan, operands)[0]
+
+    def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
+        if operands.logits.size <= WALK.size:
+            return super().loss_and_gradient(plan, operands)
+        ops: Any = self
+        loss, kept = walk_loss(ops, WALK, plan, operands)
+        return loss, walk_gradient(ops, WALK, plan, operands, kept)
+
+    def sums(self, plan: Plan, operands: Operands) -> Sums:
+        if operands.logits.size <= WALK.size:
+            return super().sums(plan, operands)
+        ops: Any = self
+        return walk_sums(ops, WALK, plan, operands)
+
+    def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
+        device = array_api_compat.device(like)
+        return self.xp.empty(shape, dtype=getattr(self.xp, dtype), device=device)
+
+    def broadcast(self, x: Array, shape: Shape) -> Array:
+        return self.xp.broadcast_to(x, shape)
 
 
 class StandardOps(ArrayOps):

@@ -2,6 +2,10 @@
 
 A test that takes `backend` runs once for each; with `mode` and `dtype` once for each mode and
 floating dtype that the backend has. No framework is imported before a test of it runs.
+
+With ``--device`` arrays are on that device, and only those tests run that ask for a backend or are
+marked ``any_device`` or ``gpu``; those about the processor are skipped. "elsewhere" is a device
+that any machine has, and torch takes for an accelerator (`tests/helpers/torch_elsewhere.py`).
 """
 
 import itertools
@@ -14,7 +18,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from tests.helpers.backends import BACKENDS, Backend
+from tests.helpers.backends import BACKENDS, Backend, use
 
 common = {"deadline": None, "print_blob": True}
 common["suppress_health_check"] = [hypothesis.HealthCheck.too_slow]
@@ -27,12 +31,17 @@ hypothesis.settings.load_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--backend`` and ``--one-mode``."""
+    """Add ``--backend``, ``--device`` and ``--one-mode``."""
     parser.addoption(
         "--backend",
         action="append",
-        choices=tuple(BACKENDS),
+        metavar="NAME",
         help="test this backend (repeatable); without it, all that can be imported",
+    )
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help='where arrays are: "cuda", "mps", "xpu", or "elsewhere", which stands for them',
     )
     parser.addoption(
         "--one-mode",
@@ -42,8 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A backend that was asked for must be there."""
+    """A backend that was asked for must be there, with arrays on the device."""
+    device = config.getoption("--device")
+    if device != "cpu":
+        use(device)
     asked = config.getoption("--backend") or []
+    unknown = [name for name in asked if name not in _on_device(config)]
+    if unknown:
+        message = f"--backend {', '.join(unknown)}: has no arrays on {device}"
+        raise pytest.UsageError(message)
     missing = [name for name in asked if not BACKENDS[name].is_installed()]
     if missing:
         message = f"--backend {', '.join(missing)}: not installed"
@@ -55,7 +71,12 @@ def selected(config: pytest.Config) -> list[Backend]:
     asked = config.getoption("--backend")
     if asked:
         return [BACKENDS[name] for name in dict.fromkeys(asked)]
-    return [backend for backend in BACKENDS.values() if backend.is_installed()]
+    return [backend for backend in _on_device(config).values() if backend.is_installed()]
+
+
+def _on_device(config: pytest.Config) -> dict[str, Backend]:
+    device = config.getoption("--device")
+    return {name: backend for name, backend in BACKENDS.items() if backend.device == device}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -75,16 +96,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what is not asked for, and quieten what random data does not mean."""
-    if config.getoption("--one-mode"):
-        kept = [item for item in items if _is_in_its_mode(item)]
-        config.hook.pytest_deselected(items=set(items).difference(kept))
-        items[:] = kept
+    device, one_mode = config.getoption("--device"), config.getoption("--one-mode")
+    asked = [
+        item
+        for item in items
+        if _is_about(item, device) and (not one_mode or _is_in_its_mode(item))
+    ]
+    config.hook.pytest_deselected(items=list(set(items).difference(asked)))
+    items[:] = asked
     # Random rows of integers often have several ones; what a page tells of them is tested.
     warning = "unified_loss.exceptions.LossInputWarning"
     silent = pytest.mark.filterwarnings(f"ignore:rows of labels .* have several ones:{warning}")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(silent)
+        processor = item.get_closest_marker("processor")
+        if processor and device != "cpu":
+            item.add_marker(pytest.mark.skip(reason=processor.kwargs["reason"]))
+
+
+def _is_about(item: pytest.Item, device: str) -> bool:
+    """Whether a test says something of the device that is asked for."""
+    if item.get_closest_marker("gpu"):
+        return device != "cpu"
+    has_backend = "backend" in getattr(item, "fixturenames", ())
+    is_of_any = item.get_closest_marker("any_device") is not None
+    if device == "elsewhere":  # which is no place for inference mode, nor for backwards in one
+        return has_backend and not is_of_any and item.path.parent.name != "linear"
+    return device == "cpu" or has_backend or is_of_any
 
 
 def _is_in_its_mode(item: pytest.Item) -> bool:

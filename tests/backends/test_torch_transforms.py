@@ -18,6 +18,8 @@ from tests.helpers.variants import KINDS, REDUCTIONS
 from unified_loss import LabelError, LossInputError, cross_entropy, cross_entropy_with_grad
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.any_device
+host = TORCH.to_numpy
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +78,9 @@ def test_loss_and_gradient_survive(transform: str, case: str, rng: Generator) ->
     function, (logits,) = loss_in(problem, "logits")
     logits.requires_grad_()
     loss = TRANSFORMS[transform](function)(logits)
-    assert_accurate(loss.detach().numpy(), problem, "float32")
+    assert_accurate(host(loss.detach()), problem, "float32")
     loss.sum().backward()
-    assert_accurate(logits.grad.numpy(), problem, "float32", "gradient")
+    assert_accurate(host(logits.grad), problem, "float32", "gradient")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -87,19 +89,19 @@ def test_function_transforms_agree(case: str, rng: Generator) -> None:
     problem = problem_of(case, rng)
     function, (logits,) = loss_in(problem, "logits")
     slope, value = torch.func.grad_and_value(function)(logits)
-    assert_accurate(value.numpy(), problem, "float32")
-    assert_accurate(slope.numpy(), problem, "float32", "gradient")
+    assert_accurate(host(value), problem, "float32")
+    assert_accurate(host(slope), problem, "float32", "gradient")
     value, pull = torch.func.vjp(function, logits)
     (slope,) = pull(torch.ones_like(value))
-    assert_accurate(slope.numpy(), problem, "float32", "gradient")
+    assert_accurate(host(slope), problem, "float32", "gradient")
     leaf = logits.clone().requires_grad_()
     (slope,) = torch.autograd.grad(function(leaf), leaf)
-    assert_accurate(slope.numpy(), problem, "float32", "gradient")
-    direction = torch.tensor(rng.standard_normal(logits.shape), dtype=torch.float32)
+    assert_accurate(host(slope), problem, "float32", "gradient")
+    direction = TORCH.asarray(rng.standard_normal(logits.shape), "float32")
     value, tangent = torch.func.jvp(function, (logits,), (direction,))
-    assert_accurate(value.numpy(), problem, "float32")
-    expected = (evaluate(problem).gradient * direction.numpy()).sum()
-    np.testing.assert_allclose(tangent, float(expected), rtol=1e-5)
+    assert_accurate(host(value), problem, "float32")
+    expected = (evaluate(problem).gradient * host(direction)).sum()
+    np.testing.assert_allclose(host(tangent), float(expected), rtol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -133,7 +135,7 @@ def test_second_derivatives_are_true(way: str, kind: LabelKind, rng: Generator) 
     """R22: every way to a Hessian."""
     problem = weighted(rng, kind)
     function, (logits,) = loss_in(problem, "logits", dtype="float64")
-    np.testing.assert_allclose(SECOND[way](function)(logits), hessian(problem), 1e-8, 1e-9)
+    np.testing.assert_allclose(host(SECOND[way](function)(logits)), hessian(problem), 1e-8, 1e-9)
 
 
 @pytest.mark.parametrize("jacobian", [torch.func.jacrev, torch.func.jacfwd])
@@ -143,7 +145,7 @@ def test_jacobian_of_unreduced_losses_is_block_diagonal(
     """R14, R22: an example's loss has no slope in another's logits."""
     problem = weighted(rng, reduction="none")
     function, (logits,) = loss_in(problem, "logits")
-    slopes = jacobian(function)(logits).numpy()
+    slopes = host(jacobian(function)(logits))
     rows = range(len(slopes))
     assert_accurate(slopes[rows, rows], problem, "float32", "gradient")
     assert not slopes[~np.eye(len(slopes), dtype=bool)].any()
@@ -183,17 +185,17 @@ def test_vmap_is_a_loop(mapped: str, kind: LabelKind, chunk: int | None, rng: Ge
     ]
     losses = torch.func.vmap(one, chunk_size=chunk)(*stacked)
     for loss, lane in zip(losses, lanes, strict=True):
-        assert_accurate(loss.numpy(), lane, "float32")
+        assert_accurate(host(loss), lane, "float32")
     if "logits" in names:
         slopes = torch.func.vmap(torch.func.grad(one), chunk_size=chunk)(*stacked)
         for slope, lane in zip(slopes, lanes, strict=True):
-            assert_accurate(slope.numpy(), lane, "float32", "gradient")
+            assert_accurate(host(slope), lane, "float32", "gradient")
 
 
 def test_vmap_poisons_one_row(rng: Generator) -> None:
     """R17, R23: where values cannot be read, a bad label gives NaN in its row and gradient only."""
-    logits = torch.tensor(rng.standard_normal((3, 4, 5)))
-    labels = torch.tensor(rng.integers(0, 5, (3, 4)))
+    logits = TORCH.asarray(rng.standard_normal((3, 4, 5)))
+    labels = TORCH.asarray(rng.integers(0, 5, (3, 4)))
     labels[1, 2], labels[2, 0] = 5, -1
 
     def losses(logits: Any, labels: Any) -> Any:
@@ -221,8 +223,8 @@ def test_make_fx_records_no_values(case: str, mode: str, rng: Generator) -> None
     step = torch.func.grad_and_value(total)
     graph = make_fx(step, tracing_mode=mode)(logits + 1, arrays)
     slope, loss = graph(logits, arrays)
-    assert_accurate(loss.numpy(), problem, "float32")
-    assert_accurate(slope.numpy(), problem, "float32", "gradient")
+    assert_accurate(host(loss), problem, "float32")
+    assert_accurate(host(slope), problem, "float32", "gradient")
     if problem.has_index_labels:
         labels.reshape(-1)[-1] = problem.num_classes
         counts = problem.example_weights().reshape(-1)[-1] != 0
@@ -245,8 +247,8 @@ def test_fake_and_meta_tensors_have_the_shape(
     fake = FakeTensorMode()
     for move in (fake.from_tensor, lambda tensor: tensor.to("meta")):
         moved = {name: move(tensor) for name, tensor in arrays.items()}
-        host = problem.arrays | {"logits": moved["logits"]}
-        for given in (moved, host):
+        given_there = problem.arrays | {"logits": moved["logits"]}
+        for given in (moved, given_there):
             loss = cross_entropy(**given, **problem.options)
             assert (loss.device, tuple(loss.shape)) == (moved["logits"].device, shape)
             assert loss.dtype == torch.float32
@@ -281,10 +283,10 @@ def test_autocast_computes_in_float32(case: str, rng: Generator) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = function(logits)
         assert loss.dtype == torch.float32
-        assert_accurate(loss.detach().numpy(), problem, "bfloat16")
+        assert_accurate(host(loss.detach()), problem, "bfloat16")
     loss.backward()
     assert logits.grad.dtype == torch.bfloat16
-    assert_accurate(logits.grad.float().numpy(), problem, "bfloat16", "gradient")
+    assert_accurate(host(logits.grad.float()), problem, "bfloat16", "gradient")
 
 
 class Named(torch.Tensor):
@@ -315,7 +317,7 @@ def test_subclasses_keep_their_semantics(subclass: type, rng: Generator) -> None
     assert type(loss) is subclass
     assert subclass is Named or Counting.calls > before
     loss.backward()
-    gradient = arrays["logits"].grad.as_subclass(torch.Tensor).numpy()
+    gradient = host(arrays["logits"].grad.as_subclass(torch.Tensor))
     assert_accurate(gradient, problem, "float32", "gradient")
     labels = (arrays["labels"] + 5).as_subclass(subclass)
     with pytest.raises(LabelError):
@@ -336,13 +338,13 @@ def test_wrapper_subclasses_and_modes_see_each_operation(rng: Generator) -> None
     problem = problem_of("everything", rng)
     function, (logits,) = loss_in(problem, "logits")
     pair = function(TwoTensor(logits, logits + 1))
-    assert_accurate(pair.a.numpy(), problem, "float32")
-    assert_accurate(pair.b.numpy(), problem.but(logits=problem.logits + 1), "float32")
-    host = problem.arrays | {"logits": logits}
+    assert_accurate(host(pair.a), problem, "float32")
+    assert_accurate(host(pair.b), problem.but(logits=problem.logits + 1), "float32")
+    on_host_too = problem.arrays | {"logits": logits}
     with Watching(), torch.device("meta"):
-        losses = [function(logits), cross_entropy(**host, **problem.options)]
+        losses = [function(logits), cross_entropy(**on_host_too, **problem.options)]
     for loss in losses:
-        assert_accurate(loss.numpy(), problem, "float32")
+        assert_accurate(host(loss), problem, "float32")
 
 
 def test_inference_mode_makes_inference_tensors(rng: Generator) -> None:
@@ -352,9 +354,9 @@ def test_inference_mode_makes_inference_tensors(rng: Generator) -> None:
     with torch.inference_mode():
         loss = function(logits.requires_grad_())
         assert loss.is_inference()
-        assert_accurate(loss.numpy(), problem, "float32")
+        assert_accurate(host(loss), problem, "float32")
         _, slope = cross_entropy_with_grad(**TORCH.place(problem, "float32"), **problem.options)
-    assert_accurate(slope.numpy(), problem, "float32", "gradient")
+    assert_accurate(host(slope), problem, "float32", "gradient")
 
 
 def test_deterministic_algorithms_change_no_bit(rng: Generator) -> None:
@@ -373,15 +375,15 @@ def test_deterministic_algorithms_change_no_bit(rng: Generator) -> None:
     for ours, again in zip(*slopes[1:], strict=True):
         assert torch.equal(ours, again)
     for ours, before in zip(*slopes[:2], strict=True):
-        assert_close(ours.numpy(), before.numpy(), "float32", scale=1)
+        assert_close(host(ours), host(before), "float32", scale=1)
 
 
 def test_anomaly_detection_finds_no_nan(rng: Generator) -> None:
     """R16, R18: dropped rows of NaN and masked classes put no NaN into the backward pass."""
     problem = problem_of("masked_class", rng)
-    logits = torch.tensor(problem.logits)
+    logits = TORCH.asarray(problem.logits)
     logits[0] = np.nan
-    labels = torch.tensor(problem.labels)
+    labels = TORCH.asarray(problem.labels)
     labels[0] = -100
     logits = torch.nn.Parameter(logits)
     with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """What the tests do with each array library, by what its `Library` tells of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,15 +16,17 @@ INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 
 
 class Backend:
-    """A library under test, on the processor where it can choose."""
+    """A library under test, whose arrays are on one device."""
 
     def __init__(self, library: Library) -> None:
         self.library, self.name = library, library.name
+        self.device = library.chosen_device
         self.floats, self.has_autodiff = library.floats, library.has_autodiff
         self.modes = ("eager", "traced") if library.compiler else ("eager",)
         # Modes in which every new call costs a compilation.
         self.compiles = self.modes if library.compiles_operations else ("traced",)
-        self.reads_labels = not library.is_lazy  # eager label values are read, and bad ones raise
+        # Whether eager label values are read, and bad ones raise.
+        self.reads_labels = not library.is_lazy and self.device == "cpu"
         self.is_installed, self.precision = library.is_installed, library.precision
         self.asarray = library.asarray
 
@@ -127,6 +130,11 @@ class Backend:
 class Torch(Backend):
     """Dynamo's graph is run eagerly: inductor costs seconds a shape."""
 
+    def __init__(self, library: Library) -> None:
+        super().__init__(library)
+        if self.device == "elsewhere":  # which Dynamo cannot fake
+            self.modes, self.compiles = ("eager",), ()
+
     def trace(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """One graph, of this function alone."""
         self.library.xp._dynamo.reset()
@@ -162,9 +170,26 @@ def _refuse_to_compute(*_: Any, **__: Any) -> None:
 
 # These two are tested otherwise than their users use them, for the reasons in their docstrings.
 OTHERWISE: dict[str, type[Backend]] = {"torch": Torch, "dask": Dask}
-LIBRARIES = [libraries.named(name, "cpu") for name in libraries.known_names()]
-BACKENDS = {
-    library.name: OTHERWISE.get(library.name, Backend)(library)
-    for library in LIBRARIES
-    if not library.needs_gpu
-}
+BACKENDS: dict[str, Backend] = {}
+
+
+def use(device: str) -> None:
+    """Put the arrays of the libraries that have the device there, of others on the processor."""
+    if device == "cuda":
+        os.environ["JAX_PLATFORMS"] = "cuda,cpu"  # the first is where its arrays are
+    if device == "elsewhere":
+        from tests.helpers import torch_elsewhere
+
+        torch_elsewhere.register()
+    BACKENDS.clear()
+    for name in libraries.known_names():
+        library = libraries.named(name, device if _has(name, device) else "cpu")
+        if not library.needs_gpu or library.chosen_device != "cpu":
+            BACKENDS[name] = OTHERWISE.get(name, Backend)(library)
+
+
+def _has(library: str, device: str) -> bool:
+    return library == "torch" or (device == "cuda" and library in {"cupy", "jax"})
+
+
+use("cpu")

@@ -277,6 +277,7 @@ def test_abstract_arrays_tell_their_library(name: str, installed: list[Backend])
         assert "numpy" in str(explain(logits, labels, framework="numpy"))
 
 
+@pytest.mark.processor(reason="shapes are those of arrays on the processor")
 def test_kernel_by_shapes_is_that_of_arrays(backend: Backend) -> None:
     """Shapes alone tell the kernel that serves arrays of every library."""
     for shape in ((4, 3), (4000, 20), (400, 200)):

@@ -17,6 +17,7 @@ def written() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
+@pytest.mark.processor(reason="the page is of arrays on the processor")
 def test_support_table_is_current(backend: Backend) -> None:
     """R1, R4, R17, R22, R23: each cell of the page is tried again."""
     head, _, *rows = written()

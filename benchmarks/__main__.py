@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -11,11 +12,13 @@ from time import perf_counter
 from benchmarks import grid, imports, results
 from benchmarks.cases import NATIVE, ON_ACCELERATORS, Case, all_cases, is_quick
 from benchmarks.draws import MODES, drawn
-from benchmarks.measure import DRAWN, QUICK, Bench, Effort, kept_busy
+from benchmarks.measure import DRAWN, ON_DEVICE, QUICK, Bench, Effort, kept_busy
 from benchmarks.plots import HERE as PLOTS
 from benchmarks.plots import draw_all
 from benchmarks.report import report
 from benchmarks.results import Row
+
+ON_DEVICE_SECONDS = 440
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,8 +47,16 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0, help="what they are drawn by")
     command.add_argument("--cases", type=int, default=200, help="how many for each framework")
-    command.add_argument("--seconds", type=float, help="begin no random case after that time")
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--seconds", type=float, help="begin no case after that time")
+    command.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help=f"cuda has cases of its own, and {ON_DEVICE_SECONDS} seconds",
+    )
+    command.add_argument(
+        "--tiny", action="store_true", help="the same cases on a few logits, to try the command"
+    )
     command.add_argument("--busy", action="store_true", help="while one core has other work")
     command.add_argument("--results", type=Path, default=results.HERE, metavar="FOLDER")
     command.add_argument("--plots", type=Path, default=PLOTS, metavar="FOLDER")
@@ -126,24 +137,27 @@ def selected(options: argparse.Namespace) -> list[Case]:
     """The cases that the command line asks for."""
     on_device = set(ON_ACCELERATORS) if options.device == "cuda" else set(NATIVE) - {"cupy"}
     wanted = on_device & set(options.only or NATIVE)
-    return [
+    chosen = (
         case
-        for case in all_cases()
+        for case in all_cases(options.device)
         if {case.home(case.peer), case.framework} <= on_device
         and case.framework in wanted
         and (not options.quick or is_quick(case))
         and (not options.case or fnmatch.fnmatch(case.name, options.case))
-    ]
+    )
+    return list(dict.fromkeys(case.small() if options.tiny else case for case in chosen))
 
 
 def run(cases: Sequence[Case], options: argparse.Namespace, *, with_import: bool) -> None:
     """Measure cases, and enter each into the file of its framework as soon as it is done."""
-    effort = QUICK if options.quick else Effort()
+    effort = ON_DEVICE if options.device != "cpu" else Effort()
+    effort = QUICK if options.quick else effort
+    columns = results.columns_of(options.device)
     with kept_busy() if options.busy else nullcontext():
         for count, row in enumerate(_rows(cases, options, effort, with_import=with_import), 1):
             where = (row["framework"], options.device)
             file = results.file_of(*where, busy=options.busy, folder=options.results)
-            results.write([row], file)
+            results.write([row], file, columns)
             print(f"[{count}/{len(cases) + with_import}] {_summary(row)}", flush=True)
 
 
@@ -152,10 +166,16 @@ def _rows(
 ) -> Iterator[Row]:
     if with_import:
         yield imports.row(effort.least_rounds * 2)
+    limit = options.seconds
+    if limit is None:
+        limit = math.inf if options.device == "cpu" else ON_DEVICE_SECONDS
+    end = perf_counter() + limit
     # A process for each framework at a time, and no idle ones beside it.
     for framework in dict.fromkeys(case.framework for case in cases):
         with Bench(options.device, busy=options.busy, effort=effort) as bench:
-            yield from (bench.row(case) for case in cases if case.framework == framework)
+            for case in cases:
+                if case.framework == framework and perf_counter() < end:
+                    yield bench.row(case)
 
 
 def _summary(row: Row) -> str:
@@ -163,8 +183,9 @@ def _summary(row: Row) -> str:
         return f"{row['case']}: {row['note']}"
     ratio = "" if row.get("ratio") is None else f", {row['ratio']:.3g}x"
     peak = "" if row.get("ours_mb") is None else f", {row['ours_mb']:.4g} MB"
+    speed = "" if row.get("copy_gbs") is None else f", {results.bandwidth(row)}"
     mark = " !" if row["holds"] == "no" else ""  # over its limit
-    return f"{row['case']}: {row['ours_ms']:.4g} ms{ratio}{peak}{mark}"
+    return f"{row['case']}: {row['ours_ms']:.4g} ms{ratio}{peak}{speed}{mark}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ Shape = tuple[int, ...]
 
 OURS = "unified_loss"
 PLAIN = "unified_loss without options"
+COPY = "copy of the logits"
+COMPILED = "compiled F.cross_entropy"
+LIGER = "Liger"
 
 SMALLEST: Shape = (128, 10)
 FEW_CLASSES: Shape = (65536, 10)
@@ -42,6 +45,8 @@ FORWARD, BOTH = DIRECTIONS
 HOMES = {
     "F.cross_entropy": "torch",
     "F.cross_entropy(x.float())": "torch",
+    COMPILED: "torch",
+    LIGER: "torch",
     "scipy": "numpy",
     "scikit-learn": "numpy",
     "hand-written": "numpy",
@@ -60,12 +65,13 @@ NATIVE = {
     "cupy": "cupyx",
 }
 ON_ACCELERATORS = ("torch", "jax", "cupy")
+PACKAGES = {LIGER: "liger_kernel"}  # what a peer needs beside its framework
 
 
 class Case(NamedTuple):
     """One loss against one peer."""
 
-    kind: str  # "time", "added", "option", "tracing", "scaling", "grid"
+    kind: str  # "time", "added", "option", "tracing", "scaling", "grid", "device"
     framework: str
     shape: Shape
     peer: str
@@ -107,6 +113,17 @@ class Case(NamedTuple):
     def logits_bytes(self) -> int:
         """The memory of the logits."""
         return self.size * (2 if self.dtype == "bfloat16" else 4)
+
+    @property
+    def moved_bytes(self) -> int:
+        """What has to be moved at the least: the arguments in, and the gradient out."""
+        labels = 4 * self.size if self.labels == "dense" else 0
+        return labels + self.logits_bytes * (2 if self.direction == BOTH else 1)
+
+    @property
+    def data(self) -> "Case":
+        """What cases that can share their arguments have in common."""
+        return self._replace(kind="", peer="", mode="", memory=False)
 
     @property
     def name(self) -> str:
@@ -252,8 +269,47 @@ def scaling() -> Iterator[Case]:
             yield Case("scaling", framework, shape, peer, mode, direction, memory=memory)
 
 
-def all_cases() -> tuple[Case, ...]:
-    """Every case, in the order of measuring."""
+# Two language models, few tokens of a large vocabulary, few classes, two classifiers, and images.
+DEVICE_SHAPES: tuple[Shape, ...] = (
+    (8192, 32000),
+    (4096, 128256),
+    (8, 262144),
+    (10_000_000, 10),
+    (1024, 1000),
+    (128, 10),
+    (8, 21, 512, 512),
+)
+MODELS = DEVICE_SHAPES[:2]
+
+
+def device_cases() -> Iterator[Case]:
+    """PyTorch on an accelerator: plain calls first, those that share arguments one by one."""
+    calls = [
+        Case("device", "torch", shape, peer, direction=direction, dtype=dtype, memory=True)
+        for shape, (dtype, peer), direction in itertools.product(
+            DEVICE_SHAPES, {"float32": "F.cross_entropy", "bfloat16": FLOAT}.items(), DIRECTIONS
+        )
+    ]
+    for call in calls:
+        yield call
+        if call.dtype != "float32":
+            yield call._replace(peer="F.cross_entropy")
+        if call.shape in MODELS:
+            yield call._replace(peer=COMPILED)
+        if len(call.shape) == 2:
+            yield call._replace(peer=LIGER)
+    for call in calls:
+        yield call._replace(options=COMBINED)
+        yield call._replace(options=OPTIONS, peer=PLAIN)
+        if call.shape not in MODELS[1:]:
+            yield call._replace(labels="dense")
+
+
+def all_cases(device: str = "cpu") -> tuple[Case, ...]:
+    """Every case for a kind of device, in the order of measuring."""
+    if device != "cpu":
+        others = (case for case in all_cases() if case.framework != "torch")
+        return (*device_cases(), *others)
     return (*itertools.chain.from_iterable(grid.cases() for grid in GRIDS), *scaling())
 
 

@@ -7,7 +7,7 @@ from statistics import linear_regression
 from typing import NamedTuple
 
 from benchmarks.limits import SLOPES, SLOPES_FROM
-from benchmarks.results import Row, size_of
+from benchmarks.results import Row, bandwidth, size_of
 
 CLASSES = 1000  # where the examples become more
 EXAMPLES = 1000  # where the classes do
@@ -65,14 +65,26 @@ def report(rows: Sequence[Row]) -> str:
     slopes = [text for line in lines(rows) if (text := _slope_verdict(line))]
     failed = [row for row in rows if row["note"] and row["kind"] != "import"]
     notes = [f"  {row['case']}: {row['note']}" for row in failed]
+    device = [_on_device(row) for row in rows if row.get("copy_gbs") is not None]
     kept = sum(row["holds"] == "yes" for row in limited)
     free = sum(not row["holds"] and row["ours_ms"] is not None for row in rows)
     return "\n".join([
         f"Limits: {kept} of {len(limited)} rows keep theirs; {free} more have none",
         *texts,
+        *(["On the device: time, over the peer's, memory, bandwidth of ours and of a copy", *device]
+          if device else []),
         *(["Slopes of log time against log size", *slopes] if slopes else []),
         *(["Not measured, or not all of it", *notes] if notes else []),
     ])  # fmt: skip
+
+
+def _on_device(row: Row) -> str:
+    parts = [f"{row['ours_ms']:.4g} ms"]
+    if row["ratio"] is not None:
+        parts.append(f"{row['ratio']:.3g}x")
+    if row["ours_mb"] is not None:
+        parts.append(f"{row['ours_mb']:.4g} of {row['peer_mb'] or math.nan:.4g} MB")
+    return f"  {row['case']}: {'; '.join([*parts, bandwidth(row)])}"
 
 
 def _verdict(row: Row) -> str:

@@ -40,6 +40,8 @@ COLUMNS = (
     "versions",
     "date",
 )
+# Of a device beside the host: what is moved at the least over our time, and a copy of the logits.
+DEVICE_COLUMNS = (*COLUMNS[:17], "ours_gbs", "copy_gbs", *COLUMNS[17:])
 GRID_COLUMNS = (
     "case",
     "seed",
@@ -68,7 +70,7 @@ GRID_COLUMNS = (
 )
 NUMBERS = (
     *("ours_ms", "peer_ms", "ratio", "added_us", "ours_mb", "peer_mb", "logits_mb"),
-    *("ours_low_ms", "peer_low_ms", "low_ratio"),
+    *("ours_low_ms", "peer_low_ms", "low_ratio", "ours_gbs", "copy_gbs"),
 )
 
 
@@ -81,6 +83,11 @@ def file_of(framework: str, device: str, *, busy: bool = False, folder: Path = H
     'torch-busy.csv'
     """
     return folder / f"{framework}{_suffix(device, busy=busy)}"
+
+
+def columns_of(device: str) -> Sequence[str]:
+    """The columns of a file of that device."""
+    return COLUMNS if device == "cpu" else DEVICE_COLUMNS
 
 
 def grid_folder(folder: Path = HERE) -> Path:
@@ -144,6 +151,17 @@ def read_all(device: str, *, busy: bool = False, folder: Path = HERE) -> list[Ro
 def size_of(row: Row) -> int:
     """The number of logits."""
     return math.prod(map(int, row["shape"].split("x")))
+
+
+def bandwidth(row: Row) -> str:
+    """What our loss reaches of what a copy does.
+
+    Examples
+    --------
+    >>> bandwidth({"ours_gbs": 1800.0, "copy_gbs": 2400.0})
+    '1800 of 2400 GB/s'
+    """
+    return f"{row['ours_gbs']:.4g} of {row['copy_gbs']:.4g} GB/s"
 
 
 def _text(value: object) -> str:

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
-from benchmarks.cases import PLAIN, Case
+from benchmarks.cases import COPY, PLAIN, Case
 from benchmarks.inputs import host_inputs
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Desk:
     @classmethod
     def inputs(cls, case: Case) -> "Inputs":
         """The arguments of a case; two losses of one case share them."""
-        if case not in cls.prepared:
-            cls.prepared[case] = cls.framework.inputs(case, host_inputs(case))
-        return cls.prepared[case]
+        if case.data not in cls.prepared:
+            cls.prepared[case.data] = cls.framework.inputs(case, host_inputs(case))
+        return cls.prepared[case.data]
 
     @classmethod
     def step(cls, case: Case, loss: str) -> "Step":
@@ -68,11 +68,18 @@ class Desk:
         return cls.framework.step(case, loss, cls.inputs(case))
 
 
-def forget() -> None:
-    """Free what belongs to the case before."""
+def forget(case: Case) -> None:
+    """Free what belongs to the cases before, and not to this one."""
     Desk.steps.clear()
+    kept = {data: inputs for data, inputs in Desk.prepared.items() if data == case.data}
     Desk.prepared.clear()
+    Desk.prepared.update(kept)
     Desk.framework.forget()
+
+
+def prepare_copy(case: Case) -> None:
+    """Make ready what a loss is compared with: the logits copied on their device."""
+    Desk.steps[COPY] = Desk.framework.copy(Desk.inputs(case))
 
 
 def prepare(case: Case, loss: str) -> float:
@@ -86,11 +93,7 @@ def prepare(case: Case, loss: str) -> float:
 
 def seconds(loss: str, number: int) -> float:
     """The time of one call, over `number` of them one after the other."""
-    step, wait = Desk.steps[loss], Desk.framework.wait
-    start = perf_counter()
-    for _ in range(number):
-        wait(step())
-    return (perf_counter() - start) / number
+    return Desk.framework.timer.seconds(Desk.steps[loss], number)
 
 
 def in_turns(losses: Sequence[str], duration: float, least: int, most: int) -> list[list[float]]:
@@ -136,6 +139,16 @@ def peak_bytes(case: Case, loss: str) -> int:
     for _ in range(2):  # the second call may compile once more
         framework.wait(rehearsal())
     return framework.peak(step)
+
+
+def counts_peaks() -> bool:
+    """Whether `peak_bytes_here` tells the memory of a call alone."""
+    return Desk.framework.counts_peaks
+
+
+def peak_bytes_here(loss: str) -> int:
+    """The same in this process, whose framework counts each call's memory by itself."""
+    return Desk.framework.peak(Desk.steps[loss])
 
 
 def described() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.cases import BOTH, OURS, PLAIN, Case
 from benchmarks.inputs import HostInputs
 from benchmarks.memory import host_peak
+from benchmarks.timers import EventTimer, WallTimer
 from unified_loss import cross_entropy
 from unified_loss._libraries import Library
 
@@ -54,6 +55,7 @@ class Framework:
     packages: tuple[str, ...] = ()  # whose versions belong to a result
     compiled_modes: tuple[str, ...] = ()
     peers: ClassVar[Mapping[str, Callable[[Inputs], Loss]]] = {}
+    overwrites: ClassVar[frozenset[str]] = frozenset()  # the peers that do so with their logits
 
     def __init__(self, library: Library, device: str) -> None:
         self.library, self.device = library, device
@@ -68,6 +70,24 @@ class Framework:
 
     def wait(self, result: Any) -> None:
         """Return when the result is there."""
+
+    @cached_property
+    def timer(self) -> WallTimer | EventTimer:
+        """What tells how long calls take."""
+        return WallTimer(self.wait)
+
+    @property
+    def counts_peaks(self) -> bool:
+        """Whether `peak` is that of a call, whatever the process did before."""
+        return False
+
+    def copied(self, logits: Any) -> Any:
+        """The logits once more."""
+        raise NotImplementedError
+
+    def copy(self, inputs: Inputs) -> Step:
+        """A step that copies the logits on their device, to where there is room already."""
+        raise NotImplementedError
 
     def forget(self) -> None:
         """Drop what the framework keeps of earlier cases."""
@@ -111,6 +131,8 @@ class Framework:
         loss = self.loss(name, inputs)
         if case.kind == "tracing":
             return self.traced(loss, inputs, case.mode)
+        if name in self.overwrites:
+            inputs = inputs._replace(logits=self.copied(inputs.logits))
         return partial(self.assembled(loss, case), inputs.logits, inputs.labels)
 
     def assembled(self, loss: Loss, case: Case) -> Loss:

@@ -1,13 +1,15 @@
 """PyTorch."""
 
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F  # noqa: N812 (everyone's name for it)
 
-from benchmarks.cases import BOTH, Case
+from benchmarks.cases import BOTH, COMPILED, LIGER, Case
 from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
 from benchmarks.frameworks.numpy import eagerpy_recipe
+from benchmarks.timers import EventTimer, WallTimer
 
 
 def native(inputs: Inputs) -> Loss:
@@ -30,16 +32,56 @@ def native_in_float32(inputs: Inputs) -> Loss:
     return lambda logits, labels: loss(logits.float(), labels)
 
 
+def compiled_native(inputs: Inputs) -> Loss:
+    """By inductor, as precise as ours."""
+    compiled: Loss = torch.compile(native_in_float32(inputs), fullgraph=True, dynamic=False)
+    return compiled
+
+
+def liger(inputs: Inputs) -> Loss:  # noqa: ARG001 (class ids on the last axis alone)
+    """The kernel of Liger, which writes the gradient over the logits."""
+    from liger_kernel.transformers.functional import liger_cross_entropy
+
+    def loss(logits: Any, labels: Any) -> Any:
+        found = liger_cross_entropy(logits, labels)
+        return found[0] if isinstance(found, tuple) else found
+
+    return loss
+
+
 class Torch(Framework):
     """PyTorch."""
 
-    packages = ("torch", "eagerpy")
+    packages = ("torch", "triton", "liger_kernel", "eagerpy")
     compiled_modes = ("compiled",)
     peers: ClassVar = {
         "F.cross_entropy": native,
         "F.cross_entropy(x.float())": native_in_float32,
+        COMPILED: compiled_native,
+        LIGER: liger,
         "eagerpy": eagerpy_recipe,
     }
+    overwrites = frozenset({LIGER})
+
+    @property
+    def counts_peaks(self) -> bool:
+        """The allocator of a GPU tells what is in use."""
+        return self.device == "cuda"
+
+    @cached_property
+    def timer(self) -> WallTimer | EventTimer:
+        """On a GPU, its own."""
+        if self.device != "cuda":
+            return super().timer
+        return EventTimer(partial(torch.cuda.Event, enable_timing=True), self.wait)
+
+    def copied(self, logits: Any) -> Any:
+        """As a leaf of its own."""
+        return logits.detach().clone()
+
+    def copy(self, inputs: Inputs) -> Step:
+        """By one operation."""
+        return partial(torch.empty_like(inputs.logits).copy_, inputs.logits.detach())
 
     def assembled(self, loss: Loss, case: Case) -> Loss:
         """Only the loss is compiled; inductor makes its backward pass along with it."""

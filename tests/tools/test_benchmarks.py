@@ -4,7 +4,7 @@ import csv
 import doctest
 import functools
 import importlib
-import math
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -13,11 +13,25 @@ import pytest
 
 import benchmarks.__main__ as command
 from benchmarks import draws, frameworks, grid, imports, measure, report, results
-from benchmarks.cases import BOTH, COMBINED, DIRECTIONS, FLOAT, FORWARD, OURS, Case, all_cases
+from benchmarks.cases import (
+    BOTH,
+    COMBINED,
+    COMPILED,
+    DIRECTIONS,
+    FLOAT,
+    FORWARD,
+    OURS,
+    PACKAGES,
+    PLAIN,
+    Case,
+    all_cases,
+    device_cases,
+)
 from benchmarks.draws import MODES, drawn
 from benchmarks.inputs import IGNORED, host_inputs
 from benchmarks.limits import LIMITS, Limit, limit_of
 from benchmarks.measure import Bench, Effort
+from benchmarks.timers import EventTimer
 from tests.helpers.backends import BACKENDS
 
 SHORT = Effort(seconds=0, least_rounds=2)
@@ -27,6 +41,8 @@ SMALL = sorted({case.small() for case in all_cases() if case.mode not in {"compi
 # A program of JAX takes a second to compile: a few show that its peer is one.
 DRAWN = {name: 10 if mode == "compiled" else 40 for name, mode in MODES.items()}
 PEERS = [c for c in SMALL if c.kind != "option"]
+ON_DEVICE = dict.fromkeys(c.small() for c in device_cases())
+PEERS += [c for c in ON_DEVICE if c.peer not in {PLAIN, COMPILED}]
 PEERS += dict.fromkeys(c.small() for name, number in DRAWN.items() for c in drawn(name, number, 1))
 
 
@@ -38,7 +54,7 @@ def framework(name):
 
 def test_cases_have_a_name_each():
     """A name finds one row in the results."""
-    names = [case.name for case in all_cases()]
+    names = [case.name for case in (*all_cases(), *device_cases())]
     assert len(set(names)) == len(names)
 
 
@@ -109,6 +125,7 @@ def test_peers_compute_the_same_loss(case):
     for home in homes.values():
         if not frameworks.is_installed(home):
             pytest.skip(f"{home} is not installed")
+    pytest.importorskip(PACKAGES.get(case.peer, "benchmarks"))
     values = []
     for name, home in homes.items():
         bench = framework(home)
@@ -116,7 +133,7 @@ def test_peers_compute_the_same_loss(case):
         result = step()
         bench.wait(result)
         values.append(bench.value(result))
-    assert math.isclose(*values, rel_tol=measure.AGREEMENT)
+    measure._check_agreement(case, values)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
@@ -198,7 +215,7 @@ def test_run_writes_tables_and_plots(name, tmp_path, monkeypatch, capsys):
         Case("time", name, (4000, 1000), peer, memory=True),  # enough to be seen
         *(Case("scaling", name, (size, 1000), peer) for size in sizes),
     ]
-    monkeypatch.setattr(command, "all_cases", lambda: cases)
+    monkeypatch.setattr(command, "all_cases", lambda _: cases)
     monkeypatch.setattr(command, "Effort", lambda: SHORT)
     folders = "--results", str(tmp_path), "--plots", str(tmp_path)
     assert command.main(["--only", name, "--case", "*", *folders]) == 0
@@ -211,6 +228,51 @@ def test_run_writes_tables_and_plots(name, tmp_path, monkeypatch, capsys):
     expected = {"ratio", "memory", "scaling"}
     assert drawn == (expected if measure.memory.is_measurable() else expected - {"memory"})
     assert f"{name} eager forward, more examples: " in capsys.readouterr().out
+
+
+def test_device_has_a_table_of_its_own(tmp_path, monkeypatch, capsys):
+    """The command for an accelerator, on a few logits of the processor: times beside a copy."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(command, "Bench", lambda _, **options: Bench("cpu", **options))
+    monkeypatch.setattr(command, "ON_DEVICE", SHORT)
+    monkeypatch.setattr(measure.memory, "is_measurable", lambda: False)  # by a process each, here
+    chosen = "--only", "torch", "--case", "device*forward+backward 8x262144 bfloat16*vs [FLu]*"
+    given = [*chosen, "--device", "cuda", "--tiny", "--results", str(tmp_path)]
+    assert command.main(["run", *given]) == 0
+    rows = list(results.read(tmp_path / "torch-cuda.csv"))
+    assert {row["peer"] for row in rows} == {"F.cross_entropy", FLOAT, "Liger", PLAIN}
+    measured = [row for row in rows if row["peer"] != "Liger" or not row["note"]]
+    assert all(row["ours_gbs"] > 0 and row["copy_gbs"] > 0 for row in measured)
+    assert {row["options"] for row in rows} >= {"", "+".join(COMBINED)}
+    assert " GB/s" in capsys.readouterr().out
+    assert command.main(["run", *given, "--seconds", "0"]) == 0  # no time for any
+
+
+def test_a_device_is_timed_by_its_events():
+    """Two events around all calls, in the queue, and one look when the last has come."""
+    log, clock = [], iter((1.0, 4.0))
+
+    class Event:
+        def record(self):
+            self.time = next(clock)
+            log.append("record")
+
+        def synchronize(self):
+            log.append("synchronize")
+
+        def elapsed_time(self, end):
+            return (end.time - self.time) * 1e3
+
+    timer = EventTimer(Event, lambda _: log.append("wait"))
+    assert timer.seconds(lambda: log.append("call"), number=3) == 1.0
+    assert log == ["wait", "record", "call", "call", "call", "record", "synchronize"]
+
+
+def test_cases_of_the_same_arguments_follow_each_other():
+    """Arrays of a gigabyte are not made anew for each peer."""
+    data = [case.data for case in device_cases() if not case.options and case.labels == "index"]
+    runs = [key for key, _ in itertools.groupby(data)]
+    assert len(runs) == len(set(runs))
 
 
 def test_failure_is_a_note_and_stops_nothing(tmp_path):
@@ -335,20 +397,23 @@ def test_device_and_framework_choose_cases():
 
 def test_committed_results_are_of_the_table():
     """A row whose case is gone, or whose columns are old, would be drawn all the same."""
-    names = {case.name for case in all_cases()} | {"import unified_loss vs bare interpreter"}
+    cases = (*all_cases(), *device_cases())
+    names = {case.name for case in cases} | {"import unified_loss vs bare interpreter"}
     files = sorted(results.HERE.glob("*.csv"))
     assert files
     for file in files:
         with file.open(encoding="utf-8", newline="") as stream:
-            assert tuple(next(csv.reader(stream))) == results.COLUMNS
+            device = "cuda" if "-cuda" in file.name else "cpu"
+            assert tuple(next(csv.reader(stream))) == results.columns_of(device)
         assert {row["case"] for row in results.read(file)} <= names
         assert {row["direction"] for row in results.read(file)} <= {*DIRECTIONS, ""}
 
 
 @pytest.mark.parametrize(
     "module",
-    ["cases", "draws", "frameworks", "grid", "inputs", "limits", "measure", "report", "results"],
-)
+    ["cases", "draws", "frameworks", "grid", "inputs", "limits", "measure", "report", "results",
+     "timers"],
+)  # fmt: skip
 def test_examples_run(module):
     """The docstrings of the benchmarks hold."""
     found = doctest.testmod(importlib.import_module(f"benchmarks.{module}"))

@@ -37,6 +37,7 @@ for call in (
 FRAMEWORKS = {
     "torch": ("torch.zeros(2, 3)", [
         "import torch.fx.experimental.symbolic_shapes as where; del where.guard_or_true",
+        "del library.compiler.is_exporting",
         "del library.nn.Parameter",
     ]),
     "jax": ("jax.numpy.zeros((2, 3))", ["del jax.custom_jvp"]),

@@ -8,10 +8,10 @@ Python on fake tensors, expands it.
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import guard_or_false, has_static_value
 
 from unified_loss import _messages as messages
 from unified_loss._backends import _torch_linear as linear
+from unified_loss._backends._torch_compat import guard_or_false, has_static_value, is_exporting
 from unified_loss._backends._torch_ops import GRAPH_OPS, NAMES
 from unified_loss._backends.torch import TorchBackend, run
 from unified_loss._call import prepare
@@ -162,7 +162,7 @@ class Traced(TorchBackend):
 
         A size that is equal to a constant today is so by coincidence.
         """
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return super().same_size(a, b)
         if isinstance(a, torch.SymInt) == isinstance(b, torch.SymInt) and guard_or_false(a == b):
             return True

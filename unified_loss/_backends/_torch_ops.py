@@ -8,6 +8,7 @@ import torch
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
+from unified_loss._backends._torch_compat import is_exporting
 from unified_loss._ops import INFINITY, Factors, LinearOps
 from unified_loss._shapes import kept, without
 from unified_loss._types import Array, Plan, Shape
@@ -188,7 +189,7 @@ class GraphOps(TorchOps):
 
     def stop_gradient(self, x: Array) -> Array:
         # A graph that is exported may be given others, that are no constants.
-        is_constant = not (x.requires_grad or is_transformed() or torch.compiler.is_exporting())
+        is_constant = not (x.requires_grad or is_transformed() or is_exporting())
         return x if is_constant else x.detach()
 
     def log_sum_exp(self, factors: Factors, axis: int) -> Array:
@@ -205,7 +206,7 @@ def _written(rows: Array) -> Array:
     It would compute them again for each entry that they meet in a sum or a gradient, where that
     takes more time than the exponentials. A view by strides has to see them in memory.
     """
-    if not rows.is_cpu or is_transformed() or torch.compiler.is_exporting():
+    if not rows.is_cpu or is_transformed() or is_exporting():
         return rows
     return rows.as_strided(rows.shape, rows.stride())
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch._C import _functorch
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.fx.experimental.symbolic_shapes import guard_or_true, statically_known_true
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
@@ -17,6 +16,7 @@ from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends import _torch_linear as linear
 from unified_loss._backends import _torch_pair as pair
 from unified_loss._backends import _torch_softmax as softmax
+from unified_loss._backends._torch_compat import guard_or_true, statically_known_true
 from unified_loss._backends._torch_native import has_native_loss, native_loss
 from unified_loss._backends._torch_ops import (
     DTYPES,

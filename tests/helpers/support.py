@@ -37,8 +37,8 @@ VERSIONS = """
 
 Before a release the whole suite runs with the newest releases below, on Python {pythons}
 (`make release-check`), and what tells whether a release is recent enough runs with the oldest ones
-(`make test-oldest`). What lies between is expected to work. PyTorch before 2.13 was not run, since the
-builds of the default index want the libraries of CUDA, but read: 2.9.1 has all names that are taken
+(`make test-oldest`). What lies between is expected to work. PyTorch before 2.13 was not run, as its
+builds want the libraries of CUDA, but read: 2.9.1 has all names that are taken
 from it, 2.6.0 lacks four, and a release that lacks one is refused with a `BackendError`.
 
 {table}

@@ -175,7 +175,9 @@ def _tell_counts(
     spec = backend.spec(arrays.logits)
     if first == "hidden" and spec.shape is not None:
         spec = spec._replace(shape=(*spec.shape[:-1], None))  # as weight is not known yet
-    problem = Problem._make((spec, labels.spec, None, None, None, options, backend.same_size, None))
+    problem = Problem._make(
+        (spec, labels.spec, None, None, None, options, backend.same_size, None, "")
+    )
     try:
         from unified_loss._diagnosis._weights import balanced
 

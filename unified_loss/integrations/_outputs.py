@@ -16,6 +16,8 @@ SPANS = (
     'outputs["end_logits"]], 1) in place of the outputs, and labels of shape (N, 2)'
 )
 LIBRARY = ("transformers.modeling_outputs", "transformers.models.")
+LENGTH = "give the labels the length of the tokens that the model predicts from"
+SEQ2SEQ = "if it has an encoder: DataCollatorForSeq2Seq(tokenizer, model=model)"
 NEXT_TOKEN = ("CausalLM", "ConditionalGeneration", "DoubleHeads", "WithLMHead")
 
 
@@ -106,14 +108,12 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
     if positions != found + virtual_tokens and labels.shape[:-1] == logits.shape[:-2]:
         message = f"logits must have a position for each of {found} labels and {virtual_tokens} "
         message += f"virtual tokens, but have {positions}"
-        fixes = ["give the labels the length of the tokens that the model predicts from"]
-        if not shift:
-            fixes.insert(0, "if it has an encoder: DataCollatorForSeq2Seq(tokenizer, model=model)")
-        cause = "sequence_length_differs"
+        cause, fixes = "sequence_length_differs", [LENGTH] if shift else [LENGTH, SEQ2SEQ]
         if positions > found:
-            cause = "prefix_tokens_in_logits_only"
-            number = positions - found
-            fixes.insert(0, f"if a prompt of virtual tokens is tuned: virtual_tokens={number}")
+            prompt = f"if a prompt of virtual tokens is tuned: virtual_tokens={positions - found}"
+            # Labels of the next token are the tokens; those of a class each are cut by themselves.
+            fixes.insert(0 if shift else len(fixes), prompt)
+            cause = "prefix_tokens_in_logits_only" if shift else cause
         raise _misshapen(message, logits, labels, *fixes, cause=cause)
     if not (shift or virtual_tokens):
         return labels

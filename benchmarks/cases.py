@@ -117,7 +117,8 @@ class Case(NamedTuple):
     @property
     def moved_bytes(self) -> int:
         """What has to be moved at the least: the arguments in, and the gradient out."""
-        labels = 4 * self.size if self.labels == "dense" else 0
+        ids = math.prod(self.batch) * (4 if self.framework == "jax" else 8)  # as people have them
+        labels = 4 * self.size if self.labels == "dense" else ids
         return labels + self.logits_bytes * (2 if self.direction == BOTH else 1)
 
     @property

@@ -56,10 +56,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if device != "cpu":
         use(device)
     asked = config.getoption("--backend") or []
-    unknown = [name for name in asked if name not in _on_device(config)]
-    if unknown:
-        message = f"--backend {', '.join(unknown)}: has no arrays on {device}"
-        raise pytest.UsageError(message)
+    for known, what in ((BACKENDS, "is none"), (_on_device(config), f"has no arrays on {device}")):
+        others = [name for name in asked if name not in known]
+        if others:
+            message = f"--backend {', '.join(others)}: {what}; one of {', '.join(known)}"
+            raise pytest.UsageError(message)
     missing = [name for name in asked if not BACKENDS[name].is_installed()]
     if missing:
         message = f"--backend {', '.join(missing)}: not installed"

@@ -100,12 +100,15 @@ def _warn_of_values(
         plan, taken.labels, taken.sample_weight
     ):
         warn_of("several", problem, plan, taken.labels)
-    elif _is_rather_a_batch(plan, problem, taken):
+    elif _is_rather_a_batch(plan, problem, taken) and backend.read(logits, wait=False) is not None:
         warn_of("one row", problem, plan, taken.labels)
 
 
 def _is_rather_a_batch(plan: Plan, problem: Problem, taken: Taken) -> bool:
-    """Whether the row of one example is rather the labels of many, with a score for each."""
+    """Whether the row of one example is rather the labels of many, with a score for each.
+
+    Logits without values may be a row of many all the same, which a function is mapped over.
+    """
     return plans.is_open_row(plan, problem) and label_values.is_no_distribution(
         plan, taken.labels, taken.sample_weight
     )
@@ -315,7 +318,8 @@ def warn_of_suspicions(
     """R17: what is legal under ``check=True``, and probably not meant."""
     scores = None if logits is None else backend.read(logits, wait=True)
     stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
-    if "rows" in stages and _is_rather_a_batch(plan, problem, taken):
+    is_known = scores is not None and "rows" in stages
+    if is_known and _is_rather_a_batch(plan, problem, taken):
         stages[stages.index("rows")] = "one row"
     for stage in stages:
         warn_of(stage, problem, plan, taken.labels)

@@ -203,14 +203,17 @@ def has_several_ones(plan: Plan, labels: Argument, sample_weight: Argument | Non
 
 
 @quietly
+def is_far_from_one(row: HostArray) -> bool:
+    """Whether a row of labels is far from a distribution; one of zeros adds nothing."""
+    return bool(abs(float(row.sum(dtype=np.float64)) - 1) > FAR and row.any())
+
+
 def is_no_distribution(plan: Plan, labels: Argument, sample_weight: Argument | None) -> bool:
     """R17: whether the row of the one example is far from a distribution, and not dropped."""
-    values = labels.values
-    drops = weight_drops(plan, labels, sample_weight)
-    if values is None or drops is None or drops:
+    if labels.values is None or plan.check is False or plan.num_classes == 1:
         return False
-    total = float(values.sum(dtype=np.float64))
-    return abs(total - 1) > FAR and bool(values.any())
+    drops = weight_drops(plan, labels, sample_weight)
+    return drops is not None and not drops and is_far_from_one(labels.values)
 
 
 def suspicions(

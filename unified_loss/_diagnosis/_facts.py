@@ -20,7 +20,16 @@ TERMS = {
     "even batches": {
         "torch": "DataLoader(drop_last=True)",
         "tensorflow": "batch(drop_remainder=True); a generator of even batches",
+        "keras": "batch(drop_remainder=True); a generator of even batches",
         "numpy": "leave the last, smaller one out",
+    },
+    "last layer": {
+        "torch": "nn.Linear(..., {0}); num_labels={0} in a Hugging Face model",
+        "tensorflow": "Dense({0})",
+        "keras": "Dense({0})",
+        "jax": "nnx.Linear(..., {0})",
+        "mlx": "nn.Linear(..., {0})",
+        "numpy": "num_classes={0}",
     },
 }
 LOOK = 2**17  # labels that are looked at without being asked for: more take too long
@@ -159,14 +168,8 @@ class Facts:
         """What the last layer needs, in words of the caller's framework."""
         if self.problem.head is not None:
             return f"give weight {number} rows, one for each class"
-        name = {
-            "tensorflow": f"Dense({number})",
-            "keras": f"Dense({number})",
-            "torch": f"nn.Linear(..., {number}); num_labels={number} in a Hugging Face model",
-            "mlx": f"nn.Linear(..., {number})",
-            "jax": f"nnx.Linear(..., {number})",
-        }.get(self.framework, f"num_classes={number}")
-        return f"give the last layer {number} output units ({name})"
+        layer = self.term("last layer").format(number)
+        return f"give the last layer {number} output units ({layer})"
 
     @property
     def examples(self) -> int | None:

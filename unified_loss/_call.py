@@ -146,7 +146,9 @@ def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = 
     logits, labels, class_weight, sample_weight, normalizer = arrays
     reason = backend.refusal(logits)
     if reason is not None:
-        raise BackendError(messages.refused(first, _kind(logits), reason))
+        raise BackendError(
+            messages.refused(first, _kind(logits), reason, rules.attribute(logits, "dtype"))
+        )
     look = options.check if isinstance(options.check, bool) else "auto"
 
     def optional(value: Any, name: str, look: Any) -> Argument | None:
@@ -198,7 +200,9 @@ def argument(
     if backend.owns(value):
         reason = backend.refusal(value)
         if reason is not None:
-            raise BackendError(messages.refused(name, _kind(value), reason))
+            raise BackendError(
+                messages.refused(name, _kind(value), reason, rules.attribute(value, "dtype"))
+            )
         reason = backend.combinable(logits, value)
         if reason is not None:
             fix = backend.move(_on_host(backend, value, name))

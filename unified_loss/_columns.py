@@ -113,8 +113,11 @@ def _filled(value: Any, name: str) -> str:
     """Code that puts what does not count in the place of missing numbers."""
     is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
     what = IGNORED if name == "labels" else False if is_mask else 0
-    if rules.package_of(type(value)) != "pandas":
-        return f"{name}.fill_null({what})"
+    package = rules.package_of(type(value))
+    if package != "pandas":
+        # pyarrow fills in nothing that the dtype of the column does not hold.
+        cast = '.cast("int64")' if name == "labels" and package == "pyarrow" else ""
+        return f"{name}{cast}.fill_null({what})"
     # A category has no other entries, and objects have no dtype of their own.
     dtypes = {"labels": ("Int64", "int64"), "class_weight": ("Float64", "float64")}
     mask = ("boolean", "bool") if is_mask else dtypes["class_weight"]
@@ -136,7 +139,7 @@ def _codes(value: Any, missing: int) -> str:
         return f'(labels.rank("dense").cast(int) - 1).fill_null({IGNORED})' if missing else codes
     if missing:  # of pyarrow, whose parts are put together
         whole = ".combine_chunks()" if hasattr(value, "chunks") else ""
-        return f"labels{whole}.dictionary_encode().indices.fill_null({IGNORED})"
+        return f"labels{whole}.dictionary_encode().indices.cast('int64').fill_null({IGNORED})"
     return messages.CLASS_IDS
 
 

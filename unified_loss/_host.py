@@ -61,7 +61,7 @@ def as_numpy(value: Any, name: str) -> HostArray:
     """Host data as a NumPy array; integers stay integers, whatever their size."""
     reason = refusal(value)
     if reason is not None:
-        raise BackendError(messages.refused(name, name_of(type(value)), reason))
+        raise BackendError(messages.refused(name, name_of(type(value)), reason, value.dtype))
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     try:

@@ -21,11 +21,22 @@ TRACED = {  # a word in the class of a traced number: what makes a constant of i
 }
 CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
 MASK_LOST = "its mask would be lost"
-UNMASKED = {  # what a masked argument of NumPy is to be instead; what is masked does not count
-    "logits": "logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
-    "labels": "labels = np.where(np.ma.getmaskarray(labels), -100, labels.data)  # of class ids",
-    "class_weight": "class_weight = class_weight.filled(0)",
-    "sample_weight": "sample_weight = sample_weight.filled(0)",
+# What a masked argument of NumPy is to be instead, if it is floating, and if not; what is masked
+# does not count.
+UNMASKED = {
+    ("logits", True): "logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
+    ("labels", True): (
+        "labels, sample_weight = labels.data, ~np.ma.getmaskarray(labels).any(-1)  # of rows"
+    ),
+    ("labels", False): (  # an unsigned integer of few bits would make a class of -100
+        "labels = np.where(np.ma.getmaskarray(labels), -100, labels.data.astype(int))  "
+        "# of class ids; of rows, sample_weight="
+    ),
+    **{
+        (name, is_floating): f"{name} = {name}.filled(0)"
+        for name in ("class_weight", "sample_weight")
+        for is_floating in (True, False)
+    },
 }
 
 
@@ -478,10 +489,11 @@ def _beside(first: str, text: str) -> str:
     return text.replace("logits", first)
 
 
-def refused(name: str, kind: str, reason: str) -> str:
-    """R2."""
+def refused(name: str, kind: str, reason: str, dtype: Any = "") -> str:
+    """R2; `dtype` is that of a masked array."""
     told = f"{name} must be an ordinary dense array, not {kind}: {reason}."
-    return told + hint(UNMASKED[name]) if reason == MASK_LOST and name in UNMASKED else told
+    fix = UNMASKED.get((name, str(dtype).startswith("float"))) if reason == MASK_LOST else None
+    return told if fix is None else told + hint(fix)
 
 
 def bad_labels(

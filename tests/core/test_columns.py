@@ -187,6 +187,42 @@ def test_masked_arrays_have_a_hint_that_runs(name: str) -> None:
     assert np.isfinite(cross_entropy(**given | {name: names[name]}))
 
 
+NARROW = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_mark_of_missing_labels_is_no_class(dtype: str) -> None:
+    """R2: no dtype takes -100 for a class, such as 156, where the hint puts it."""
+    logits = np.zeros((3, 256))
+    for labels in (
+        np.ma.masked_array(np.array([2, 0, 1], dtype), MASK),
+        pa.array(GAPS, dtype),
+        pa.chunked_array([pa.array(GAPS, dtype)]),
+        pa.DictionaryArray.from_arrays(pa.array(GAPS, dtype), ["a", "b", "c"]),
+        pl.Series(GAPS, dtype=getattr(pl, dtype.replace("i", "I").replace("u", "U"))),
+        pd.Series(GAPS, dtype=dtype.replace("i", "I").replace("u", "U")),
+    ):
+        assert mended(logits, labels) == [2, -100, 1]
+
+
+def test_masked_rows_are_left_out() -> None:
+    """R2, R6: rows of probabilities have no mark; the weights of examples tell them."""
+    rows = np.ma.masked_array(np.eye(3)[IDS], np.array(MASK)[:, None] | np.zeros(3, bool))
+    with pytest.raises(BackendError) as caught:
+        cross_entropy(LOGITS, rows)
+    names = {"np": np, "labels": rows}
+    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    found = cross_entropy(LOGITS, names["labels"], sample_weight=names["sample_weight"])
+    assert found == cross_entropy(LOGITS, IDS, sample_weight=[True, False, True])
+
+
+def test_masked_integers_of_logits_have_no_hint() -> None:
+    """R1: they cannot be logits, whatever is filled in."""
+    with pytest.raises(BackendError) as caught:
+        cross_entropy(np.ma.masked_array([[0, 1]]), [0])
+    assert not hint_of(caught.value)
+
+
 def test_a_list_of_arrays_has_a_hint_that_runs(backend: Backend) -> None:
     """R2: of the library of the logits; NumPy's are host data."""
     logits, wanted = backend.asarray(LOGITS), cross_entropy(LOGITS, IDS, sample_weight=WEIGHTS)

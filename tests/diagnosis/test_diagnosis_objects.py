@@ -112,6 +112,32 @@ def test_missing_names(backend: Backend) -> None:
         assert {fix.kind for fix in refused(LossInputError, logits, rows).fixes} == {"elsewhere"}
 
 
+@pytest.mark.parametrize(
+    "names", [[b"b", None, b"a"], [1.5, None, 0.5], ["b", np.nan, "a"]], ids=str
+)
+def test_missing_names_are_none_and_nan_alone(names: list[Any]) -> None:
+    """R25: whatever else the names are, they keep their ids; the mark is the call's own."""
+    array, logits = np.empty(3, object), np.zeros((3, 3))
+    array[:] = names
+    error = refused(DTypeError, logits, array, ignore_index=7)
+    assert error.cause == "string_labels"
+    assert "examples without a name do not count" in error.fixes[1].text
+    assert error.fixes[1].apply(logits, array)["labels"] == [1, 7, 0]
+    for mark in (None, 1):  # which would be none, or a name
+        assert len(refused(DTypeError, logits, array, ignore_index=mark).fixes) == 1
+    if isinstance(names[0], str | bytes):
+        error = refused(BackendError, logits, names)
+        assert error.fixes[1].apply(logits, names)["labels"] == [1, -100, 0]
+
+
+def test_names_without_an_order_have_no_code() -> None:
+    """R25: no line that fails, where something is missing and where nothing is."""
+    for names in (["a", b"b"], ["a", 1.5, None], ["a", {}]):
+        for labels in (names, np.array(names, object)):
+            error = refused(LossInputError, np.zeros((len(names), 3)), labels)
+            assert [fix.kind for fix in error.fixes] == ["elsewhere"]
+
+
 class Incomparable:
     """An object that cannot be compared."""
 

@@ -51,6 +51,7 @@ class Values(NamedTuple):
     empty_axes: tuple[int, ...] = ()  # the axes whose first entries are all 0
     most_ones: tuple[int, ...] = ()  # of 0 and 1 alone: for each axis, the most ones along it
     missing: int = 0  # how many are NaN or None; the others are what the fields before tell of
+    sortable: bool = True  # whether objects that are no numbers can be put in an order
 
     @property
     def integral(self) -> bool:
@@ -250,9 +251,11 @@ def values_of(
     entries = entries[~absent]
     if missing and (is_object or not entries.size):
         known = all(map(_is_whole, entries))  # else they are names
-        return Values(math.nan, math.nan, whole=known, missing=missing)
+        sortable = _are_sortable(labels.reshape(-1))
+        return Values(math.nan, math.nan, whole=known, missing=missing, sortable=sortable)
     if is_object and not all(map(rules.is_integer, entries)):
-        return None
+        unknown = Values(math.nan, math.nan, whole=False, sortable=False)
+        return None if _are_sortable(entries) else unknown
     if rules.is_integer(ignore_index):
         entries = entries[np.asarray(entries != ignore_index, bool)]
     if within is not None:
@@ -275,6 +278,15 @@ def values_of(
             *_rows(labels, low, high, integral=whole and not missing),
             missing,
         )
+
+
+def _are_sortable(entries: Any) -> bool:
+    """Whether code that leaves out None and NaN can sort the others."""
+    try:
+        sorted(name for name in {*entries} if name is not None and name == name)  # noqa: PLR0124
+    except Exception:  # noqa: BLE001 - what an object's own method raises
+        return False
+    return True
 
 
 def _is_whole(entry: Any) -> bool:

@@ -9,11 +9,12 @@ from unified_loss._diagnosis._facts import LOOK, Values, values_of
 from unified_loss._diagnosis._fixes import Fix, outside
 from unified_loss._diagnosis._operations import expression
 from unified_loss._diagnosis._table import OBJECT_CAUSES, Reading, Readings, Score, cause
-from unified_loss._diagnosis._targets import WHOLE, named
+from unified_loss._diagnosis._targets import WHOLE, WHOLE_BUT_MISSING, named
 from unified_loss._shown import name_of
 from unified_loss.exceptions import LossInputError
 
 SHOWN_KEYS = 6
+MARK = f"{rules.DEFAULT_IGNORE_INDEX}, the default of ignore_index"
 NDIM = {"weight": 2, "bias": 1}  # the number of axes of each parameter
 MATRICES = "weight", "kernel", "embeddings", "embedding"  # a kernel alone has a column per class
 
@@ -56,10 +57,15 @@ def extend_foreign(error: LossInputError, name: str, value: Any, library: str) -
 def names_of_classes(given: Given) -> Readings:
     """Names of classes, or other objects, where class ids are wanted."""
     if given.name == "labels" and _holds_text(given.value):
-        some = _values(given.value) is not None
-        is_readable = not some or not any(isinstance(name, list | tuple) for name in given.value)
-        code = f"labels = {expression('python', 'labels', (('number', some),))}"
-        number = (Fix(f"if {WHOLE}, number them", code, "conditional"),)
+        values = _values(given.value)
+        mark, text = None, f"if {WHOLE}, number them"
+        is_readable = values is None or values.sortable
+        if values and values.missing:
+            mark = rules.DEFAULT_IGNORE_INDEX
+            text = f"if {WHOLE_BUT_MISSING}, number them, and mark the missing ones with {MARK}"
+            is_readable &= not any(isinstance(name, list | tuple) for name in given.value)
+        code = f"labels = {expression('python', 'labels', (('number', mark),))}"
+        number = (Fix(text, code, "conditional"),)
         yield Reading(
             Score.CERTAIN,
             "labels are class names (text): each name needs a class id, a number from 0.",
@@ -85,8 +91,7 @@ def missing_class_ids(given: Given) -> Readings:
         f"labels hold {values.missing} missing value{'' if values.missing == 1 else 's'} (None).",
         (
             Fix(
-                "if examples without a label do not count, mark them with -100, the default of "
-                "ignore_index",
+                f"if examples without a label do not count, mark them with {MARK}",
                 f"labels = {expression('python', 'labels', steps)}",
                 "conditional",
             ),

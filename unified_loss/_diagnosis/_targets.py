@@ -9,6 +9,7 @@ from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shown import shown, shown_size
 
 WHOLE = "these are the names of the whole data set"
+WHOLE_BUT_MISSING = f"{WHOLE} and examples without a name do not count"
 FEW = 8  # ids of one example; more are rather the steps of a sequence
 
 
@@ -18,8 +19,16 @@ def string_labels(facts: Facts) -> Readings:
     dtype, values = facts.problem.labels.dtype, facts.values
     if not dtype.startswith(("str", "bytes", "object")) or (values and values.whole):
         return
-    number = Step("labels", "number", values is not None)
-    is_readable = values is None or len(facts.labels) == 1
+    given, mark, is_readable = WHOLE, None, values is None or values.sortable
+    if values and values.missing:
+        given, mark = WHOLE_BUT_MISSING, rules.integer(facts.problem.options.ignore_index)
+        is_class = (
+            isinstance(mark, int) and isinstance(facts.classes, int) and (0 <= mark < facts.classes)
+        )
+        is_readable = (
+            values.sortable and len(facts.labels) == 1 and mark is not None and not is_class
+        )
+    number = Step("labels", "number", mark)
     yield Reading(
         Score.CERTAIN if dtype != "object" else Score.LIKELY,
         f"labels {shown(facts.problem.labels.shape)} are "
@@ -27,7 +36,7 @@ def string_labels(facts: Facts) -> Readings:
         "each name needs a class id, a number from 0.",
         (
             *named(facts.problem.logits.library),
-            *(fix(facts, "number them", number, given=WHOLE) if is_readable else ()),
+            *(fix(facts, "number them", number, given=given) if is_readable else ()),
         ),
         "do not number the names of each batch by itself: ids would change.",
     )

@@ -78,10 +78,13 @@ def _of_array(render: Render) -> Render:
     return lambda x, value: render(f"np.asarray({x})", value)
 
 
-def _numbered(x: str) -> str:
-    """The ids of names on one axis some of which are missing, where NumPy can sort nothing."""
-    names = f"enumerate(sorted(name for name in {{*{x}}} if isinstance(name, str)))"
-    return f"[*map({{name: i for i, name in {names}}}.get, {x}, [-100] * len({x}))]"
+def _numbered(x: str, mark: int | None) -> str:
+    """The ids of names; with a mark on one axis, some of which are missing: None, NaN."""
+    if mark is None:
+        return f"np.unique({x}, return_inverse=True)[1]"
+    # NumPy cannot sort them beside what is missing.
+    names = f"sorted(name for name in {{*{x}}} if name is not None and name == name)"
+    return f"[*map({{name: i for i, name in enumerate({names})}}.get, {x}, [{mark}] * len({x}))]"
 
 
 STANDARD = functions(
@@ -98,7 +101,7 @@ NUMPY = functions(
     "np",
     cast=lambda x, dtype: f"np.asarray({x}, np.{dtype})",
     one_hot=lambda x, classes: f"np.eye({classes}, dtype=np.float32)[{x}]",
-    number=lambda x, some: _numbered(x) if some else f"np.unique({x}, return_inverse=True)[1]",
+    number=_numbered,
 )
 _OF_ARRAYS = ("cut", "pick", "stride", "subtract", "divide", "transpose")
 PYTHON = NUMPY | {name: _of_array(NUMPY[name]) for name in _OF_ARRAYS}

@@ -323,6 +323,15 @@ def test_balanced_weights_are_those_of_scikit_learn(backend: Backend, case: str)
         cross_entropy(logits, given, class_weight=made, **options)
 
 
+def test_balanced_weights_of_rows_in_bfloat16(backend: Backend) -> None:
+    """R7: which NumPy cannot read of every library."""
+    if not backend.library.has_dtype("bfloat16"):
+        pytest.skip(f"{backend.name} has no bfloat16")
+    rows = backend.library.asarray(np.eye(3)[COUNTED], "bfloat16")
+    made = balanced(backend.asarray(np.zeros((6, 3), np.float32)), rows)
+    np.testing.assert_allclose(made, [2 / 3, 2, 1])
+
+
 def test_balanced_weights_of_a_class_that_is_absent() -> None:
     """R7: finite, as it counts for nothing; the others are those of a list without it."""
     for labels in (COUNTED.tolist(), np.eye(4)[COUNTED]):
@@ -352,7 +361,9 @@ def balanced(logits: Any, labels: Any, **options: Any) -> Any:
     names = {"labels": labels, "np": np}
     with pytest.raises(BackendError) as caught:
         cross_entropy(logits, labels, class_weight="balanced", **options)
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    code = hint_of(caught.value)
+    modules = {alias: import_module(path) for alias, path in aliases(code).items()}
+    exec(code, names | modules, names)  # noqa: S102 - our own text
     return names["class_weight"]
 
 

@@ -3,6 +3,7 @@
 from unified_loss._types import Plan
 
 ON_HOST = {"torch": ".detach().cpu()", "cupy": ".get()"}  # what NumPy asks for to read an array
+WIDENED = {"torch": ".double()", "mlx": ".astype(mx.float32)"}  # and to read bfloat16
 
 
 def balanced(plan: Plan, library: str) -> str:
@@ -14,7 +15,8 @@ def balanced(plan: Plan, library: str) -> str:
     classes = plan.num_classes if isinstance(plan.num_classes, int) else "weight.shape[0]"
     if plan.label_kind == "dense":
         others = tuple(axis for axis in range(plan.ndim or 0) if axis != plan.axis)
-        counted = f"counts = np.asarray({labels}, float).sum({others})"
+        rows = f"{labels}{WIDENED.get(library, '')}"
+        counted = f"counts = np.asarray({rows}, float).sum({others})"
     else:
         kept = f"(ids >= 0) & (ids < {classes})"
         if isinstance(plan.ignore_index, int) and plan.ignore_index >= 0:

@@ -101,6 +101,16 @@ def test_logits_in_place_of_hidden(backend: Backend, case: str) -> None:
     assert str(error).count("cause: ") == (len(causes) == 1)
 
 
+def test_missing_labels_say_nothing_of_the_weight(backend: Backend) -> None:
+    """R25, R28: no class is known to be beyond the features where no label is known."""
+    hidden, weight = arrays(backend, (4, 3), (3, 7))
+    for labels in (np.array([0, None, 1, 0]), np.full(4, np.nan)):
+        with pytest.raises(ShapeError) as caught:
+            linear_cross_entropy(hidden, weight, labels)
+        tags = [reading.tag for reading in caught.value.readings]
+        assert tags == ["weight_transposed", "logits_not_hidden"]
+
+
 def test_errors_are_in_words_of_the_linear_form(backend: Backend) -> None:
     """R25, R28: no logits, which nobody has seen, and no axis, which nobody has given."""
     hidden, weight, bias = arrays(backend, (4, 3), (7, 3), (7,))

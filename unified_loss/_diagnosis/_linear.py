@@ -3,6 +3,7 @@
 A fix is tried on the call before it is offered.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ class Parts(NamedTuple):
 
     def allows(self, classes: Size) -> bool:
         """Whether bias and labels may be those of so many classes."""
-        ids_fit = self.values is None or not isinstance(classes, int) or self.values.high < classes
+        high = math.nan if self.values is None else self.values.high  # NaN, too, if none is there
+        ids_fit = not (isinstance(classes, int) and high >= classes)
         if len(self.labels) > len(self.batch):
             last = self.labels[-1]
             ids_fit = last == 1 or not self.differ(last, classes)

@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from numbers import Number
 from typing import Any, NamedTuple
 
 from unified_loss import _columns as columns
@@ -240,11 +241,13 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: st
 
 
 def _stacked(library: str, value: Any, held: Array, name: str) -> str | None:
-    """Code that makes an array of a list of a library's arrays."""
+    """Code that makes an array of a list of a library's arrays, and of numbers beside them."""
     from unified_loss._diagnosis._operations import expression
 
     package = rules.package_of(type(held))
     if ALIASES.get(package, package) != library:
+        return None
+    if not all(rules.is_array(entry) or isinstance(entry, Number) for entry in host.entries(value)):
         return None
     code = expression(library, name, (("stack", all(map(rules.is_array, value))),))
     return f"{name} = {code}" if code else None

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from numbers import Number
 from typing import Any
 
@@ -32,12 +33,19 @@ def is_host_data(value: Any, depth: int = _DEEPEST) -> bool:
     return isinstance(value, _HOST_TYPES)
 
 
+def entries(value: Any, depth: int = _ROWS) -> Iterator[Any]:
+    """What a (nested) list holds, lists that are deeper among it."""
+    if isinstance(value, list | tuple) and depth:
+        for item in value:
+            yield from entries(item, depth - 1)
+    else:
+        yield value
+
+
 def array_in(value: Any, depth: int = _ROWS) -> Any:
     """The first array that a (nested) list holds, and NumPy's are no such; None: there is none."""
-    if isinstance(value, list | tuple):
-        found = (array_in(item, depth - 1) for item in value if depth)
-        return next((array for array in found if array is not None), None)
-    return value if is_array(value) and not isinstance(value, _HOST_TYPES) else None
+    arrays = (entry for entry in entries(value, depth) if is_array(entry))
+    return next((array for array in arrays if not isinstance(array, _HOST_TYPES)), None)
 
 
 def is_missing(entry: Any) -> bool:

@@ -11,6 +11,7 @@ from tests.helpers.backends import BACKENDS, Backend
 from unified_loss import (
     BackendError,
     DTypeError,
+    LossInputError,
     OptionError,
     cross_entropy,
     explain,
@@ -253,6 +254,16 @@ def test_a_list_of_arrays_that_cannot_be_stacked(backend: Backend) -> None:
     if other.name != "numpy":
         with pytest.raises(BackendError, match="hint: give numbers"):
             cross_entropy(logits, [alien, alien, alien])
+
+
+def test_a_list_of_arrays_and_other_things(backend: Backend) -> None:
+    """R2: nothing stacks what is neither an array nor a number."""
+    logits, one = backend.asarray(LOGITS), backend.asarray(np.int32(1))
+    for labels in ([one, None, one], [one, {}, one], [[[[one]]]] * 3):
+        with pytest.raises(LossInputError) as caught:
+            cross_entropy(logits, labels)
+        assert "stack(" not in str(caught.value)
+        assert "asarray(" not in str(caught.value)
 
 
 def test_options_are_no_traced_numbers(backend: Backend) -> None:

@@ -39,6 +39,13 @@ def test_normalizer_may_be_a_shape() -> None:
     assert explain((2, 3), (2,), normalizer=np.float32(3)).valid
 
 
+@pytest.mark.parametrize("dtype", ["uint7", "int128", "float8_e5m3", "u3"])
+def test_other_numbers_of_bits_are_no_misspelt_names(dtype: str) -> None:
+    """A library has them, or will; a report says where they are no help."""
+    assert "no dtype" not in str(explain((4, 3), f"{dtype}[4]"))
+    assert "no dtype" not in str(explain(f"{dtype}[4, 3]", (4,)))
+
+
 UNREADABLE = [
     ("abc", (2,), {}),
     ((2, 3), "int64[two]", {}),

@@ -220,11 +220,17 @@ def _full_name(dtype: str) -> str:
 
 
 def _refuse_misspelt(name: str, text: str, dtype: str) -> None:
-    """`OptionError` for a name that is none, and nearly one."""
-    close = [] if dtype in OTHERS else get_close_matches(dtype, NUMBERS, cutoff=NEAR)
-    if close and dtype not in close:
+    """`OptionError` for a name whose letters are those of no dtype, and nearly those of one."""
+    if dtype in OTHERS or _letters(dtype) in set(map(_letters, NUMBERS)):
+        return  # libraries have other numbers of bits
+    close = get_close_matches(dtype, NUMBERS, cutoff=NEAR)
+    if close:
         told = f"there is no dtype {dtype}, but {', '.join(close)}."
         raise OptionError(_unreadable(name, text) + messages.hint(told))
+
+
+def _letters(dtype: str) -> str:
+    return re.sub(r"\d", "", dtype)
 
 
 def _sizes(name: str, whole: Any, sizes: Sequence[Any]) -> Shape:

@@ -15,8 +15,9 @@ from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._dispatch import ALIASES, explain_object
 from unified_loss._labels import Argument
+from unified_loss._shapes import same_size
 from unified_loss._shown import name_of
-from unified_loss._types import Array, Operands, Options, Plan, Problem
+from unified_loss._types import Array, Head, Operands, Options, Plan, Problem
 from unified_loss.exceptions import (
     BackendError,
     LabelError,
@@ -156,42 +157,28 @@ def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = 
         return None if value is None else argument(backend, logits, value, name, look, first)
 
     taken = argument(backend, logits, labels, "labels", look, first)
-    try:
-        weights = optional(class_weight, "class_weight", look)
-    except BackendError as error:
-        _tell_counts(error, backend, arrays, taken, options, first)
-        raise
+    if isinstance(class_weight, str):
+        spec = backend.spec(logits)
+        head = None if first == "logits" else Head(spec, spec._replace(shape=None), None)
+        problem = Problem(spec, taken.spec, None, None, None, options, same_size, head)
+        raise weights_by_name(class_weight, problem)
     return Taken(
         taken,
-        weights,
+        optional(class_weight, "class_weight", look),
         optional(sample_weight, "sample_weight", look),
         optional(number(normalizer), "normalizer", "auto"),
     )
 
 
-def _tell_counts(
-    error: BackendError,
-    backend: Backend,
-    arrays: Operands,
-    labels: Argument,
-    options: Options,
-    first: str,
-) -> None:
-    """Add to an error about weights by name the code that makes them of these labels."""
-    spec = backend.spec(arrays.logits)
-    if first == "hidden" and spec.shape is not None:
-        spec = spec._replace(shape=(*spec.shape[:-1], None))  # as weight is not known yet
-    problem = Problem._make(
-        (spec, labels.spec, None, None, None, options, backend.same_size, None, "")
-    )
+def weights_by_name(value: str, problem: Problem) -> BackendError:
+    """R7: class weights that are named, with the code that makes them of the labels of the call."""
     try:
         from unified_loss._diagnosis._weights import balanced
 
-        code = balanced(plans.make_plan(problem), labels.spec.library)
-    except Exception:  # noqa: BLE001 (the error itself is what people have to see)
-        return
-    if isinstance(arrays.class_weight, str):
-        error.args = (messages.balanced(arrays.class_weight, code),)
+        code = balanced(problem)
+    except Exception:  # noqa: BLE001 (labels that do not fit have nothing to count)
+        code = None
+    return BackendError(messages.balanced(value, code))
 
 
 def argument(

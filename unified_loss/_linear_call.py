@@ -44,12 +44,12 @@ def prepare(
         form = Form(seen[0], None if softcap is None else float(softcap))
         return LinearCall(form, head, arrays, seen[1])
     hidden, weight, bias = head
+    options = options._replace(axis=AXIS)
     taken = taken_of(backend, arrays._replace(logits=hidden), options, first="hidden")
     weight, weight_spec = _part(backend, hidden, weight, "weight")
     bias, bias_spec = _part(backend, hidden, bias, "bias")
     specs = (None if one is None else one.spec for one in taken)
     known = Head(backend.spec(hidden), weight_spec, bias_spec)
-    options = options._replace(axis=AXIS)
     problem = Problem._make((known.hidden, *specs, options, backend.same_size, known, ""))
     try:
         problem = linear_rules.with_logits(problem)

@@ -353,12 +353,35 @@ def test_balanced_weights_of_a_class_that_is_absent() -> None:
 
 def test_balanced_weights_of_a_head(backend: Backend) -> None:
     """R7, R28: its weight tells how many classes there are."""
-    hidden, weight = (backend.asarray(np.zeros(shape, np.float32)) for shape in ((6, 2), (3, 2)))
-    with pytest.raises(BackendError) as caught:
-        linear_cross_entropy(hidden, weight, COUNTED, class_weight="balanced")
-    names: dict[str, Any] = {"labels": COUNTED, "weight": weight, "np": np}
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-    np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+    weight = backend.asarray(np.zeros((3, 2), np.float32))
+    for batch in ((6,), (1, 2, 3)):
+        hidden = backend.asarray(np.zeros((*batch, 2), np.float32))
+        ids = COUNTED.reshape(batch)
+        for labels in (ids, np.eye(3, dtype=np.float32)[ids]):
+            with pytest.raises(BackendError) as caught:
+                linear_cross_entropy(hidden, weight, labels, class_weight="balanced")
+            names: dict[str, Any] = {"labels": labels, "weight": weight, "np": np}
+            exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+            np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+
+
+def test_balanced_weights_of_shapes() -> None:
+    """R7: `explain` knows the classes and the kind of the labels, if they are told."""
+    calls: tuple[tuple[Any, dict[str, Any]], ...] = (
+        ((6, 3), {}),
+        (("?", "?"), {}),
+        ((6, 2), {"weight": (3, 2)}),
+        (("?", 2), {"weight": ("?", 2)}),
+    )
+    arrays = {"np": np, "logits": np.zeros((6, 3)), "weight": np.zeros((3, 2))}
+    for shape, options in calls:
+        error = explain(shape, (6,), class_weight="balanced", **options).error
+        assert isinstance(error, BackendError)
+        names = {"labels": COUNTED, **arrays}
+        exec(hint_of(error), names)  # noqa: S102 - our own text
+        np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+    labels = pd.Series(COUNTED)
+    assert "bincount" in str(explain((6, 3), labels, class_weight="balanced").error)
 
 
 def test_balanced_weights_of_labels_that_do_not_fit() -> None:

@@ -72,6 +72,7 @@ NO_ARRAYS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "a mask by name": (SCORES, IDS, {"sample_weight": "mask"}),
     "a number by name": (SCORES, IDS, {"normalizer": "tokens"}),
     "another library's word": (SCORES, IDS, {"weight": [1.0, 2.0, 1.0]}),
+    "another library's word, by name": (SCORES, IDS, {"weight": "balanced"}),
 }
 
 

@@ -57,6 +57,8 @@ def _has_weights_alone(head: Head, softcap: Any, *, tuples: bool) -> bool:
     """Whether a weight is that of another library's loss: of classes or examples, no layer's."""
     if head.weight is None or head.bias is not None or softcap is not None:
         return False
+    if reading.is_name("weight", head.weight):
+        return True
     try:
         shape = reading.shape_of("weight", head.weight, tuples=tuples)
     except BackendError:  # a layer, say, and told apart later

@@ -12,6 +12,7 @@ from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
 from unified_loss._call import number as as_number
+from unified_loss._call import weights_by_name
 from unified_loss._dispatch import (
     LOADERS,
     _array_api,
@@ -26,7 +27,7 @@ from unified_loss._types import Head, Operands, Options, Problem, Shape, Size, S
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
 ARRAYS = Operands._fields
-WEIGHTS = ARRAYS[2:]
+NAMED = (*ARRAYS[2:], "weight")  # what people name; weight is class_weight in other libraries
 HOST = ("numpy", "python")
 ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
 MODULE = r"(?:(?:torch|tf|jnp|np)\.)?"
@@ -73,10 +74,15 @@ class Call(NamedTuple):
 
 
 def stands_for_array(name: str, value: Any) -> bool:
-    """Whether an argument is a shape and can be nothing else; weights may be named: "balanced"."""
+    """Whether an argument is a shape and can be nothing else."""
     if isinstance(value, str):
-        return name not in WEIGHTS or not value.isidentifier()
+        return not is_name(name, value)
     return _abstract_library(value) is not None
+
+
+def is_name(name: str, value: Any) -> bool:
+    """Whether weights are named, as "balanced"."""
+    return isinstance(value, str) and name in NAMED and value.isidentifier()
 
 
 def is_shape(logits: Any) -> bool:
@@ -102,6 +108,9 @@ def problem_of(backend: Backend, arrays: Operands, options: Options) -> Problem:
 def read_shapes(arrays: Operands, options: Options, framework: str | None, head: Head) -> Call:
     """A call in which an argument, or all, are shapes; of the linear form with a weight."""
     normalizer, error = _number_or_error(arrays.normalizer)
+    named = arrays.class_weight if is_name("class_weight", arrays.class_weight) else None
+    if named is not None:
+        arrays = arrays._replace(class_weight=None)
     given = arrays._replace(normalizer=normalizer)._asdict()
     first = "logits"
     if head.weight is not None:
@@ -120,7 +129,9 @@ def read_shapes(arrays: Operands, options: Options, framework: str | None, head:
     problem = _problem(specs[first], [specs[name] for name in ARRAYS[1:]], options, same_size)
     if first == "hidden":
         problem = problem._replace(head=Head(*(specs[name] for name in Head._fields)))
-    error = _foreign(specs, first, backend) or error or _not_held(normalizer, specs[first])
+    refused = None if named is None else weights_by_name(named, problem)
+    others = error or _not_held(normalizer, specs[first])
+    error = _foreign(specs, first, backend) or refused or others
     return Call(problem, backend, error)
 
 

@@ -14,6 +14,7 @@ from unified_loss._shown import name_of
 from unified_loss.exceptions import BackendError
 
 ARRAYS = frozenset({*known_names(), *ALIASES})  # whose arrays have a place
+TABLES = frozenset({"pandas", "polars", "pyarrow"})
 TEXT = (str, bytes, bytearray)
 IGNORED = rules.DEFAULT_IGNORE_INDEX
 
@@ -84,10 +85,15 @@ def _is_readable(value: Any) -> bool:
     return True
 
 
+def _package(value: Any) -> str:
+    """Whose methods a column has; one of a derived class has those of its base."""
+    packages = (rules.package_of(base) for base in type(value).__mro__)
+    return next((package for package in packages if package in TABLES), "")
+
+
 def _number_missing(value: Any) -> int:
     """How many entries have no value; NaN among floating numbers is a value."""
-    kind = type(value)
-    package = rules.package_of(kind)
+    package = _package(value)
     if package in {"polars", "pyarrow"}:
         found = getattr(value, "null_count", 0)
         found = found() if callable(found) else found
@@ -113,7 +119,7 @@ def _filled(value: Any, name: str) -> str:
     """Code that puts what does not count in the place of missing numbers."""
     is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
     what = IGNORED if name == "labels" else False if is_mask else 0
-    package = rules.package_of(type(value))
+    package = _package(value)
     if package != "pandas":
         # pyarrow fills in nothing that the dtype of the column does not hold.
         cast = '.cast("int64")' if name == "labels" and package == "pyarrow" else ""
@@ -127,7 +133,7 @@ def _filled(value: Any, name: str) -> str:
 
 def _codes(value: Any, missing: int) -> str:
     """Code that makes class ids of class names, and `IGNORED` of those that are missing."""
-    package = rules.package_of(type(value))
+    package = _package(value)
     if len(np.shape(value)) != 1:
         return "" if missing else messages.CLASS_IDS
     if package == "pandas":

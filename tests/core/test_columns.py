@@ -153,7 +153,19 @@ def test_numbers_that_are_objects_are_numbers() -> None:
     assert cross_entropy(LOGITS, pd.Series([2, 2**70, 1], dtype=object), ignore_index=2**70) > 0
 
 
-@pytest.mark.parametrize("make", [pl.Series, pa.array, lambda v: pd.Series(v, dtype="boolean")])
+class Derived(pd.Series):  # type: ignore[misc]
+    """A column of a class of one's own, as those of other packages are."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pl.Series,
+        pa.array,
+        lambda values: pd.Series(values, dtype="boolean"),
+        lambda values: Derived(values, dtype="boolean"),
+    ],
+)
 def test_missing_weights_have_a_hint_that_runs(make: Any) -> None:
     """R2: masks, where no number may be filled in."""
     mask = make([True, None, True])

@@ -153,7 +153,7 @@ def test_is_taken_off_a_model_again() -> None:
     assert model(tokens).logits.shape[1] == copied(tokens).logits.shape[1] == 0
     compute_loss.remove()
     assert torch.equal(model(tokens).logits, whole)
-    with pytest.raises(LossInputError, match="nothing has entered"):
+    with pytest.raises(LossInputError, match=r"remove\(\) has taken this loss off"):
         LinearCausalLMLoss.forward(compute_loss, model(tokens), labels)
     LinearCausalLMLoss(copied).remove()
     assert torch.equal(copied(tokens).logits, whole)

@@ -27,15 +27,20 @@ class Head:
         self.softcap: float | None = getattr(text, "final_logit_softcapping", None)
         self.hidden: Tensor | None = None
         self.is_known = False  # whether the logits have been seen to be those of the layer
-        self.remove()  # an earlier one would let nothing through to this one
+        self.is_removed = False  # whether the owner of the model wanted it off the layer
+        self._unhook()  # an earlier one would let nothing through to this one
         layer.register_forward_pre_hook(self._enter)
 
     def remove(self) -> None:
         """Take what a `Head` has hooked off the layer, which gets all that the model gives it."""
+        self.is_removed = True
+        self._unhook(is_removed=True)
+
+    def _unhook(self, *, is_removed: bool = False) -> None:
         hooks = self.layer._forward_pre_hooks  # noqa: SLF001 (torch tells of them nowhere else)
         for key, head in [(key, getattr(hook, "__self__", None)) for key, hook in hooks.items()]:
             if isinstance(head, Head):
-                head.hidden = None
+                head.hidden, head.is_removed = None, is_removed
                 del hooks[key]
 
     def _enter(self, layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -51,6 +56,9 @@ class Head:
     def taken(self, logits: Tensor) -> Tensor:
         """Return the hidden states of the logits that the model has returned."""
         hidden, self.hidden = self.hidden, None
+        if hidden is None and self.is_removed:
+            message = "remove() has taken this loss off its model, and it is of no use afterwards."
+            raise refused(LossInputError, message, "LinearCausalLMLoss(trainer.model)")
         if hidden is None:
             message = "nothing has entered the last layer since the last loss: is it that of the "
             message += "model that is trained, and does no later loss stand in place of this one?"

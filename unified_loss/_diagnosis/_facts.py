@@ -105,6 +105,16 @@ class Facts:
         return self.values is not None and not self.values.integral
 
     @property
+    def has_fractions(self) -> bool:
+        """Whether some label is known to be no whole number; one that is missing is none at all."""
+        return self.values is not None and not self.values.whole
+
+    @property
+    def in_unit_interval(self) -> bool:
+        """Whether the labels are known to be from 0 to 1."""
+        return self.values is not None and bool(0 <= self.values.low <= self.values.high <= 1)
+
+    @property
     def whole(self) -> bool:
         """Whether the labels are known to be whole numbers."""
         return self.integer or (self.values is not None and self.values.integral)

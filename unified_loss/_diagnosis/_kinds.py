@@ -296,7 +296,7 @@ def regression_target_with_classification_loss(facts: Facts) -> Readings:
     if values and values.whole and not is_row:
         return
     one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch)) or is_row
-    beyond = values is not None and not 0 <= values.low <= values.high <= 1
+    beyond = values is not None and not facts.in_unit_interval
     if not beyond and (is_row or not one_each):
         return
     seen = f" (between {values.low:g} and {values.high:g})" if values and not is_row else ""
@@ -319,10 +319,8 @@ def regression_target_with_classification_loss(facts: Facts) -> Readings:
 )
 def soft_labels_unsupported(facts: Facts) -> Readings:
     """Probabilities that lack the class axis."""
-    values = facts.values
     one_each = facts.equal(without_ones(facts.labels), without_ones(facts.batch))
-    is_fractional = values is not None and not values.whole
-    is_probability = is_fractional and values and 0 <= values.low <= values.high <= 1
+    is_probability = facts.has_fractions and facts.in_unit_interval
     if not (one_each and is_probability) or facts.equal(facts.classes, 1):
         return
     yield Reading(
@@ -381,7 +379,7 @@ def scores_of_a_binary_loss(facts: Facts) -> Readings:
     """One score for each example, as a binary classifier gives, in a loss of several classes."""
     is_outcome = facts.values is None or facts.binary
     if not facts.integer and facts.values is not None:  # probabilities of one outcome
-        is_outcome = 0 <= facts.values.low <= facts.values.high <= 1
+        is_outcome = facts.in_unit_interval
     if not _are_alike_without_a_batch(facts) or not is_outcome:
         return
     yield Reading(

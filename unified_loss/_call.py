@@ -17,7 +17,7 @@ from unified_loss._dispatch import ALIASES, explain_object
 from unified_loss._labels import Argument
 from unified_loss._shapes import same_size
 from unified_loss._shown import name_of
-from unified_loss._types import Array, Head, Operands, Options, Plan, Problem
+from unified_loss._types import Array, Head, Operands, Options, Plan, Problem, Same, Spec
 from unified_loss.exceptions import (
     BackendError,
     LabelError,
@@ -51,6 +51,18 @@ class Taken(NamedTuple):
     sample_weight: Argument | None
     normalizer: Argument | None
 
+    def beside(
+        self, logits: Spec, options: Options, same: Same, head: Head | None = None
+    ) -> Problem:
+        """The problem of logits, or of hidden states and their head, beside these arguments."""
+        labels, *weights = self
+        class_weight, sample_weight, normalizer = (
+            None if weight is None else weight.spec for weight in weights
+        )
+        return Problem(
+            logits, labels.spec, class_weight, sample_weight, normalizer, options, same, head
+        )
+
 
 def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool = True) -> Call:
     """Check everything that can be checked (R26), and bring all arrays to the logits (R2).
@@ -64,9 +76,7 @@ def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
     taken = taken_of(backend, arrays, options)
-    specs = (None if argument is None else argument.spec for argument in taken)
-    logits = backend.spec(arrays.logits)
-    problem = Problem._make((logits, *specs, options, backend.same_size, None, ""))
+    problem = taken.beside(backend.spec(arrays.logits), options, backend.same_size)
     try:
         judged = plans.make_plan(problem)._replace(device=backend.device(arrays.logits))
         if judged.class_group is not None:
@@ -97,7 +107,8 @@ def _warn_of_values(
         plan, backend.read(logits, wait=False)
     ):
         by_keras = _caller() == _KERAS
-        warn(swapped(LossInputWarning, messages.rows_of_scores(by_keras=by_keras), by_keras))
+        text = messages.rows_of_scores(by_keras=by_keras)
+        warn(swapped(LossInputWarning, text, instead=messages.SWAP_IN_KERAS if by_keras else ""))
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
@@ -119,7 +130,8 @@ def _is_rather_a_batch(plan: Plan, problem: Problem, taken: Taken) -> bool:
 def _refuse_labels_first() -> None:
     """R1: Keras has another order, in which floating labels of the logits' shape would train."""
     if _caller().startswith(_LABELS_FIRST):
-        raise swapped(LossInputError, messages.labels_come_first())
+        text = messages.labels_come_first()
+        raise swapped(LossInputError, text, instead=messages.LOSS_OF_KERAS)
 
 
 def _caller() -> str:
@@ -130,16 +142,15 @@ def _caller() -> str:
     return "" if frame is None else str(frame.f_globals.get("__name__"))
 
 
-def swapped(kind: Any, text: str, by_keras: bool = False) -> Any:  # noqa: FBT001, FBT002
-    """The error or warning of arguments that came in the other order."""
+def swapped(kind: Any, text: str, *, instead: str = "") -> Any:
+    """The error or warning of arguments in the other order; what to do where Keras gives them."""
     from unified_loss._diagnosis import Fix
 
     told = kind(text)
     told.cause = "arguments_swapped"
     swap = "if the labels came first, swap the arguments"
-    told.fixes = (Fix(swap, "logits, labels = labels, logits", "conditional"),)
-    if by_keras:
-        told.fixes = (Fix("if the logits came first, swap the arguments: loss(y_true, y_pred)"),)
+    fix = Fix(swap, "logits, labels = labels, logits", "conditional")
+    told.fixes = (Fix(instead) if instead else fix,)
     return told
 
 

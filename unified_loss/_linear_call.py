@@ -48,9 +48,8 @@ def prepare(
     taken = taken_of(backend, arrays._replace(logits=hidden), options, first="hidden")
     weight, weight_spec = _part(backend, hidden, weight, "weight")
     bias, bias_spec = _part(backend, hidden, bias, "bias")
-    specs = (None if one is None else one.spec for one in taken)
     known = Head(backend.spec(hidden), weight_spec, bias_spec)
-    problem = Problem._make((known.hidden, *specs, options, backend.same_size, known, ""))
+    problem = taken.beside(known.hidden, options, backend.same_size, known)
     try:
         problem = linear_rules.with_logits(problem)
         cap = linear_rules.softcap(softcap, problem.logits.dtype)

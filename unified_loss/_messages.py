@@ -20,6 +20,11 @@ TRACED = {  # a word in the class of a traced number: what makes a constant of i
     "SymbolicTensor": "make it a constant, a number of Python",
 }
 CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
+SWAP_IN_KERAS = "if the logits came first, swap the arguments: loss(y_true, y_pred)"
+LOSS_OF_KERAS = (
+    "from unified_loss.integrations.keras import CrossEntropy; "
+    "model.compile(loss=CrossEntropy(), metrics=[CrossEntropy()])"
+)
 MASK_LOST = "its mask would be lost"
 # What a masked argument of NumPy is to be instead, if it is floating, and if not; what is masked
 # does not count.
@@ -414,10 +419,7 @@ def labels_come_first() -> str:
     return (
         "Keras calls its losses and metrics with the labels first, as loss(y_true, y_pred), and "
         "this function takes the logits first."
-    ) + hint(
-        "from unified_loss.integrations.keras import CrossEntropy; "
-        "model.compile(loss=CrossEntropy(), metrics=[CrossEntropy()])"
-    )
+    ) + hint(LOSS_OF_KERAS)
 
 
 def logits_came_first(labels: Spec, logits: Spec) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from unified_loss import (
     ArgumentError,
@@ -119,6 +120,9 @@ def the_function_alone_is_refused() -> None:
             for loss, metrics in ((cross_entropy, None), (CrossEntropy(), [cross_entropy])):
                 text = raised(LossInputError, fitted, loss, labels, metrics=metrics, **how)
                 assert "integrations.keras import CrossEntropy" in text
+    with pytest.raises(LossInputError) as caught:
+        fitted(cross_entropy, IDS, run_eagerly=True)
+    assert [(fix.kind, fix.code) for fix in caught.value.fixes] == [("elsewhere", "")]
     losses = fitted(lambda y_true, y_pred: cross_entropy(y_pred, y_true), ONE_HOT)
     np.testing.assert_allclose(losses, fitted(CrossEntropy(), ONE_HOT), rtol=1e-6)
 
@@ -140,6 +144,8 @@ def the_other_order_is_told_in_the_words_of_keras() -> None:
         text = raised(DTypeError, CrossEntropy(), scores, ids)
         assert "order of a loss of Keras is (y_true, y_pred)" in text
     assert "are int" in raised(DTypeError, CrossEntropy(), IDS, ONE_HOT.astype("int32"))
+    for names in (np.array([["a", "b"]]), np.array([["a", None]], object)):
+        assert "y_pred must be floating" in raised(DTypeError, CrossEntropy(), [0], names)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         CrossEntropy()(INPUTS[:, :3], ONE_HOT)

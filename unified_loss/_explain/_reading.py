@@ -163,7 +163,8 @@ def _not_held(normalizer: Any, logits: Spec) -> LossInputError | None:
 
 
 def _problem(logits: Spec, others: Any, options: Options, same: Any) -> Problem:
-    return Problem._make((logits, *others, options, same, None, ""))
+    labels, class_weight, sample_weight, normalizer = others
+    return Problem(logits, labels, class_weight, sample_weight, normalizer, options, same)
 
 
 def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:

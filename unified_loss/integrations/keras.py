@@ -275,14 +275,20 @@ class CrossEntropy(keras.losses.Loss):
 
 def _refuse_the_other_order(y_true: Any, y_pred: Any) -> None:
     """R1: class ids where the logits belong, and scores where the labels do."""
-    if not keras.backend.is_int_dtype(getattr(y_pred, "dtype", "float32")):
+    try:
+        is_integer = keras.backend.is_int_dtype(getattr(y_pred, "dtype", "float32"))
+    except ValueError:  # text, objects: what Keras has no dtype for
+        dtype = getattr(y_pred.dtype, "name", str(y_pred.dtype))
+        given = Spec(rules.package_of(type(y_pred)), tuple(y_pred.shape), dtype)
+        raise DTypeError(messages.part_not_floating("y_pred", given)) from None
+    if not is_integer:
         return
     predicted = ops.convert_to_tensor(y_pred)
     backend = backend_of(predicted)
     labels = _spec(backend, y_true)
     if labels.dtype in rules.FLOATING:
         text = messages.logits_came_first(labels, backend.spec(predicted))
-        raise swapped(DTypeError, text, by_keras=True)
+        raise swapped(DTypeError, text, instead=messages.SWAP_IN_KERAS)
 
 
 def _spec(backend: Backend, labels: Any) -> Spec:

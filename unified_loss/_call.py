@@ -113,18 +113,6 @@ def _warn_of_values(
         plan, taken.labels, taken.sample_weight
     ):
         warn_of("several", problem, plan, taken.labels)
-    elif _is_rather_a_batch(plan, problem, taken) and backend.read(logits, wait=False) is not None:
-        warn_of("one row", problem, plan, taken.labels)
-
-
-def _is_rather_a_batch(plan: Plan, problem: Problem, taken: Taken) -> bool:
-    """Whether the row of one example is rather the labels of many, with a score for each.
-
-    Logits without values may be a row of many all the same, which a function is mapped over.
-    """
-    return plans.is_open_row(plan, problem) and label_values.is_no_distribution(
-        plan, taken.labels, taken.sample_weight
-    )
 
 
 def _refuse_labels_first() -> None:
@@ -323,11 +311,19 @@ def warn_of_suspicions(
     """R17: what is legal under ``check=True``, and probably not meant."""
     scores = None if logits is None else backend.read(logits, wait=True)
     stages = label_values.suspicions(plan, scores, taken.labels, taken.sample_weight)
-    is_known = scores is not None and "rows" in stages
-    if is_known and _is_rather_a_batch(plan, problem, taken):
+    if "rows" in stages and scores is not None and _is_rather_a_batch(plan, problem, taken.labels):
         stages[stages.index("rows")] = "one row"
     for stage in stages:
         warn_of(stage, problem, plan, taken.labels)
+
+
+def _is_rather_a_batch(plan: Plan, problem: Problem, labels: Argument) -> bool:
+    """Whether the row of one example (R4) is rather the labels of many, with a score for each.
+
+    Logits without values may be a row of many all the same, which a function is mapped over.
+    """
+    is_open = plan.ndim == 1 and plan.num_classes != 1 and problem.options.axis is None
+    return is_open and labels.values is not None and label_values.is_far_from_one(labels.values)
 
 
 def warn_of(stage: Any, problem: Problem, plan: Plan, labels: Argument) -> None:

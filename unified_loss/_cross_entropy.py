@@ -170,9 +170,8 @@ def cross_entropy(
         If there is one class only, so that the loss is always 0.
     LossInputWarning
         Of what is legal and probably not meant, where labels may be looked at: several ones in
-        a row, or a row that is rather the labels of many examples with one score each. Under
-        ``check=True`` also of dense label rows that do not sum to 1, of logits that look like
-        the output of a softmax, and of labels that are all ignored.
+        a row. Under ``check=True`` also of dense label rows that do not sum to 1, of logits that
+        look like the output of a softmax, and of labels that are all ignored.
 
     See Also
     --------

@@ -204,16 +204,8 @@ def has_several_ones(plan: Plan, labels: Argument, sample_weight: Argument | Non
 
 @quietly
 def is_far_from_one(row: HostArray) -> bool:
-    """Whether a row of labels is far from a distribution; one of zeros adds nothing."""
-    return bool(abs(float(row.sum(dtype=np.float64)) - 1) > FAR and row.any())
-
-
-def is_no_distribution(plan: Plan, labels: Argument, sample_weight: Argument | None) -> bool:
-    """R17: whether the row of the one example is far from a distribution, and not dropped."""
-    if labels.values is None or plan.check is False or plan.num_classes == 1:
-        return False
-    drops = weight_drops(plan, labels, sample_weight)
-    return drops is not None and not drops and is_far_from_one(labels.values)
+    """Whether a row of labels is far from a distribution."""
+    return bool(abs(float(row.sum(dtype=np.float64)) - 1) > FAR)
 
 
 def suspicions(

@@ -2,16 +2,11 @@
 
 import math
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend
-from unified_loss._labels import (
-    is_far_from_one,
-    number_of_ignored,
-    number_of_others,
-    several_ones,
-)
+from unified_loss._labels import number_of_ignored, number_of_others, several_ones
 from unified_loss._types import Operands, Options, Plan, Problem
 
 _SEEN: dict[Hashable, "Seen"] = {}
@@ -52,14 +47,14 @@ def seen(
     plan, of_class_ids, of_known_ids, problem, of_unseen_ids = found
     if of_unseen_ids is not None and not looks:
         return of_unseen_ids, problem
-    if plan.check is False or (plan.ndim != 1 and problem.labels.dtype in rules.FRACTIONAL):
+    if plan.check is False or problem.labels.dtype in rules.FRACTIONAL:
         return plan, problem
     values = backend.values(arrays.labels)
     if values is None:
         return plan, problem
     told: Plan | None = None
     if plan.label_kind == "dense":
-        told = None if _is_odd(plan, problem, values) else plan
+        told = plan if several_ones(values, plan.axis) is None else None
     else:
         rest = number_of_others(values, plan.num_classes)
         if not rest:
@@ -98,19 +93,6 @@ def remember(
         if of_known_ids.route is not None and backend.finds_wrong_ids(of_known_ids):
             of_unseen_ids = of_known_ids
     _SEEN[key] = Seen(plan, of_class_ids, of_known_ids, problem, of_unseen_ids)
-
-
-def is_open_row(plan: Plan, problem: Problem) -> bool:
-    """Whether labels are the row of one example, unless scores and labels of a batch are meant."""
-    return plan.ndim == 1 and plan.label_kind == "dense" and problem.options.axis is None
-
-
-def _is_odd(plan: Plan, problem: Problem, values: Any) -> bool:
-    """Whether dense labels may be a reason to warn."""
-    if is_open_row(plan, problem) and is_far_from_one(values):
-        return True
-    is_fractional = problem.labels.dtype in rules.FRACTIONAL
-    return not is_fractional and several_ones(values, plan.axis) is not None
 
 
 def _routed(backend: Backend, plan: Plan, problem: Problem) -> Plan:

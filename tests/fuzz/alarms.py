@@ -27,8 +27,6 @@ def _has_reason(call: Call, warning: Warning | str) -> bool:
         return False
     if getattr(warning, "cause", None) == "arguments_swapped":
         return bool(call.labels.min() < 0)
-    if call.labels.ndim == 1 and call.labels.dtype.kind not in "iub":
-        return call.options.get("axis") is None and abs(call.labels.astype(float).sum() - 1) > 0.5
     labels = np.moveaxis(call.labels, call.class_axis, -1).astype(np.int64)
     is_binary = call.labels.dtype.kind in "iub" and bool(np.isin(labels, (0, 1)).all())
     return is_binary and bool((labels.sum(-1) > 1).any())

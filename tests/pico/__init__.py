@@ -20,6 +20,7 @@ FUNCTIONS = (
     "exp",
     "expand_dims",
     "isfinite",
+    "isnan",
     "log",
     "matmul",
     "max",

@@ -42,7 +42,9 @@ def functions(module: str, **others: Render) -> Dialect:
         "subtract": lambda x, n: f"({x} - {n})" if n > 0 else f"({x} + {-n})",
         "divide": lambda x, n: f"({x} // {n})",
         "stack": lambda x, is_flat: f"{module}.stack({x})" if is_flat else "",
-        "fill": lambda x, n: dialect["cast"](f"{module}.nan_to_num({x}, nan={n})", "int64"),
+        "fill": lambda x, n: dialect["cast"](
+            f"{module}.where({module}.isnan({x}), {n}, {x})", "int64"
+        ),
         **others,
     }
     return dialect
@@ -89,7 +91,6 @@ def _numbered(x: str, mark: int | None) -> str:
 
 STANDARD = functions(
     "xp",
-    fill=lambda x, n: f"xp.astype(xp.where(xp.isnan({x}), {n}, {x}), xp.int64)",
     permute=lambda x, order: f"xp.permute_dims({x}, {order})",
     # The standard has no padding, and wants an index for each axis.
     pad=lambda x, value: f"xp.concat([{x}, xp.full_like({x}[..., :1], {value[1]})], axis=-1)",

@@ -122,7 +122,7 @@ def _known(
         lost = lost | ops.any(x != x, plan.axis)  # noqa: PLR0124 (NaN)
     t = high = None
     if plan.label_kind == "dense":
-        t = _labels_of(ops, plan, operands, x)
+        t = labels_of(ops, plan, operands, x)
         high = highest_label(ops, plan, operands, t)
     part, high = part_of(ops, plan, operands, ops.where(lost, INFINITY, m), t, high)
     return of_all(ops, plan, operands, part, high, *ops.sums_of_all(plan, part))
@@ -206,7 +206,7 @@ def _highest(ops: SplitOps, x: Array, axis: int) -> Array:
     return ops.sum(x, axis) - INFINITY if ops.size(x, axis) == 0 else ops.max(x, axis)
 
 
-def _labels_of(ops: SplitOps, plan: Plan, operands: Operands, x: Array) -> Array:
+def labels_of(ops: SplitOps, plan: Plan, operands: Operands, x: Array) -> Array:
     """Dense labels; a zero label on a masked class has no influence, and no gradient (R18)."""
     t = ops.cast(operands.labels, plan.compute_dtype)
     constant = ops.stop_gradient(t)

@@ -60,8 +60,7 @@ class ArrayOps(LinearOps):
         if tour is not None:
             field = self._field(tour, form, head, operands)
             return eager.loss_of(field, eager.statistics_of(field))
-        x = two_steps.logits_of(self, form, head, operands)
-        return self.loss(form.plan, operands._replace(logits=x))
+        return self.loss(*two_steps.with_logits(self, form, head, operands))
 
     def linear_loss_and_gradients(
         self, form: Form, head: Head, operands: Operands
@@ -73,17 +72,16 @@ class ArrayOps(LinearOps):
             statistics = eager.statistics_of(field)
             loss = eager.loss_of(field, statistics)
             return loss, eager.gradients_of(field, statistics, eager.all_of(head))
-        x = two_steps.logits_of(self, form, head, operands)
-        loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x))
-        return loss, two_steps.gradients_of(self, form, head, operands, x, slope)
+        plan, operands = two_steps.with_logits(self, form, head, operands)
+        loss, slope = self.loss_and_gradient(plan, operands)
+        return loss, two_steps.gradients_of(self, form, head, operands, slope)
 
     def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
         """What `Totals` holds of the linear form."""
         tour = self.tour(form, head)
         if tour is not None:
             return eager.totals_of(self._field(tour, form, head, operands))
-        x = two_steps.logits_of(self, form, head, operands)
-        return self.sums(form.plan, operands._replace(logits=x))
+        return self.sums(*two_steps.with_logits(self, form, head, operands))
 
     @classmethod
     def tour(cls, form: Form, head: Head) -> walks.Tour | None:

@@ -123,35 +123,32 @@ class DaskOps(ArrayOps):
         return Operands(*(None if array is None else Lazy(array) for array in operands))
 
     def linear_loss(self, form: Form, head: Head, operands: Operands) -> Array:
-        x = self._logits(form, head, operands)
-        return self.loss(form.plan, operands._replace(logits=x.array))
+        _, wrapped = self._with_logits(form, head, operands)
+        return self.loss(form.plan, operands._replace(logits=wrapped.logits.array))
 
     def linear_sums(self, form: Form, head: Head, operands: Operands) -> Sums:
-        x = self._logits(form, head, operands)
-        return self.sums(form.plan, operands._replace(logits=x.array))
+        _, wrapped = self._with_logits(form, head, operands)
+        return self.sums(form.plan, operands._replace(logits=wrapped.logits.array))
 
     def linear_loss_and_gradients(
         self, form: Form, head: Head, operands: Operands
     ) -> tuple[Array, Head]:
-        x = self._logits(form, head, operands)
-        loss, slope = self.loss_and_gradient(form.plan, operands._replace(logits=x.array))
-        lazy, wrapped = self._wrapped(form.plan, head, operands)
-        found = two_steps.gradients_of(self, form, lazy, wrapped, x, Lazy(slope))
+        lazy, wrapped = self._with_logits(form, head, operands)
+        known = operands._replace(logits=wrapped.logits.array)
+        loss, slope = self.loss_and_gradient(form.plan, known)
+        found = two_steps.gradients_of(self, form, lazy, wrapped, Lazy(slope))
         return loss, Head(*(None if part is None else part.array for part in found))
 
-    def _logits(self, form: Form, head: Head, operands: Operands) -> Array:
-        return two_steps.logits_of(self, form, *self._wrapped(form.plan, head, operands))
-
-    def _wrapped(self, plan: Plan, head: Head, operands: Operands) -> tuple[Head, Operands]:
+    def _with_logits(self, form: Form, head: Head, operands: Operands) -> tuple[Head, Operands]:
         """Lazy parts, features in one chunk; the operands in the chunks of the logits."""
         hidden, weight, bias = head
         hidden, weight = hidden.rechunk({hidden.ndim - 1: -1}), weight.rechunk({1: -1})
         if bias is not None:
             bias = bias.rechunk((weight.chunks[0],))
         logits = da.matmul(hidden, weight.T)
-        ready = self._ready(plan, operands._replace(logits=logits))
-        lazy = (None if part is None else Lazy(part) for part in (hidden, weight, bias))
-        return Head(*lazy), ready
+        ready = self._ready(form.plan, operands._replace(logits=logits))
+        lazy = Head(*(None if part is None else Lazy(part) for part in (hidden, weight, bias)))
+        return lazy, two_steps.with_logits(self, form, lazy, ready)[1]
 
     def tanh(self, x: Array) -> Array:
         return elementwise(np.tanh, x)

@@ -16,11 +16,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from unified_loss._backend import LinearRoute
-from unified_loss._backends._jax_operands import beside_rows, with_whole_features
+from unified_loss._backends._jax_operands import beside_rows, whole, with_whole_features
 from unified_loss._examples import Examples, either, examples_and_divisor
 from unified_loss._linear import _walks as walks
-from unified_loss._linear._tiles import Sums, finished
-from unified_loss._linear._two_steps import in_compute_dtype
+from unified_loss._linear._tiles import Sums, judged
+from unified_loss._linear._two_steps import in_compute_dtype, without_garbage
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import Statistics, combine
 from unified_loss._sums import Sums as Totals
@@ -128,8 +128,7 @@ def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> 
     flat, examples, known = _seen(ops, walks.flattened(ops, form, head, operands))
     plan = flat.plan
     found, _ = _statistics_of(layout, flat, examples, known)
-    settled = _settled(ops, plan, examples, found)
-    examples, divisor = examples_and_divisor(ops, plan, known, settled.m)
+    examples, divisor, settled = judged(ops, plan, examples, known, found)
     value = combine(ops, plan, examples, settled, divisor)
     return value.reshape(flat.batch) if plan.reduction == "none" else value
 
@@ -144,8 +143,7 @@ def sums_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> 
     alone = flat._replace(form=flat.form._replace(plan=own))
     terms, top = _statistics_of(first._replace(has_top=has_top), alone, examples, known)
     found = terms if own is plan else _statistics_of(layout, flat, examples, known)[0]
-    settled = _settled(ops, plan, examples, found)
-    examples, _ = examples_and_divisor(ops, plan, known, settled.m)
+    examples, _, settled = judged(ops, plan, examples, known, found)
     hit = terms.p == 0 if top is None else top == terms.m
     return added_up(ops, plan, examples, settled, terms.p, hit)
 
@@ -157,19 +155,29 @@ def _seen(ops: Any, flat: walks.Flat) -> tuple[walks.Flat, Examples, Operands]:
     hidden = with_whole_features(hidden)
     bias, w = (beside_rows(hidden, one) for one in (bias, flat.operands.class_weight))
     flat = flat._replace(operands=flat.operands._replace(class_weight=w))
-    hollow = jnp.broadcast_to(jnp.zeros((), hidden.dtype), (hidden.shape[0], weight.shape[0]))
-    known = flat.operands._replace(logits=hollow)
+    known = flat.operands._replace(logits=hollow_of(flat.form, Head(hidden, weight, bias)))
+    plan, hidden, known = without_garbage(ops, plan, hidden, known)
+    form = flat.form._replace(plan=plan)
     examples, _ = examples_and_divisor(ops, plan, known)
-    if examples.dropped is not None:
-        dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
-        hidden = ops.where(dead, 0.0, hidden)
-    return flat._replace(head=Head(hidden, weight, bias)), examples, known
+    return flat._replace(form=form, head=Head(hidden, weight, bias)), examples, known
+
+
+def hollow_of(form: Form, head: Head) -> Array:
+    """The logits of hidden states of 0: the shape of all, and which classes are masked.
+
+    A zero label on these has no gradient (R18).
+    """
+    hidden, weight, bias = head
+    row = jnp.zeros((), hidden.dtype)
+    if bias is not None and form.softcap is None:  # below which no logit is infinite
+        row = whole(lax.stop_gradient(bias))  # beside labels that are split in any way
+    return jnp.broadcast_to(row, (hidden.shape[0], weight.shape[0]))
 
 
 def _statistics_of(
     layout: Layout, flat: walks.Flat, examples: Examples, known: Operands
 ) -> tuple[Statistics, Array | None]:
-    """What `statistics` has of a call."""
+    """What `statistics` has of a call, with m a constant."""
     plan = flat.plan
     t: Any = None
     w: Any = None
@@ -181,17 +189,8 @@ def _statistics_of(
     if plan.class_weight and (layout.has_q or t is not None):
         w = jnp.asarray(known.class_weight, plan.compute_dtype)
     ids = examples.ids if layout.has_p else None
-    return statistics(layout, Given(*flat.head, t, w), ids, examples.dropped)
-
-
-def _settled(ops: Any, plan: Any, examples: Examples, found: Statistics) -> Statistics:
-    """The statistics, finite where they have no influence, as other walks have them."""
-    m, l, p, q = found
-    m = lax.stop_gradient(m)
-    known = finished(
-        ops, plan, examples._replace(ids=None), Sums(m, jnp.ones_like(l), p, q, None, None)
-    )
-    return known._replace(l=l)
+    found, top = statistics(layout, Given(*flat.head, t, w), ids, examples.dropped)
+    return found._replace(m=lax.stop_gradient(found.m)), top
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from unified_loss._backends import _jax_kernels as kernels
 from unified_loss._backends._jax_groups import refuse_replicas, varied
-from unified_loss._backends._jax_linear import Given, Layout, statistics
+from unified_loss._backends._jax_linear import Given, Layout, hollow_of, statistics
 from unified_loss._linear import _split as split
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
@@ -21,6 +21,7 @@ from unified_loss._split_classes import (
     Part,
     Sums,
     highest_label,
+    labels_of,
     of_all,
     part_of,
     silent_rows,
@@ -80,15 +81,14 @@ def _call_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Operand
     flat = walks.flattened(ops, form, head, operands)
     plan = flat.plan
     hidden, weight, bias = two_steps.in_compute_dtype(ops, plan, flat.head)
-    hollow = jnp.broadcast_to(jnp.zeros((), hidden.dtype), (hidden.shape[0], weight.shape[0]))
-    known = flat.operands._replace(logits=hollow)
+    known = flat.operands._replace(logits=hollow_of(form, Head(hidden, weight, bias)))
     ids = labels = None
     if plan.label_kind == "index":
         start = jax.lax.axis_index(names) * layout.classes
         ids = ops.less(ops.expand(known.labels, 1), start)
         ids = jnp.where((ids >= 0) & (ids < layout.classes), ids, -1)
     else:
-        labels = known.labels.astype(plan.compute_dtype)
+        labels = labels_of(ops, plan, known, known.logits)
     head = Head(varied(hidden, names), weight, bias)
     return Call(layout, plan, head, known, flat.batch, ids, labels, silent_rows(ops, plan, known))
 

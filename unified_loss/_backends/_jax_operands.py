@@ -52,6 +52,11 @@ def with_whole_features(hidden: Array) -> Array:
     return _reshard(hidden, *rows, None) if features else hidden
 
 
+def whole(x: Array) -> Array:
+    """An array that is whole on each device, on an explicit mesh."""
+    return _reshard(x, *(None for _ in x.shape)) if any(split(x)) else x
+
+
 def beside_rows(hidden: Array, part: Any) -> Any:
     """Rows of a weight, or numbers of classes, split over no mesh axis that the rows have.
 

@@ -96,7 +96,8 @@ class MlxOps(ArrayOps):
         return super().linear_sums(form, head, operands)
 
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
-        return self.affine(hidden, weight, None)  # lazy: nothing computes it
+        # Lazy: nothing computes it, nor a gradient, which would be 0 times what hidden holds.
+        return mx.stop_gradient(self.affine(hidden, weight, None))
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         self._is_compiled = _is_placeholder(operands.labels)

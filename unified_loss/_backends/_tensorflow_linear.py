@@ -15,6 +15,7 @@ from unified_loss._backend import LinearRoute
 from unified_loss._backends._tensorflow_statistics import masked_as_zero
 from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _walks as walks
+from unified_loss._linear._tiles import judged
 from unified_loss._linear._two_steps import in_compute_dtype, without_garbage
 from unified_loss._ops import INFINITY
 from unified_loss._statistics import Statistics, combine
@@ -56,8 +57,7 @@ def loss_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> 
     ops, plan, given, known = _flattened(ops, form, head, operands)
     examples, _ = examples_and_divisor(ops, plan, known)
     found = _statistics_of(size, form.softcap, plan, given, known, examples)
-    found = _settled(ops, plan, examples, found)
-    examples, divisor = examples_and_divisor(ops, plan, known, found.m)
+    examples, divisor, found = judged(ops, plan, examples, known, found)
     value = combine(ops, plan, examples, found, divisor)
     if plan.reduction == "none":
         value = tf.reshape(value, batch)
@@ -74,8 +74,7 @@ def sums_of(ops: Any, size: int, form: Form, head: Head, operands: Operands) -> 
     found = terms
     if own is not plan:
         found = _statistics_of(size, form.softcap, plan, given, known, examples)
-    found = _settled(ops, plan, examples, found)
-    examples, _ = examples_and_divisor(ops, plan, known, found.m)
+    examples, _, found = judged(ops, plan, examples, known, found)
     loss, *others = added_up(ops, plan, examples, found, terms.p, terms.p == 0)
     return (_never_minus_zero(loss), *others)
 
@@ -104,8 +103,8 @@ def _flattened(
     operands = operands._replace(labels=labels, sample_weight=weight)
     hidden, weights, bias = in_compute_dtype(ops, plan, head._replace(hidden=hidden))
     ops = _Hollow(ops, weights.shape[0])
-    hidden = without_garbage(ops, plan, hidden, weights, operands)
     known = operands._replace(logits=ops.hollow(plan, hidden, weights))
+    plan, hidden, known = without_garbage(ops, plan, hidden, known)
     return ops, plan, Head(hidden, weights, bias), known
 
 
@@ -131,22 +130,6 @@ def _statistics_of(
     if plan.class_weight and kernel.has_q:
         w = tf.cast(known.class_weight, plan.compute_dtype)
     return Statistics(*kernel.statistics(*given, w))
-
-
-def _settled(ops: Any, plan: Plan, examples: Examples, found: Statistics) -> Statistics:
-    """The statistics, finite where they have no influence."""
-    m, l, p, q = found
-    silent = examples.dropped
-    if p is not None and plan.class_weight and plan.label_smoothing:
-        empty = examples.label_mass == 0
-        nothing = empty if silent is None else silent | empty
-        p = ops.where(nothing & ~ops.isfinite(p), 0.0, p)
-    if silent is not None:
-        p, q = (
-            None if part is None else ops.where(silent & ~ops.isfinite(part), 0.0, part)
-            for part in (p, q)
-        )
-    return Statistics(m, l, p, q)
 
 
 class _Hollow:

@@ -27,11 +27,19 @@ from unified_loss._examples import Examples, examples_and_divisor
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
-from unified_loss._linear._tiles import Labels, Sums, added, finished, nothing, terms_of_tiles
+from unified_loss._linear._tiles import (
+    Labels,
+    Sums,
+    added,
+    judged,
+    nothing,
+    statistics_of,
+    terms_of_tiles,
+)
 from unified_loss._statistics import combine, loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums as Totals
 from unified_loss._sums import added_up, plan_of_own, sums_of
-from unified_loss._types import Array, Form, Head, Operands
+from unified_loss._types import Array, Form, Head, Operands, Plan
 from unified_loss.exceptions import BackendError
 
 _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
@@ -53,8 +61,7 @@ def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
                 return _walked(tour, form, head, operands, wanted)[0]
         elif _other_tour(form, head) is not None:
             return tiled(form, head, operands)
-        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
-        return backend.loss(form.plan, operands._replace(logits=x))
+        return backend.loss(*_with_logits(form, head, operands, is_ordinary=is_ordinary))
 
 
 def loss_and_gradients(
@@ -72,9 +79,9 @@ def loss_and_gradients(
             if tour is not None:
                 value, gradients, _ = _walked(tour, form, head, operands, wanted)
                 return value, gradients
-        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
-        value, slope = backend.loss_and_gradient(form.plan, operands._replace(logits=x))
-        return value, two_steps.gradients_of(OPS, form, head, operands, x, slope)
+        plan, operands = _with_logits(form, head, operands, is_ordinary=is_ordinary)
+        value, slope = backend.loss_and_gradient(plan, operands)
+        return value, two_steps.gradients_of(OPS, form, head, operands, slope)
 
 
 def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals:
@@ -88,8 +95,7 @@ def sums(backend: Backend, form: Form, head: Head, operands: Operands) -> Totals
                 return eager.totals_of(_field(tour, form, head, operands))
         if tour is not None:
             return tiled_sums(form, head, operands)
-        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
-        return backend.sums(form.plan, operands._replace(logits=x))
+        return backend.sums(*_with_logits(form, head, operands, is_ordinary=is_ordinary))
 
 
 def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any | None:
@@ -99,15 +105,14 @@ def deliver(backend: Backend, form: Form, head: Head, operands: Operands) -> Any
         if _other_tour(form, head) is not None:
             return backend.send(sums(backend, form, head, operands))
         is_ordinary = _is_ordinary(form, head, operands)
-        form, x = _logits(form, head, operands, is_ordinary=is_ordinary)
-        return backend.deliver(form.plan, operands._replace(logits=x))
+        return backend.deliver(*_with_logits(form, head, operands, is_ordinary=is_ordinary))
 
 
 def traced_sums(run: Any, form: Form, head: Head, operands: Operands) -> Totals:
     """What `Totals` holds, for a graph."""
     with as_given(head):
-        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
-        found: Totals = run(sums_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
+        call = two_steps.with_logits(GRAPH_OPS, form, head, operands)
+        found: Totals = run(sums_of, GRAPH_OPS, *call)
         return found
 
 
@@ -116,8 +121,7 @@ def traced_loss(run: Any, form: Form, head: Head, operands: Operands) -> Array:
     with as_given(head):
         if form.plan.class_group is not None:
             return _split(head).loss_in_two_steps(run, form, head, operands)
-        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
-        return run(loss_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
+        return run(loss_of, GRAPH_OPS, *two_steps.with_logits(GRAPH_OPS, form, head, operands))
 
 
 def traced_loss_and_gradients(
@@ -127,9 +131,9 @@ def traced_loss_and_gradients(
     with as_given(head):
         if form.plan.class_group is not None:
             return _split(head).loss_and_gradients_in_two_steps(run, form, head, operands)
-        x = two_steps.logits_of(GRAPH_OPS, form, head, operands)
-        value, slope = run(loss_and_gradient_of, GRAPH_OPS, form.plan, operands._replace(logits=x))
-        return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, x, slope)
+        plan, operands = two_steps.with_logits(GRAPH_OPS, form, head, operands)
+        value, slope = run(loss_and_gradient_of, GRAPH_OPS, plan, operands)
+        return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, slope)
 
 
 def as_given(head: Head) -> AbstractContextManager[Any]:
@@ -139,10 +143,12 @@ def as_given(head: Head) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if is_cast else nullcontext()
 
 
-def _logits(form: Form, head: Head, operands: Operands, *, is_ordinary: bool) -> tuple[Form, Array]:
-    """The logits, and the form of a call that is ordinary if all that they are made of is."""
-    x = two_steps.logits_of(OPS, form, head, operands)
-    return form._replace(plan=form.plan._replace(is_ordinary=is_ordinary)), x
+def _with_logits(
+    form: Form, head: Head, operands: Operands, *, is_ordinary: bool
+) -> tuple[Plan, Operands]:
+    """The call of the logits, which is ordinary if all that they are made of is."""
+    plan, operands = two_steps.with_logits(OPS, form, head, operands)
+    return plan._replace(is_ordinary=is_ordinary), operands
 
 
 def _is_ordinary(form: Form, head: Head, operands: Operands) -> bool:
@@ -303,8 +309,8 @@ def tiled(form: Form, head: Head, operands: Operands) -> Array:
     """The loss as torch differentiates it, all rows and a tile of classes at a time."""
     flat, examples, known = _seen(form, head, operands)
     plan = flat.plan
-    statistics = finished(OPS, plan, examples, sums_of_tiles(flat, examples))
-    examples, divisor = examples_and_divisor(OPS, plan, known, statistics.m)
+    found = statistics_of(OPS, examples, sums_of_tiles(flat, examples))
+    examples, divisor, statistics = judged(OPS, plan, examples, known, found)
     value = combine(OPS, plan, examples, statistics, divisor)
     return value.reshape(flat.batch) if plan.reduction == "none" else value
 
@@ -321,9 +327,10 @@ def tiled_sums(form: Form, head: Head, operands: Operands) -> Totals:
     if plan.label_kind == "dense":
         highest = OPS.max(OPS.cast(known.labels.detach(), plan.compute_dtype), 1)
     sums = sums_of_tiles(first, seen, highest)
-    found = finished(OPS, plan, examples, sums if own is plan else sums_of_tiles(flat, examples))
-    examples, _ = examples_and_divisor(OPS, plan, known, found.m)
-    return added_up(OPS, plan, examples, found, *terms_of_tiles(plan, sums, found))
+    whole = sums if own is plan else sums_of_tiles(flat, examples)
+    found = statistics_of(OPS, examples, whole)
+    examples, _, statistics = judged(OPS, plan, examples, known, found)
+    return added_up(OPS, plan, examples, statistics, *terms_of_tiles(plan, sums, found))
 
 
 def _seen(form: Form, head: Head, operands: Operands) -> tuple[walks.Flat, Examples, Operands]:
@@ -335,12 +342,22 @@ def _seen(form: Form, head: Head, operands: Operands) -> tuple[walks.Flat, Examp
         labels = flat.operands.labels.to(torch.int64)
         flat = flat._replace(operands=flat.operands._replace(labels=labels))
     hidden, weight, bias = two_steps.in_compute_dtype(ops, plan, flat.head)
-    known = flat.operands._replace(logits=ops.hollow(plan, hidden, weight))
+    known = flat.operands._replace(logits=hollow_of(flat.form, Head(hidden, weight, bias)))
+    plan, hidden, known = two_steps.without_garbage(ops, plan, hidden, known)
+    flat = flat._replace(form=flat.form._replace(plan=plan), head=Head(hidden, weight, bias))
     examples, _ = examples_and_divisor(ops, plan, known)
-    if examples.dropped is not None:
-        dead = examples.dropped & ops.any(~ops.isfinite(hidden), 1)
-        hidden = ops.where(dead, 0.0, hidden)
-    return flat._replace(head=Head(hidden, weight, bias)), examples, known
+    return flat, examples, known
+
+
+def hollow_of(form: Form, head: Head) -> Array:
+    """The logits of hidden states of 0: the shape of all, and which classes are masked.
+
+    A zero label on these has no gradient (R18).
+    """
+    hidden, weight, bias = head
+    if bias is None or form.softcap is not None:  # below which no logit is infinite
+        return OPS.hollow(form.plan, hidden, weight)
+    return bias.detach().expand(len(hidden), len(bias))
 
 
 def sums_of_tiles(flat: walks.Flat, examples: Examples, highest: Array | None = None) -> Sums:

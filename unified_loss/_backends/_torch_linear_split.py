@@ -26,6 +26,7 @@ from unified_loss._split_classes import (
     LabelSums,
     Part,
     highest_label,
+    labels_of,
     loss_and_gradient_of,
     loss_of,
     of_all,
@@ -233,11 +234,11 @@ def tiled(form: Form, head: Head, operands: Operands) -> Array:
     plan = flat.plan
     bad, head = _shared(form, flat.head)
     flat = flat._replace(head=head)
-    known = flat.operands._replace(logits=OPS.hollow(plan, head.hidden, head.weight))
+    known = flat.operands._replace(logits=linear.hollow_of(form, head))
     examples = _before(plan, known)
     t = high = None
     if plan.label_kind == "dense":
-        t = OPS.cast(known.labels, plan.compute_dtype)
+        t = labels_of(OPS, plan, known, known.logits)
         high = highest_label(OPS, plan, known, t)
         w = known.class_weight
         w = None if w is None else OPS.cast(w, plan.compute_dtype)

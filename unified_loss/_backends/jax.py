@@ -131,7 +131,8 @@ class JaxOps(ArrayOps):
         return jnp.matmul(a, b)
 
     def hollow(self, plan: Plan, hidden: Array, weight: Array) -> Array:
-        return self.affine(hidden, weight, None)  # of which a compiler keeps nothing
+        zero = jnp.zeros((), hidden.dtype)
+        return jnp.broadcast_to(zero, (*hidden.shape[:-1], weight.shape[0]))
 
 
 EXACT = 2**24  # ones add up to so many in float32
@@ -171,8 +172,7 @@ def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands:
     if layout is not None:
         return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
     head, operands = _joinable(head, operands)
-    x = two_steps.logits_of(OPS, form, head, operands)
-    plan, operands = form.plan, operands._replace(logits=x)
+    plan, operands = two_steps.with_logits(OPS, form, head, operands)
     return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
 
 
@@ -191,10 +191,9 @@ def _linear_loss_and_gradients(
         value, pull = jax.vjp(loss, head)
         return value, pull(jnp.ones_like(value))[0]
     near, operands = _joinable(head, operands)
-    x = two_steps.logits_of(OPS, form, near, operands)
-    plan, operands = form.plan, operands._replace(logits=x)
+    plan, operands = two_steps.with_logits(OPS, form, near, operands)
     value, slope = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
-    slopes = two_steps.gradients_of(OPS, form, near, operands, x, slope)
+    slopes = two_steps.gradients_of(OPS, form, near, operands, slope)
     return _never_minus_zero(value), Head._make(map(placed_like, slopes, head))
 
 
@@ -202,8 +201,7 @@ def _linear_loss_and_gradients(
 def _linear_sums(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Sums:
     if layout is None:
         head, operands = _joinable(head, operands)
-        x = two_steps.logits_of(OPS, form, head, operands)
-        return _sums(form.plan, operands._replace(logits=x))
+        return _sums(*two_steps.with_logits(OPS, form, head, operands))
     loss, *others = linear.sums_of(OPS, layout, form, head, operands)
     return (_never_minus_zero(loss), *others)
 

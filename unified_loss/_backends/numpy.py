@@ -290,8 +290,8 @@ def _linear_sums(form: Form, head: Head, operands: Operands) -> Sums:
         tour = walks.tour_of(form, *walks.sizes_of(head), in_one_pass=False)
         if tour is not None:
             return eager.totals_of(_field(tour, form, head, operands))
-        x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
-        return _sums(BACKEND.route(form.plan, x.size), form.plan, operands._replace(logits=x))
+        plan, operands = _with_logits(form, head, operands)
+        return _sums(BACKEND.route(plan, operands.logits.size), plan, operands)
 
 
 def _linear(
@@ -302,13 +302,18 @@ def _linear(
         tour = _tour(form, head, with_gradients=with_gradients)
         if tour is not None:
             return _linear_walk(tour, form, head, operands, with_gradients=with_gradients)
-        x = np.asarray(two_steps.logits_of(OPS, form, head, operands))
-        operands = operands._replace(logits=x)
-        route = BACKEND.route(form.plan, x.size)
-        loss, slope = _evaluate(route, form.plan, operands, with_gradient=with_gradients)
+        plan, operands = _with_logits(form, head, operands)
+        route = BACKEND.route(plan, operands.logits.size)
+        loss, slope = _evaluate(route, plan, operands, with_gradient=with_gradients)
         if not with_gradients:
             return loss, None
-        return loss, two_steps.gradients_of(OPS, form, head, operands, x, slope)
+        return loss, two_steps.gradients_of(OPS, form, head, operands, slope)
+
+
+def _with_logits(form: Form, head: Head, operands: Operands) -> tuple[Plan, Operands]:
+    """The call of the logits, which are an array also where there is one alone."""
+    plan, operands = two_steps.with_logits(OPS, form, head, operands)
+    return plan, operands._replace(logits=np.asarray(operands.logits))
 
 
 def _field(tour: walks.Tour, form: Form, head: Head, operands: Operands) -> eager.Field:

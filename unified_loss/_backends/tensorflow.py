@@ -284,11 +284,10 @@ def _linear(walk: Any, two: Any, form: Form, head: Head, operands: Operands) -> 
         checked = form._replace(plan=plan)
         if size is not None:
             return walk(ops, size, checked, head, prepared)
-        x = two_steps.logits_of(ops, checked, head, prepared)
-    else:
-        x = two_steps.logits_of(ops, form, head, operands)
-    plan = form.plan._replace(is_ordinary=form.plan.is_ordinary and isinstance(x, _Eager))
-    return two(plan, operands._replace(logits=x))
+        form, operands = checked, prepared
+    plan, operands = two_steps.with_logits(ops, form, head, operands)
+    is_ordinary = plan.is_ordinary and isinstance(operands.logits, _Eager)
+    return two(plan._replace(is_ordinary=is_ordinary), operands)
 
 
 _NATIVE = Route("SparseSoftmaxCrossEntropyWithLogits", is_native=True)

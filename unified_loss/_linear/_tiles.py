@@ -6,10 +6,10 @@ logarithm with m, so that a constant in all logits changes nothing (R19, R32).
 
 from typing import Any, NamedTuple
 
-from unified_loss._examples import Examples, either
+from unified_loss._examples import Examples, either, examples_and_divisor
 from unified_loss._ops import INFINITY, LinearOps
 from unified_loss._statistics import Coefficients, Statistics, settled_sum
-from unified_loss._types import Array, Plan
+from unified_loss._types import Array, Operands, Plan
 
 
 class Sums(NamedTuple):
@@ -92,13 +92,35 @@ def _weighted(ops: LinearOps, weights: Array, f: Array) -> Array:
 
 def finished(ops: LinearOps, plan: Plan, examples: Examples, sums: Sums) -> Statistics:
     """The statistics of all classes, finite where they have no influence."""
+    return settled(ops, plan, examples, statistics_of(ops, examples, sums))
+
+
+def statistics_of(ops: LinearOps, examples: Examples, sums: Sums) -> Statistics:
+    """The statistics of all classes."""
     m = ops.where(sums.m == -INFINITY, 0.0, sums.m)
-    l = ops.log(sums.s)
-    p, q, dropped = sums.p, sums.q, examples.dropped
-    if ops.maxima_lose_nan:
-        m = ops.where(l == l, m, l)  # noqa: PLR0124
+    p = sums.p
     if p is not None and examples.ids is not None:
         p = p - m
+    return Statistics(m, ops.log(sums.s), p, sums.q)
+
+
+def judged(
+    ops: LinearOps, plan: Plan, examples: Examples, known: Operands, found: Statistics
+) -> tuple[Examples, Array | None, Statistics]:
+    """What counts of the examples, which come of `known`, what "mean" divides by, and statistics.
+
+    These are those that were found, but finite where they have no influence.
+    """
+    seen, divisor = examples_and_divisor(ops, plan, known, found.m + found.l)
+    return seen, divisor, settled(ops, plan, examples, found)
+
+
+def settled(ops: LinearOps, plan: Plan, examples: Examples, found: Statistics) -> Statistics:
+    """The statistics, finite where they have no influence."""
+    (m, l, p, q), dropped = found, examples.dropped
+    if ops.maxima_lose_nan:
+        lse = ops.stop_gradient(l)
+        m = ops.where(lse == lse, m, lse)  # noqa: PLR0124 (NaN stays)
     dead = None if dropped is None else dropped & ~ops.isfinite(m + l)
     if dead is not None:
         m, l = (ops.where(dead, 0.0, part) for part in (m, l))

@@ -1,24 +1,29 @@
 """The linear form in two steps: the logits, then their loss. For few logits."""
 
-from unified_loss._examples import examples_and_divisor
+from unified_loss._examples import examples_of, weights_of, with_divisor
 from unified_loss._ops import LinearOps
 from unified_loss._types import Array, Form, Head, Operands, Plan
 
+ROOM = 2.0**64  # where hidden states times this are finite, so are their products with weights
 
-def logits_of(ops: LinearOps, form: Form, head: Head, operands: Operands) -> Array:
-    """The logits, in the compute dtype; those of dropped rows are finite where hidden is not."""
+
+def with_logits(
+    ops: LinearOps, form: Form, head: Head, operands: Operands
+) -> tuple[Plan, Operands]:
+    """The call of the logits, which are in the compute dtype."""
     hidden, weight, bias = in_compute_dtype(ops, form.plan, head)
-    hidden = without_garbage(ops, form.plan, hidden, weight, operands)
-    return capped(ops, form.softcap, ops.affine(hidden, weight, bias))
+    known = operands._replace(logits=ops.hollow(form.plan, hidden, weight))
+    plan, hidden, known = without_garbage(ops, form.plan, hidden, known)
+    x = capped(ops, form.softcap, ops.affine(hidden, weight, bias))
+    return plan, known._replace(logits=x)
 
 
-def gradients_of(
-    ops: LinearOps, form: Form, head: Head, operands: Operands, x: Array, slope: Array
-) -> Head:
-    """The gradients of hidden, weight and bias, from that of the logits `x`."""
+def gradients_of(ops: LinearOps, form: Form, head: Head, operands: Operands, slope: Array) -> Head:
+    """The gradients of hidden, weight and bias, from that of the logits in `operands`."""
     hidden, weight, bias = in_compute_dtype(ops, form.plan, head)
-    hidden = without_garbage(ops, form.plan, hidden, weight, operands)
-    return cast_like(ops, pulled_back(ops, form, Head(hidden, weight, bias), x, slope), head)
+    _, hidden, _ = without_garbage(ops, form.plan, hidden, operands)
+    head_ = Head(hidden, weight, bias)
+    return cast_like(ops, pulled_back(ops, form, head_, operands.logits, slope), head)
 
 
 def pulled_back(ops: LinearOps, form: Form, head: Head, x: Array, slope: Array) -> Head:
@@ -60,15 +65,46 @@ def can_drop(plan: Plan) -> bool:
 
 
 def without_garbage(
-    ops: LinearOps, plan: Plan, hidden: Array, weight: Array, operands: Operands
-) -> Array:
-    """R30: hidden states, 0 in dropped rows that are not finite: 0 times NaN would be NaN."""
+    ops: LinearOps, plan: Plan, hidden: Array, known: Operands
+) -> tuple[Plan, Array, Operands]:
+    """R16, R30: the call, with hidden states of 0 in dropped rows that are not finite.
+
+    0 times NaN would be NaN. The logits that come of it are finite, so such rows have no gradient
+    in any weight or label; others that are dropped have. Of logits the shape is asked for.
+    """
     if not can_drop(plan):
-        return hidden
-    hollow = ops.hollow(plan, hidden, weight)
-    examples, _ = examples_and_divisor(ops, plan, operands._replace(logits=hollow))
+        return plan, hidden, known
+    examples = examples_of(ops, plan, known)
     if examples.dropped is None:
-        return hidden
-    # Where the weights have a gradient, rows with finite numbers have a say in it (R16).
-    dead = examples.dropped & ops.any(~ops.isfinite(hidden), plan.axis)
-    return ops.where(dead, 0.0, hidden)
+        return plan, hidden, known
+    lost = ops.any(~ops.isfinite(ops.stop_gradient(hidden) * ROOM), plan.axis)
+    counted, _ = with_divisor(ops, plan, known, examples)
+    hidden = ops.where(counted.dropped & lost, 0.0, hidden)
+    # Not where masses cancel: nothing counts then, which a mass that is another would undo.
+    plan, known = _unlearnt(ops, plan, known, examples.dropped & lost)
+    return plan, hidden, known
+
+
+def _unlearnt(ops: LinearOps, plan: Plan, operands: Operands, rows: Array) -> tuple[Plan, Operands]:
+    """The call, without gradients in weights and labels in some of the rows that are dropped.
+
+    A sample weight that is a constant of 0 leaves none to anything, and labels of 0 are few steps
+    where there are no sample weights.
+    """
+    dtype, is_dense = plan.compute_dtype, plan.label_kind == "dense"
+    learnt = [operands.class_weight] if plan.class_weight else []
+    if plan.sample_weight == "weight":
+        learnt.append(operands.sample_weight)
+    if is_dense and plan.labels_dtype.startswith(("float", "bfloat")):
+        learnt.append(operands.labels)
+    if all(ops.stop_gradient(one) is one for one in learnt):
+        return plan, operands
+    s = weights_of(ops, plan, operands).sample_weight
+    if s is not None:
+        s = ops.where(rows, 0.0, s)
+    elif is_dense:
+        labels = ops.where(rows, 0.0, ops.cast(operands.labels, dtype))
+        return plan, operands._replace(labels=labels)
+    else:
+        plan, s = plan._replace(sample_weight="mask"), ops.cast(~rows, dtype)
+    return plan, operands._replace(sample_weight=ops.squeeze(s, plan.axis))

@@ -38,7 +38,7 @@ demo: .venv-demo/.installed  ## Train on handwritten digits with NumPy alone
 	.venv-demo/bin/python -m unified_loss demo
 
 test: .venv/.installed  ## Run the whole test suite with every backend, and measure coverage
-	@echo "The whole suite takes 35 to 40 minutes on two cores; make test WORKERS=8 runs eight files at a time"
+	@echo "The whole suite takes some 30 minutes on two cores; make test WORKERS=8 runs eight files at a time"
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MODES) --cov --cov-report term $(PYTEST_FLAGS)
 
 test-fused: .venv-fused/.installed  ## Run the kernels for accelerators through Triton's interpreter, and compile them

@@ -42,10 +42,23 @@ def as_host(value: Any, name: str) -> Any:
     if _holds_objects(array):
         fix = _codes(value, missing) if name == "labels" else f"np.asarray({name}, dtype=float)"
         reason = "it holds text or objects" if name == "labels" else "it holds no numbers"
+        fix += _condition(value, name, missing, of_names=True) if fix else ""
         raise _unreadable(value, name, f"{reason}, and {lost}" if missing else reason, fix)
     if missing:
-        raise _unreadable(value, name, lost, _filled(value, name))
+        fix = _filled(value, name) + _condition(value, name, missing, of_names=False)
+        raise _unreadable(value, name, lost, fix)
     return host.as_numpy(array.tolist(), name) if array.dtype.kind == "O" else array
+
+
+def _condition(value: Any, name: str, missing: int, *, of_names: bool) -> str:
+    """When code for labels is right, as a comment behind it."""
+    if name != "labels":
+        return ""
+    # Categories have one number each in all batches; names get one of those that are here.
+    is_open = of_names and getattr(getattr(value, "dtype", None), "name", "") != "category"
+    conditions = ["these are the names of the whole data set"] if is_open else []
+    conditions += [f"ignore_index is {IGNORED}"] if missing else []
+    return f"  # if {' and '.join(conditions)}" if conditions else ""
 
 
 def _unreadable(value: Any, name: str, reason: str, fix: str) -> BackendError:

@@ -122,6 +122,15 @@ def test_what_would_be_lost_has_a_hint_that_runs(kind: str) -> None:
     assert mended(LOGITS, LOST[kind]) == IDS
 
 
+@pytest.mark.parametrize("kind", LOST)
+def test_names_are_those_of_the_whole_data_set(kind: str) -> None:
+    """R25: numbered batch by batch, one name would be several classes."""
+    with pytest.raises((BackendError, DTypeError)) as caught:
+        cross_entropy(LOGITS, LOST[kind])
+    has_numbers = getattr(getattr(LOST[kind], "dtype", None), "name", "") == "category"
+    assert ("whole data set" in str(caught.value)) is not has_numbers
+
+
 @pytest.mark.parametrize("kind", MISSING)
 def test_missing_labels_have_a_hint_that_runs(kind: str) -> None:
     """R2: numbers and text, some of which are missing; the call is valid then."""

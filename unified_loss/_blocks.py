@@ -29,12 +29,16 @@ from unified_loss._statistics import (
     is_plain,
     row_maximum,
     row_statistics,
+    scaled,
+    sloped,
+    slopes_of,
 )
 from unified_loss._sums import FLOATS, Sums, sums_of
 from unified_loss._threads import Around, for_each
 from unified_loss._types import Array, Operands, Plan, Shape
 
 LONG = 1000  # classes, of which adding one by one in float32 would lose digits
+COLUMNS = 32  # neighbors that a block has at least: memory is read in lines of so many bytes
 
 Cut = tuple[slice, slice, slice]
 Item = tuple[int, Cut]  # a block and its number
@@ -58,6 +62,11 @@ class BlockOps(KernelOps, Protocol):
 
     def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
         """The statistics, if all of them are finite."""
+
+    def plain_exponentials(
+        self, plan: Plan, x: Array, examples: Examples
+    ) -> tuple[Statistics, Array, Any]:
+        """The same, and the softmax as exponentials and what each row of them is divided by."""
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
         """The softmax of rows whose statistics are finite."""
@@ -95,6 +104,22 @@ class Kept(NamedTuple):
             return self._replace(examples=None, divisor=divisor)
         examples = examples._replace(class_weight=None, sample_weight=None)
         return self._replace(examples=examples, divisor=divisor)
+
+
+class Scale(NamedTuple):
+    """What a gradient is multiplied by and divided by; None is 1."""
+
+    factor: Array | None  # a number, or one for each example
+    divisor: Any
+
+
+class Rows(NamedTuple):
+    """What is known of the examples of a block once its logits were read."""
+
+    examples: Examples
+    statistics: Statistics
+    slope: Array | None  # the gradient, if it was asked for
+    is_plain: bool  # by plain arithmetic
 
 
 class Field(NamedTuple):
@@ -149,19 +174,42 @@ class Field(NamedTuple):
         block = self.block(cut, x)
         return examples_of(self.ops, self.plan, block, plain=plain, smoothed=not plain)
 
-    def plain_rows(self, cut: Cut, x: Array, known: Examples) -> tuple[Examples, Statistics] | None:
-        """Examples and statistics of a block, the plain ones; None unless they are known to do."""
-        if not self.ops.reads_values:
-            return None
-        mine = self.examples(cut, x, known, plain=True)
-        found = self.ops.plain_statistics(self.plan, x, mine)
-        return (mine, found) if is_plain(self.ops, mine, found) else None
+    def rows(self, cut: Cut, x: Array, known: Examples, scale: Scale | None) -> Rows:
+        """What a block tells; with a `scale`, its gradient too."""
+        found = self._plain_rows(cut, x, known, scale) if self.ops.reads_values else None
+        return found or self._careful_rows(cut, x, known, scale)
 
-    def careful_rows(self, cut: Cut, x: Array, known: Examples) -> tuple[Examples, Statistics]:
+    def _plain_rows(self, cut: Cut, x: Array, known: Examples, scale: Scale | None) -> Rows | None:
+        """The same by plain arithmetic; None unless that is known to do."""
+        ops, plan = self.ops, self.plan
+        mine = self.examples(cut, x, known, plain=True)
+        if scale is None:
+            found = ops.plain_statistics(plan, x, mine)
+            does = is_plain(ops, mine, found)
+            return Rows(mine, found, None, is_plain=True) if does else None
+        found, exponentials, sums = ops.plain_exponentials(plan, x, mine)
+        if not is_plain(ops, mine, found):
+            return None
+        certain = mine._replace(dropped=None)  # rows that are have coefficients of 0
+        slopes = scaled(slopes_of(ops, plan, certain, found), *self.scale(cut, scale))
+        slopes = slopes._replace(a=slopes.a / sums)
+        slope = sloped(ops, plan, certain, slopes, exponentials)
+        return Rows(mine, found, slope, is_plain=True)
+
+    def _careful_rows(self, cut: Cut, x: Array, known: Examples, scale: Scale | None) -> Rows:
         """The same with care for what is infinite or NaN and does not count."""
         ops, plan = self.ops, self.plan
         mine = self.examples(cut, x, known)
-        return mine, row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+        found = row_statistics(ops, plan, x, row_maximum(ops, plan, x), mine)
+        slope = None
+        if scale is not None:
+            slope = careful_gradient(ops, plan, x, mine, found, *self.scale(cut, scale))
+        return Rows(mine, found, slope, is_plain=False)
+
+    def scale(self, cut: Cut, scale: Scale) -> Scale:
+        """That of a block."""
+        (factor,) = self.parts([scale.factor], cut)
+        return scale._replace(factor=factor)
 
     def block(self, cut: Cut, x: Array) -> Operands:
         """The operands of a block, whose logits are `x`."""
@@ -182,24 +230,74 @@ class Field(NamedTuple):
 
 def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tuple[Array, Kept]:
     """The loss, and what to keep for `walk_gradient`."""
-    batch = without(tuple(operands.logits.shape), plan.axis)
     field = _flattened(ops, walk, plan, operands)
-    plan, operands = field.plan, field.operands
+    loss, kept = _walk(field, *_known_before(field))
+    return _in_shape(plan, operands, loss), kept
+
+
+def walk_loss_and_gradient(
+    ops: BlockOps,
+    walk: Walk,
+    plan: Plan,
+    operands: Operands,
+    factor: Array | None = None,
+    into: Array | None = None,
+) -> tuple[Array, Array]:
+    """The loss, and its gradient as `walk_gradient` has it: in one walk if that is possible.
+
+    It is where what the mean divides by is known before. Beside dense labels without weights
+    that is the number of rows, unless one of them turns out to hold nothing.
+    """
+    field = _flattened(ops, walk, plan, operands)
+    examples, divisor = _known_before(field)
+    is_guess = plan.reduction == "mean" and plan.label_kind == "dense"
+    if is_guess and (examples.mass is not None or not ops.reads_values):
+        loss, kept = walk_loss(ops, walk, plan, operands)
+        return loss, walk_gradient(ops, walk, plan, operands, kept, factor, into)
+    if is_guess:
+        _, divisor = with_divisor(ops, field.plan, field.operands, examples._replace(dropped=None))
+    slope = _room(field, into)
+    own = factor
+    if factor is not None and plan.reduction == "none":
+        own = factor.reshape(field.row_shape)
+    loss, kept = _walk(field, examples, divisor, Scale(own, divisor), slope)
+    loss = _in_shape(plan, operands, loss)
+    if is_guess and kept.careful:
+        return loss, walk_gradient(ops, walk, plan, operands, kept, factor)
+    return loss, slope.reshape(operands.logits.shape)
+
+
+def _known_before(field: Field) -> tuple[Examples, Array | None]:
+    """The examples as far as no block has to be read, and the divisor if it is known then."""
+    if field.plan.label_kind == "dense":
+        return _unread(field), None
+    ops, plan, operands = field.ops, field.plan, field.operands
+    return with_divisor(ops, plan, operands, examples_of(ops, plan, operands))
+
+
+def _walk(
+    field: Field,
+    examples: Examples,
+    divisor: Array | None,
+    scale: Scale | None = None,
+    slope: Array | None = None,
+) -> tuple[Array, Kept]:
+    """The loss, and what to keep for its gradient; with a `scale`, that is put into `slope`."""
+    ops, _, plan, operands, _ = field
     is_dense = plan.label_kind == "dense"
     parts = (True, True, plan.label_smoothing != 1, plan.label_smoothing != 0)
     statistics = Statistics(*(field.empty() if part else None for part in parts))
-    examples = _unread(field) if is_dense else examples_of(ops, plan, operands)
     careful: set[int] = set()
 
     def look_at(item: Item) -> None:
         number, cut = item
-        x = field.logits(cut)
-        known = field.plain_rows(cut, x, examples)
-        if known is None:
+        rows = field.rows(cut, field.logits(cut), examples, scale)
+        mine = rows.examples
+        if not rows.is_plain:
             careful.add(number)
-            known = field.careful_rows(cut, x, examples)
-        mine, found = known
-        for array, part in zip(statistics, found, strict=True):
+        if slope is not None:
+            field.fill(slope, rows.slope, cut)
+        for array, part in zip(statistics, rows.statistics, strict=True):
             if array is not None:
                 field.fill(array, 0.0 if part is None else part, cut)
         if is_dense:
@@ -210,16 +308,29 @@ def walk_loss(ops: BlockOps, walk: Walk, plan: Plan, operands: Operands) -> tupl
                 field.fill(examples.mass, mine.mass, cut)
 
     field.go(look_at)
-    examples, divisor = with_divisor(ops, plan, operands, examples)
+    if is_dense:
+        examples, divisor = with_divisor(ops, plan, operands, examples)
     dropped = examples.dropped
     all_dropped = dropped is not None and ops.reads_values and ops.all(dropped)
     if dropped is not None and all_dropped:
         nothing = ops.cast(~dropped, plan.compute_dtype)
         statistics = Statistics(*(None if part is None else nothing for part in statistics))
     loss = combine(ops, plan, examples, statistics, divisor)
-    if plan.reduction == "none":
-        loss = loss.reshape(batch)
     return loss, Kept(examples, statistics, divisor, frozenset(careful), all_dropped)
+
+
+def _in_shape(plan: Plan, operands: Operands, loss: Array) -> Array:
+    """The loss, one number or one of each example."""
+    if plan.reduction != "none":
+        return loss
+    return loss.reshape(without(tuple(operands.logits.shape), plan.axis))
+
+
+def _room(field: Field, into: Array | None) -> Array:
+    """Where the gradient goes."""
+    if into is None:
+        into = field.ops.empty(field.shape, field.plan.logits_dtype, field.operands.logits)
+    return into.reshape(field.shape)
 
 
 def walk_gradient(
@@ -238,24 +349,23 @@ def walk_gradient(
     shape = operands.logits.shape
     field = _flattened(ops, walk, plan, operands)
     plan = field.plan
-    if into is None:
-        into = ops.empty(field.shape, plan.logits_dtype, field.operands.logits)
-    slope = into.reshape(field.shape)
+    slope = _room(field, into)
     if kept.all_dropped:
         slope[...] = 0
         return slope.reshape(shape)
     examples, divisor = _known_again(field, kept)
     if factor is not None and plan.reduction == "none":
         factor = factor.reshape(field.row_shape)
+    scale = Scale(factor, divisor)
 
-    def of_careful_block(x: Array, cut: Cut, factor: Array | None) -> Array:
+    def of_careful_block(x: Array, cut: Cut) -> Array:
         mine = field.examples(cut, x, examples)
         found = Statistics(*field.parts(kept.statistics, cut))
         if has_smoothed_labels(plan):
             found = found._replace(q=None)  # which is a part of p
-        return careful_gradient(ops, plan, x, mine, found, factor, divisor)
+        return careful_gradient(ops, plan, x, mine, found, *field.scale(cut, scale))
 
-    def of_plain_block(x: Array, cut: Cut, factor: Array | None) -> Array:
+    def of_plain_block(x: Array, cut: Cut) -> Array:
         mine = Examples(*field.parts(examples, cut))._replace(dropped=None)
         if plan.label_kind == "dense":
             t = ops.cast(field.part(field.operands.labels, cut), plan.compute_dtype)
@@ -263,13 +373,12 @@ def walk_gradient(
             mine = mine._replace(weighted_labels=t if w is None else w * t)
         found = Statistics(*field.parts(kept.statistics, cut))
         softmax = ops.softmax(x, found, plan.axis)
-        return gradient(ops, plan, mine, found, softmax, factor, divisor)
+        return gradient(ops, plan, mine, found, softmax, *field.scale(cut, scale))
 
     def fill(item: Item) -> None:
         number, cut = item
         find = of_careful_block if number in kept.careful else of_plain_block
-        (own,) = field.parts([factor], cut)
-        field.fill(slope, find(field.logits(cut), cut, own), cut)
+        field.fill(slope, find(field.logits(cut), cut), cut)
 
     field.go(fill)
     return slope.reshape(shape)
@@ -345,10 +454,10 @@ def _known_again(field: Field, kept: Kept) -> tuple[Examples, Array | None]:
 
 
 def cuts(shape: Shape, size: int) -> Iterator[Cut]:
-    """Slices of about `size` elements of (before, C, after), in the order of memory."""
+    """Slices of (before, C, after) in the order of memory: `size` elements, or long rows a few."""
     before, classes, after = shape
     rows = max(1, size // (classes * after))
-    columns = after if classes * after <= size else max(1, size // classes)
+    columns = after if classes * after <= size else max(COLUMNS, size // classes)
     for row in range(0, before, rows):
         for column in range(0, after, columns):
             yield slice(row, row + rows), slice(None), slice(column, column + columns)

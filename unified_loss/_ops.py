@@ -134,6 +134,10 @@ class KernelOps(Ops, Protocol):
     def scaled(self, x: Array, a: Array) -> Array:
         """`x`, which the caller made and gives away, times one number a row."""
 
+    def reduced(self, x: Array, b: Array) -> Array:
+        """`x`, which the caller made and gives away, less an array that it is as large as."""
+        return x - b
+
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:
         """`x`, which the caller made and gives away, less `b` at `ids` along `axis`."""
 
@@ -170,10 +174,6 @@ class LinearOps(KernelOps, Protocol):
 
     def concatenated(self, parts: list[Array]) -> Array:
         """Arrays one below the other."""
-
-    def reduced(self, x: Array, b: Array) -> Array:
-        """`x`, which is given away, less one number a row."""
-        return x - b
 
     def exponential(self, x: Array) -> Array:
         """The exponential of `x`, which is given away."""

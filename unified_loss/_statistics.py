@@ -17,7 +17,7 @@ number an example, so everything broadcasts at equal rank.
 Five kernels compute statistics, each in the way that is fast for it:
 
     row_statistics                      m, l, p, q, with care for what is not finite
-    plain_statistics                    the same, right where all is finite; NumPy's blocks
+    numpy.plain_exponentials            the same, right where all is finite; NumPy's blocks
     _torch_blocks.plain_statistics      by log-softmax: l is 0, f are log-probabilities, and m
                                         is lse, or None where nothing asks for it
     _tensorflow_statistics              like `row_statistics`, with a backward made by hand;
@@ -165,24 +165,6 @@ def merge(ops: KernelOps, one: Part, other: Part) -> Part:
     return Part(Statistics(m, l, p, q), mass, weight)
 
 
-def plain_statistics(ops: KernelOps, plan: Plan, x: Array, examples: Examples) -> Statistics:
-    """`row_statistics` without its care for what is not finite: right wherever all of it is."""
-    axis = plan.axis
-    k, w = examples.weighted_labels, examples.class_weight
-    m = ops.max(x, axis)
-    p = q = None
-    if k is None and plan.label_smoothing != 1:
-        p = ops.pick(x, examples.ids, axis) - m
-    f = None
-    if k is not None or plan.label_smoothing:
-        f = x - m
-        if k is not None:
-            p = ops.sum(k * f, axis)
-        if plan.label_smoothing:
-            q = ops.sum(f if w is None else w * f, axis)
-    return Statistics(m, ops.log_sum_exp(Factors(x, m, None, None, f), axis), p, q)
-
-
 def is_plain(ops: Any, examples: Examples, statistics: Statistics) -> bool:
     """Whether plain statistics are right: nothing is infinite or NaN, and no M is 0.
 
@@ -268,9 +250,10 @@ def sloped(
         if examples.weighted_labels is None:
             slope = ops.subtract_at(slope, examples.ids, b, plan.axis)
         else:
-            slope = slope - b * examples.weighted_labels
+            slope = ops.reduced(slope, b * examples.weighted_labels)
     if c is not None:
-        slope = slope - (c if examples.class_weight is None else c * examples.class_weight)
+        w = examples.class_weight
+        slope = ops.reduced(slope, c if w is None else c * w)
     return slope if examples.dropped is None else ops.where(examples.dropped, 0.0, slope)
 
 

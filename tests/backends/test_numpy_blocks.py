@@ -1,5 +1,6 @@
 """NumPy in blocks and in threads: the same numbers as all at once, whatever the walk."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from tests.helpers.plans import plan
 from unified_loss import _threads as threads
-from unified_loss import cross_entropy, cross_entropy_with_grad
+from unified_loss import cross_entropy, cross_entropy_totals, cross_entropy_with_grad
 from unified_loss._backends import numpy as backend
 from unified_loss._blocks import cuts
 
@@ -24,13 +25,23 @@ SHAPES = [
     ((2, 3, 4, 50, 5), 3),
     ((33, 1, 200), 2),
 ]
-OPTIONS = ["plain", "ignored", "dense", "class_weight", "sample_weight", "first", "mask", "all"]
+OPTIONS = [
+    "plain",
+    "ignored",
+    "dense",
+    "finite",
+    "class_weight",
+    "sample_weight",
+    "first",
+    "mask",
+    "all",
+]
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks and thresholds for a few thousand logits."""
-    sizes = {"SMALL": 500, "TRANSPOSED_BLOCK": 600, "BLOCK": 1000, "PARALLEL": 2000}
+    sizes = {"SHORT": 0, "SMALL": 500, "TRANSPOSED_BLOCK": 600, "BLOCK": 1000, "PARALLEL": 2000}
     for name, size in sizes.items():
         monkeypatch.setattr(backend, name, size)
 
@@ -38,13 +49,14 @@ def small_blocks(monkeypatch):
 def sample(shape, axis, option, rng):
     """Logits, labels and options, with a class that one row cannot have."""
     logits = rng.standard_normal(shape).astype(np.float32)
-    logits[tuple(rng.integers(size) for size in shape)] = -np.inf
+    if option != "finite":
+        logits[tuple(rng.integers(size) for size in shape)] = -np.inf
     axis %= len(shape)
     batch, classes = shape[:axis] + shape[axis + 1 :], shape[axis]
     labels, options = rng.integers(0, classes, batch), {"axis": axis}
     if option == "ignored":
         labels.reshape(-1)[::3] = -100
-    if option == "dense":
+    if option in {"dense", "finite"}:
         labels = np.moveaxis(np.eye(classes)[labels], -1, axis)
     if option in {"class_weight", "all"}:
         options["class_weight"] = rng.uniform(size=classes)
@@ -75,13 +87,72 @@ def test_blocks_change_no_number(small_blocks, monkeypatch, shape, axis, option,
     np.testing.assert_allclose(slope, whole_slope, rtol=1e-5, atol=3e-7)
 
 
+@pytest.mark.parametrize("option", ["plain", "finite", "all"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_order_in_memory_changes_no_number(small_blocks, order, axis, option, rng):
+    """R13, R20: axes may lie in any order, and those of the gradient lie as the logits' do."""
+    logits, labels, options = sample((30, 20, 10), axis, option, rng)
+    there = np.ascontiguousarray(logits.transpose(order)).transpose(np.argsort(order))
+    loss, slope = cross_entropy_with_grad(there, labels, **options)
+    other_loss, other_slope = cross_entropy_with_grad(logits, labels, **options)
+    np.testing.assert_allclose(loss, other_loss, rtol=1e-5)
+    np.testing.assert_allclose(slope, other_slope, rtol=1e-5, atol=3e-7)
+    assert slope.strides == there.strides
+    totals, others = (cross_entropy_totals(x, labels, axis=axis) for x in (there, logits))
+    np.testing.assert_allclose(totals.loss, others.loss, rtol=1e-5)
+    assert totals.correct == others.correct
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("row", [0.0, np.nan])
+def test_a_label_row_of_nothing_or_nan_in_one_walk(small_blocks, row, reduction, rng):
+    """R8, R15: what "mean" divides by is known once all labels were read, here and all at once."""
+    logits = rng.standard_normal((300, 20)).astype(np.float32)
+    labels = rng.dirichlet(np.ones(20), 300).astype(np.float32)
+    labels[[7, 280]] = row
+    loss, slope = cross_entropy_with_grad(logits, labels, reduction=reduction)
+    few = [cross_entropy_with_grad(logits[i : i + 5], labels[i : i + 5], reduction="sum")
+           for i in range(0, 300, 5)]  # fmt: skip
+    if reduction == "none":
+        loss = loss.sum()
+    number = 298 if row == 0 else 300
+    scale = 1 / number if reduction == "mean" else 1
+    np.testing.assert_allclose(loss, sum(one for one, _ in few) * scale, rtol=1e-5)
+    whole = np.concatenate([each for _, each in few]) * scale
+    np.testing.assert_allclose(slope, whole, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3000, 40), 0), ((2, 5001, 6), 1), ((40, 3000), 1)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sums_along_any_axis_keep_their_digits(shape, axis, reverse, rng):
+    """R20: of thousands of exponentials, whatever lies beside them in memory."""
+    logits = rng.standard_normal(shape).astype(np.float32)
+    if reverse:
+        logits = np.asfortranarray(logits)
+    labels = np.zeros(shape[:axis] + shape[axis + 1 :], int)
+    found = cross_entropy(logits, labels, axis=axis, reduction="none")
+    x = np.moveaxis(logits, axis, -1).astype(np.float64)
+    wanted = np.log(np.exp(x).sum(-1)) - x[..., 0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-7 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("shape", [(329, 1551), (1000, 900), (177, 2864)])
 def test_what_threads_share_is_two_blocks_at_least(shape):
     """R20: of the same size, whatever the number of threads."""
-    walk = backend.BACKEND.route(plan(shape, shape[:1]), math.prod(shape)).walk
+    walk = backend.BACKEND.route(plan(shape, shape[:1], z_loss=0.1), math.prod(shape)).walk
     sizes = [block[0].stop - block[0].start for block in cuts((*shape, 1), walk.size)]
     assert len(sizes) == 2
     assert 0 <= sizes[0] * 2 - shape[0] < 4
+
+
+@pytest.mark.parametrize("rows", [1200, 1800, 2700, 20_011])
+def test_blocks_are_even_in_number(rows):
+    """R20: so that neither of two threads waits for the other."""
+    walk = backend.BACKEND.route(plan((rows, 1000), (rows,)), rows * 1000).walk
+    number = len(list(cuts((rows, 1000, 1), walk.size)))
+    assert number % 2 == 0
+    assert rows * 1000 / number <= backend.BLOCK
 
 
 def test_any_number_of_threads_gives_the_same_bits(small_blocks, monkeypatch, rng):

@@ -21,6 +21,7 @@ def cut_small(monkeypatch: Any) -> list[int]:
 
     for name, size in SIZES.items():
         monkeypatch.setattr(blocks, name, size)
+    monkeypatch.setattr(_blocks, "COLUMNS", 1)
     monkeypatch.setattr(_blocks, "cuts", watched)
     return numbers
 

@@ -8,7 +8,7 @@ import array_api_compat
 import numpy as np
 
 from unified_loss import _messages as messages
-from unified_loss._blocks import Walk, walk_gradient, walk_loss, walk_sums
+from unified_loss._blocks import Walk, walk_loss, walk_loss_and_gradient, walk_sums
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
@@ -288,8 +288,7 @@ class CupyOps(ArrayOps):
         if operands.logits.size <= WALK.size:
             return super().loss_and_gradient(plan, operands)
         ops: Any = self
-        loss, kept = walk_loss(ops, WALK, plan, operands)
-        return loss, walk_gradient(ops, WALK, plan, operands, kept)
+        return walk_loss_and_gradient(ops, WALK, plan, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
         if operands.logits.size <= WALK.size:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unified_loss._blocks import LONG
 from unified_loss._types import Array, Operands, Plan
 
 FEW_CLASSES = 64
@@ -92,11 +93,13 @@ def serves(plan: Plan) -> bool:
 def short(plan: Plan, operands: Operands, *, with_gradient: bool) -> Short | None:
     """The loss, and its gradient; None if that takes care."""
     x, labels, class_weight, *_ = operands
-    side_by_side = plan.num_classes < FEW_CLASSES
-    layout = Layout(x.shape, plan.axis, plan.axis + 1 == plan.ndim, side_by_side)
+    layout = _layout_of(plan, x)
+    side_by_side = layout.side_by_side
     along = 0 if side_by_side else 1
-    f = np.array(layout.matrix(x), order="C")
-    f -= np.maximum.reduce(f, along, keepdims=True)
+    rows = layout.matrix(x)
+    if side_by_side:
+        rows = np.ascontiguousarray(rows)
+    f = np.subtract(rows, np.maximum.reduce(rows, along, keepdims=True), order="C")
     w = None if class_weight is None else class_weight.astype(x.dtype, copy=False)
     told = _of_ids(plan, layout, f, labels, w) if plan.label_kind == "index" else None
     told = told or _of_rows(layout, f, labels, w)
@@ -143,6 +146,15 @@ def bare(plan: Plan, operands: Operands) -> Short | None:
     return Short(x.dtype.type(loss / ids.size if plan.reduction == "mean" else loss), None, p, s)
 
 
+def _layout_of(plan: Plan, x: Array) -> Layout:
+    """Side by side where classes are few, and where examples are neighbors in memory."""
+    is_last = plan.axis + 1 == plan.ndim
+    side_by_side = plan.num_classes < FEW_CLASSES
+    if FEW_CLASSES <= plan.num_classes <= LONG and not is_last:
+        side_by_side = math.prod(x.shape[plan.axis + 1 :]) >= FEW_CLASSES
+    return Layout(x.shape, plan.axis, is_last, side_by_side)
+
+
 def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:
     ids, kept = labels.ravel(), None
     count = ids.size
@@ -161,13 +173,14 @@ def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None
 def _of_rows(layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:
     """Where rows have no mass, nothing counts them: they may be nothing but zeros."""
     along = 0 if layout.side_by_side else 1
-    k = np.array(layout.matrix(labels), f.dtype, order="C")
+    k = np.asarray(layout.matrix(labels), f.dtype, order="C")
     mass = total = np.add.reduce(k, along)
     if w is not None:
-        k *= layout.of_classes(w)
+        k = k * layout.of_classes(w)
         mass = np.add.reduce(k, along)
     count = mass.size if mass.all() else None
-    return Told(np.add.reduce(k * f, along), mass, total, count, None, k)
+    p = np.add.reduce(k * f, 0) if layout.side_by_side else np.vecdot(k, f)
+    return Told(p, mass, total, count, None, k)
 
 
 def _coefficients(plan: Plan, told: Told, w: Array | None) -> tuple[Any, Any, Any]:
@@ -198,15 +211,13 @@ def _gradient(
     s: Array,
     scale: float,
 ) -> Array:
-    """The gradient in the logits; `e` and K are given away."""
+    """The gradient in the logits; `e` is given away."""
     a, b, c = (None if each is None else each * scale for each in coefficients)
     e *= layout.of_rows(a / s)
     if told.k is None:
         e[told.places] -= b
     else:
-        k = told.k
-        k *= b
-        e -= k
+        e -= b * told.k
     if c is not None:
         c = layout.of_rows(c)
         e -= c if w is None else c * layout.of_classes(w)

@@ -15,7 +15,14 @@ import torch
 from torch._C import _functorch
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps, is_watched
-from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
+from unified_loss._blocks import (
+    LONG,
+    Walk,
+    walk_gradient,
+    walk_loss,
+    walk_loss_and_gradient,
+    walk_sums,
+)
 from unified_loss._examples import Examples, examples_and_divisor, examples_of, with_divisor
 from unified_loss._statistics import (
     Statistics,
@@ -30,11 +37,16 @@ from unified_loss._statistics import (
 from unified_loss._sums import Sums, sums_of
 from unified_loss._types import Array, Operands, Plan, Shape
 
+LONG_OF_ROWS = 128  # as LONG, where no axis is before that of the classes
+
 
 class TorchBlockOps(TorchOps):
     """`BlockOps` on PyTorch: l is 0, and the factors f are log-probabilities."""
 
     compacts = True
+
+    def __init__(self, long: int) -> None:
+        self.long = long  # see `is_long`, of all the logits: a block may be of one image alone
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         return torch.empty(shape, dtype=DTYPES[dtype], device=like.device)
@@ -48,7 +60,7 @@ class TorchBlockOps(TorchOps):
     def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
         axis = plan.axis
         ids, k, w = examples.ids, examples.weighted_labels, examples.class_weight
-        f = _along(torch.log_softmax, x, axis)
+        f = _along(torch.log_softmax, x, axis, self.long)
         m = p = q = None
         if plan.label_smoothing != 1:
             p = torch.gather(f, axis, ids) if k is None else self.sum(k * f, axis)
@@ -59,8 +71,15 @@ class TorchBlockOps(TorchOps):
             q = self.sum(f if w is None else w * f, axis)
         return Statistics(m, 0.0, p, q)
 
+    def plain_exponentials(
+        self, plan: Plan, x: Array, examples: Examples
+    ) -> tuple[Statistics, Array, float]:
+        # Not exp(f), which is MKL's: it has threads of its own, whatever is said to torch's.
+        found = self.plain_statistics(plan, x, examples)
+        return found, _along(torch.softmax, x, plan.axis, self.long), 1.0
+
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
-        return _along(torch.softmax, x, axis)
+        return _along(torch.softmax, x, axis, self.long)
 
     def scaled(self, x: Array, a: Array) -> Array:
         return x.mul_(a)
@@ -117,7 +136,13 @@ class TorchBlockOps(TorchOps):
         return bool(x.all())
 
 
-OPS = TorchBlockOps()
+OPS = TorchBlockOps(LONG_OF_ROWS)
+_OF_IMAGES = TorchBlockOps(LONG)
+
+
+def _ops_of(plan: Plan, logits: Array) -> TorchBlockOps:
+    """What to walk with."""
+    return _OF_IMAGES if long_of(logits.shape, plan.axis) == LONG else OPS
 
 
 # Thresholds, in logits, but for KEPT. Results of less than KEPT bytes come from memory that the
@@ -134,7 +159,6 @@ OPS = TorchBlockOps()
 # does for each does not count; a TRANSPOSED_BLOCK also has to be copied, and stays in cache.
 # Threads pay from PARALLEL on. Without control over torch's threads, a block must be worth the
 # barriers of torch's own.
-LONG_OF_ROWS = 128  # as LONG, where no axis is before that of the classes
 SMALL = 2**15
 AT_ONCE = 2**21
 KEPT = 2**25
@@ -182,14 +206,14 @@ def loss(walk: Walk | None, plan: Plan, operands: Operands) -> Array:
         return _loss_at_once(plan, operands)
     if torch.is_grad_enabled() and operands.logits.requires_grad:
         return _Loss.apply(walk, plan, *operands)
-    return walk_loss(OPS, walk, plan, operands)[0]
+    return walk_loss(_ops_of(plan, operands.logits), walk, plan, operands)[0]
 
 
 def _loss_at_once(plan: Plan, operands: Operands) -> Array:
     """The loss by torch's own softmax; by row statistics if a number is not finite."""
     x = OPS.cast(operands.logits, plan.compute_dtype)
     examples = examples_of(OPS, plan, operands, plain=True)
-    found = OPS.plain_statistics(plan, x, examples)
+    found = _ops_of(plan, x).plain_statistics(plan, x, examples)
     if not is_plain(OPS, examples, found):
         return loss_of(TorchOps(), plan, operands)
     examples, divisor = with_divisor(OPS, plan, operands, examples)
@@ -200,8 +224,7 @@ def loss_and_gradient(walk: Walk | None, plan: Plan, operands: Operands) -> tupl
     """The loss and the gradient of its sum, as constants."""
     if walk is None:
         return loss_and_gradient_of(TorchOps(), plan, operands)
-    loss, kept = walk_loss(OPS, walk, plan, operands)
-    return loss, walk_gradient(OPS, walk, plan, operands, kept)
+    return walk_loss_and_gradient(_ops_of(plan, operands.logits), walk, plan, operands)
 
 
 def sums(plan: Plan, operands: Operands) -> Sums:
@@ -219,7 +242,8 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, walk: Walk, plan: Plan, *operands: Array) -> Array:
-        loss, kept = walk_loss(OPS, walk, plan, Operands(*operands))
+        ops = _ops_of(plan, operands[0])
+        loss, kept = walk_loss(ops, walk, plan, Operands(*operands))
         ctx.save_for_backward(*operands)  # what is saved may move elsewhere until then
         ctx.walk, ctx.plan, ctx.kept = walk, plan, kept.without_operands(plan)
         return loss.clone() if plan.reduction == "none" else loss  # a view cannot be changed
@@ -230,7 +254,8 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled() or is_watched() or _functorch.is_legacy_batchedtensor(*slopes):
             slope = differentiable_gradient(ctx.plan, operands, *slopes)
         else:
-            slope = walk_gradient(OPS, ctx.walk, ctx.plan, operands, ctx.kept, *slopes)
+            ops = _ops_of(ctx.plan, operands.logits)
+            slope = walk_gradient(ops, ctx.walk, ctx.plan, operands, ctx.kept, *slopes)
         return None, None, slope, None, None, None, None
 
 
@@ -265,17 +290,19 @@ def _log_denominator(x: Array, f: Array, known: tuple[Array, Array] | None, axis
 
 
 def is_long(shape: Shape, axis: int) -> bool:
-    """Whether torch, which adds one by one along an axis that is not the last, loses digits.
+    """Whether torch, which adds one by one along an axis that is not the last, loses digits."""
+    return shape[axis] > long_of(shape, axis)
 
-    Those that its own loss loses as well, along a second axis, do not count.
-    """
+
+def long_of(shape: Shape, axis: int) -> int:
+    """From how many classes it does: those that its own loss loses as well do not count."""
     is_second = math.prod(shape[:axis]) > 1
-    return shape[axis] > (LONG if is_second else LONG_OF_ROWS)
+    return LONG if is_second else LONG_OF_ROWS
 
 
-def _along(function: Any, x: Array, axis: int) -> Array:
+def _along(function: Any, x: Array, axis: int, long: int) -> Array:
     """`function` along an axis; along the last one torch adds in several parts."""
-    if is_long(x.shape, axis):
+    if x.shape[axis] > long:
         return function(x.movedim(axis, -1), -1).movedim(-1, axis)
     if axis + 2 == x.ndim and x.shape[-1] == 1:
         return function(x.squeeze(-1), axis).unsqueeze(-1)

@@ -46,7 +46,7 @@ class BlockOps(blocks.TorchBlockOps):
         return OPS.added(plan, x)
 
 
-BLOCK_OPS = BlockOps()
+BLOCK_OPS = BlockOps(blocks.LONG_OF_ROWS)
 
 
 def loss(form: Form, head: Head, operands: Operands, *, is_ordinary: bool) -> Array:

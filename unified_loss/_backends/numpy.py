@@ -12,29 +12,27 @@ from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._numpy_short import FEW_CLASSES, bare, serves, short
-from unified_loss._blocks import LONG, Walk, walk_gradient, walk_loss, walk_sums
+from unified_loss._blocks import LONG, Walk, walk_loss, walk_loss_and_gradient, walk_sums
 from unified_loss._examples import Examples
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._linear import _walks as walks
 from unified_loss._ops import Factors
-from unified_loss._statistics import (
-    Statistics,
-    loss_and_gradient_of,
-    loss_of,
-    plain_statistics,
-)
+from unified_loss._shapes import kept, without
+from unified_loss._statistics import Statistics, loss_and_gradient_of, loss_of
 from unified_loss._sums import Sums, sums_of
 from unified_loss._threads import number_of_threads
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 
-# Thresholds, in logits. Below SMALL one pass over whole arrays is faster than any walk. With few
-# classes a block is transposed, so that the reductions run over contiguous rows of many examples. A
-# block stays in cache, and is so large that what Python does for each does not count: 4096 x 32000
-# take 102 ms in blocks of 2**16 logits, 74 of 2**17, 57 of 2**18 and 54 of 2**19 or 2**20 on two
-# cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of 2**17. Threads pay from
-# PARALLEL on, where there are two blocks at least, whatever the number of threads.
+# Thresholds, in logits. Up to SHORT one thread that does without care and without blocks is ahead
+# of two threads in blocks (1.2 million logits: 1.2 ms and 1.6); what it cannot do is done at once
+# up to SMALL. With few classes a block is transposed, so that the reductions run over contiguous
+# rows of many examples. A block stays in cache, and is so large that what Python does for each
+# does not count: 4096 x 32000 take 102 ms in blocks of 2**16 logits, 74 of 2**17, 57 of 2**18 and
+# 54 of 2**19 or 2**20 on two cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of
+# 2**17. Threads pay from PARALLEL on, where blocks are even in number, whatever that of threads.
 SMALL = 2**15
+SHORT = 2**20
 TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 PARALLEL = 2**18
@@ -49,6 +47,24 @@ _NAMES = {False: "row statistics in blocks", True: "row statistics in transposed
 def _quietly(share: Callable[[], None]) -> None:
     with np.errstate(all="ignore"):  # the error state belongs to a thread
         share()
+
+
+def _along_rows(ufunc: Any, x: Array, axis: int) -> Array:
+    """A sum or a maximum along an axis.
+
+    Where an axis comes after it, NumPy takes one entry of each row after the other: short pieces
+    of memory, and sums that lose digits. Entries that are far apart go first, as many as remain.
+    """
+    number, after = x.shape[axis], math.prod(x.shape[axis + 1 :])
+    if after == 1 or number <= FEW_CLASSES or (number <= LONG and after >= LONG):
+        return ufunc.reduce(x, axis, keepdims=True)
+    near = math.isqrt(number)
+    far = number // near
+    there = (slice(None),) * axis
+    whole = x[(*there, slice(far * near))]
+    found = ufunc.reduce(whole.reshape(*x.shape[:axis], far, near, *x.shape[axis + 1 :]), axis)
+    rest = x[(*there, slice(far * near, None))]
+    return ufunc.reduce(np.concatenate([found, rest], axis), axis, keepdims=True)
 
 
 class NumpyOps(ArrayOps):
@@ -66,12 +82,10 @@ class NumpyOps(ArrayOps):
         return x.sum(dtype=np.float64).astype(x.dtype)
 
     def max(self, x: Array, axis: int) -> Array:
-        return x.max(axis, keepdims=True)
+        return _along_rows(np.maximum, x, axis)
 
     def sum(self, x: Array, axis: int) -> Array:
-        if x.shape[axis] > LONG and math.prod(x.shape[axis + 1 :]) > 1:  # one by one
-            return x.sum(axis, keepdims=True, dtype=np.float64).astype(x.dtype)
-        return x.sum(axis, keepdims=True)
+        return _along_rows(np.add, x, axis)
 
     def number(self, x: Array) -> Array:
         return np.int64(np.count_nonzero(x))
@@ -140,7 +154,32 @@ class NumpyOps(ArrayOps):
         return np.ascontiguousarray(x)
 
     def plain_statistics(self, plan: Plan, x: Array, examples: Examples) -> Statistics:
-        return plain_statistics(self, plan, x, examples)
+        return self.plain_exponentials(plan, x, examples)[0]
+
+    def plain_exponentials(
+        self, plan: Plan, x: Array, examples: Examples
+    ) -> tuple[Statistics, Array, Array]:
+        axis = plan.axis
+        k, w = examples.weighted_labels, examples.class_weight
+        m = self.max(x, axis)
+        f = x - m
+        p = q = None
+        if k is not None:
+            p = self._dot(k, f, axis)
+        elif plan.label_smoothing != 1:
+            p = self.pick(f, examples.ids, axis)
+        if plan.label_smoothing:
+            q = self.sum(f, axis) if w is None else self._dot(w, f, axis)
+        e = np.exp(f, out=f)
+        sums = self.sum(e, axis)
+        return Statistics(m, np.log(sums), p, q), e, sums
+
+    def _dot(self, weights: Array, f: Array, axis: int) -> Array:
+        """The sum of products: along rows that lie in memory, without an array of them."""
+        if math.prod(f.shape[axis + 1 :]) == 1:
+            sums = np.vecdot(weights.swapaxes(axis, -1), f.swapaxes(axis, -1))
+            return sums.reshape(kept(f.shape, axis))
+        return self.sum(weights * f, axis)
 
     def softmax(self, x: Array, statistics: Statistics, axis: int) -> Array:
         f = x - statistics.m  # before anything is rounded to the size of m
@@ -157,12 +196,57 @@ class NumpyOps(ArrayOps):
 OPS = NumpyOps(np)
 
 
+def _order_in_memory(x: Array) -> list[int] | None:
+    """The axes of an array in the order of memory; None if they are in it, or in none."""
+    if min(x.strides) <= 0:
+        return None
+    order = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+    return None if order == list(range(x.ndim)) else order
+
+
+def _reordered(plan: Plan, operands: Operands, order: list[int]) -> tuple[Plan, Operands]:
+    """The same call of views whose axes are in another order."""
+    x, labels, _, weight, _ = operands
+    batch = _batch_of(plan, order)
+    has_classes = plan.label_kind == "dense" or plan.labels_keep_axis
+    if weight is not None:
+        weight = weight.reshape(weight.shape + (1,) * (len(batch) - weight.ndim))
+        weight = np.broadcast_to(weight, without(x.shape, plan.axis)).transpose(batch)
+    operands = operands._replace(
+        logits=x.transpose(order),
+        labels=labels.transpose(order if has_classes else batch),
+        sample_weight=weight,
+    )
+    return plan._replace(axis=order.index(plan.axis)), operands
+
+
+def _batch_of(plan: Plan, order: list[int]) -> list[int]:
+    """The order of the axes of one number for each example."""
+    return [axis - (axis > plan.axis) for axis in order if axis != plan.axis]
+
+
+def _evaluate_as_it_lies(
+    order: list[int], plan: Plan, operands: Operands, *, with_gradient: bool
+) -> tuple[Array, Any]:
+    """`_evaluate` with the axes in the order of memory, in which the gradient is as well."""
+    moved, operands = _reordered(plan, operands, order)
+    route = BACKEND.route(moved, operands.logits.size)
+    loss, slope = _evaluate(route, moved, operands, with_gradient=with_gradient)
+    if plan.reduction == "none":
+        loss = loss.transpose(np.argsort(_batch_of(plan, order)))
+    return loss, slope.transpose(np.argsort(order)) if with_gradient else None
+
+
 def _evaluate(
     route: Route, plan: Plan, operands: Operands, *, with_gradient: bool
 ) -> tuple[Array, Any]:
     with np.errstate(all="ignore"):
         # Subclasses have operators that could mean something else.
         operands = operands._replace(logits=np.asarray(operands.logits))
+        is_usual = operands.logits.flags.c_contiguous
+        order = None if is_usual else _order_in_memory(operands.logits)
+        if order is not None:
+            return _evaluate_as_it_lies(order, plan, operands, with_gradient=with_gradient)
         if route.is_native:
             if plan.is_bare and plan.axis + 1 == plan.ndim and not with_gradient:
                 found = bare(plan, operands)
@@ -171,11 +255,11 @@ def _evaluate(
             if found is not None:
                 return found.loss, found.gradient
         if route.walk is not None:
-            loss, kept = walk_loss(OPS, route.walk, plan, operands)
-            loss = loss[()]  # a scalar of NumPy where there is no axis
-            if not with_gradient:
-                return loss, None
-            return loss, walk_gradient(OPS, route.walk, plan, operands, kept)
+            if with_gradient:
+                loss, slope = walk_loss_and_gradient(OPS, route.walk, plan, operands)
+            else:
+                (loss, _), slope = walk_loss(OPS, route.walk, plan, operands), None
+            return loss[()], slope  # a scalar of NumPy where there is no axis
         if with_gradient:
             return loss_and_gradient_of(OPS, plan, operands)
         return loss_of(OPS, plan, operands), None
@@ -184,6 +268,11 @@ def _evaluate(
 def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
     with np.errstate(all="ignore"):
         operands = operands._replace(logits=np.asarray(operands.logits))
+        is_usual = operands.logits.flags.c_contiguous
+        order = None if is_usual else _order_in_memory(operands.logits)
+        if order is not None:
+            plan, operands = _reordered(plan, operands, order)
+            route = BACKEND.route(plan, operands.logits.size)
         is_short = route.is_native and plan.is_bare
         found = short(plan, operands, with_gradient=False) if is_short else None
         if found is None:
@@ -240,14 +329,17 @@ class NumpyBackend(Backend):
         return host.converted(values, dtype)
 
     def route(self, plan: Plan, size: int) -> Route:
+        if size <= SHORT and plan.is_ordinary and serves(plan):
+            return _SHORT
         if size > SMALL:
             transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
             threads, block = 1, TRANSPOSED_BLOCK if transposed else BLOCK
             if size >= PARALLEL:
                 threads = number_of_threads()
-                block = min(block, size // 2 + plan.num_classes)  # two, with a row to spare
+                pairs = -(size // (-2 * block))
+                block = size // (2 * pairs) + plan.num_classes  # with a row to spare
             return Route(_NAMES[transposed], walk=Walk(block, transposed, threads, _quietly))
-        return _SHORT if plan.is_ordinary and serves(plan) else _AT_ONCE
+        return _AT_ONCE
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         # In a copy of the context, so that no interrupt leaves an error state behind.

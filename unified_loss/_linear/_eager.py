@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from unified_loss._blocks import Walk, walk_gradient, walk_loss
+from unified_loss._blocks import Walk, walk_loss_and_gradient
 from unified_loss._examples import Examples
 from unified_loss._linear._tiles import (
     Labels,
@@ -380,11 +380,10 @@ def loss_and_gradients_in_one_pass(field: Field, wanted: Wanted) -> tuple[Array,
             None if weight is None else field.rows(weight, rows),
             None,
         )
-        loss, kept = walk_loss(ops, field.walk, plan, some)
-        value = loss if value is None else value + loss
         # What is read of a block is read before its gradient takes its place.
         into = x if softcap is None else None
-        g = walk_gradient(ops, field.walk, plan, some, kept, factor, into)
+        loss, g = walk_loss_and_gradient(ops, field.walk, plan, some, factor, into)
+        value = loss if value is None else value + loss
         if softcap is not None:
             _through_cap(field, x, g, softcap)
         if wanted.weight:

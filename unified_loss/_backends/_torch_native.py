@@ -74,9 +74,14 @@ def _leaves_nan(logits: Array, labels: Array, ignored: int) -> bool:
     if not torch.is_grad_enabled():
         return False
     x = logits.detach()
-    if x.numel() > _FEW and not (labels == ignored).any():
+    if x.numel() <= _FEW and OPS.is_finite(x):
         return False
-    return not (OPS.is_finite(x) or OPS.is_finite(x.movedim(1, -1)[labels == ignored]))
+    is_ignored = labels == ignored
+    if not is_ignored.any():
+        return False
+    if x.ndim > 2 and OPS.is_finite(x):  # sooner than pixels, whose classes lie apart
+        return False
+    return not OPS.is_finite(x.movedim(1, -1)[is_ignored])
 
 
 def _mass_of_ids(plan: Plan, labels: Array, weight: Array | None, like: Array) -> Array | None:
@@ -102,8 +107,7 @@ def _loss_of_rows(
     """
     labels = k = OPS.cast(labels, plan.compute_dtype)
     if plan.label_smoothing:
-        share = plan.label_smoothing / logits.shape[1]
-        k = (1 - plan.label_smoothing) * labels + share * labels.sum(1, keepdim=True)
+        k = torch.lerp(labels, torch.mean(labels, 1, keepdim=True), plan.label_smoothing)
     if weight is not None:
         weight = OPS.along(weight, logits, 1)
         k = weight * k

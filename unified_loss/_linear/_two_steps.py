@@ -12,10 +12,12 @@ def with_logits(
 ) -> tuple[Plan, Operands]:
     """The call of the logits, which are in the compute dtype."""
     hidden, weight, bias = in_compute_dtype(ops, form.plan, head)
-    known = operands._replace(logits=ops.hollow(form.plan, hidden, weight))
-    plan, hidden, known = without_garbage(ops, form.plan, hidden, known)
+    plan = form.plan
+    if can_drop(plan):
+        known = operands._replace(logits=ops.hollow(plan, hidden, weight))
+        plan, hidden, operands = without_garbage(ops, plan, hidden, known)
     x = capped(ops, form.softcap, ops.affine(hidden, weight, bias))
-    return plan, known._replace(logits=x)
+    return plan, operands._replace(logits=x)
 
 
 def gradients_of(ops: LinearOps, form: Form, head: Head, operands: Operands, slope: Array) -> Head:

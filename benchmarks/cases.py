@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
 
@@ -13,6 +13,8 @@ PLAIN = "unified_loss without options"
 COPY = "copy of the logits"
 COMPILED = "compiled F.cross_entropy"
 LIGER = "Liger"
+TWO_STEPS = "logits in two steps"
+TORCH_LINEAR = "F.linear_cross_entropy"
 
 SMALLEST: Shape = (128, 10)
 FEW_CLASSES: Shape = (65536, 10)
@@ -22,6 +24,8 @@ VOCABULARY: Shape = (4096, 32000)
 HUGE_VOCABULARY: Shape = (512, 128256)
 IMAGES: Shape = (8, 21, 256, 256)
 SEQUENCES: Shape = (16, 512, 5000)
+TOKENS: Shape = (2048, 32000)  # of hidden states with 768 features
+HUGE_TOKENS: Shape = (4096, 128256)  # with 512
 
 SHAPES = (
     SMALLEST,
@@ -38,6 +42,7 @@ LARGE_FROM = 10**7  # logits
 
 OPTIONS = ("class_weight", "label_smoothing", "z_loss", "ignored", "sample_weight")
 COMBINED = ("class_weight", "label_smoothing", "ignored")
+HALF, EACH = "half_ignored", "none"  # of the linear form alone
 DIRECTIONS = ("forward", "forward+backward")
 FORWARD, BOTH = DIRECTIONS
 
@@ -71,7 +76,7 @@ PACKAGES = {LIGER: "liger_kernel"}  # what a peer needs beside its framework
 class Case(NamedTuple):
     """One loss against one peer."""
 
-    kind: str  # "time", "added", "option", "tracing", "scaling", "grid", "device"
+    kind: str  # "time", "added", "option", "tracing", "scaling", "grid", "device", "linear"
     framework: str
     shape: Shape
     peer: str
@@ -82,6 +87,7 @@ class Case(NamedTuple):
     options: tuple[str, ...] = ()
     memory: bool = False
     layout: str = "contiguous"  # of the logits; or "sliced", "transposed"
+    features: int = 0  # of the hidden states that the logits are made of; 0: logits are given
 
     @property
     def axis(self) -> int:
@@ -115,6 +121,12 @@ class Case(NamedTuple):
         return self.size * (2 if self.dtype == "bfloat16" else 4)
 
     @property
+    def result_bytes(self) -> int:
+        """The memory of the gradients in hidden states and weight, which any way must have."""
+        rows, classes = math.prod(self.batch), self.num_classes
+        return 4 * self.features * (rows + classes) if self.direction == BOTH else 0
+
+    @property
     def moved_bytes(self) -> int:
         """What has to be moved at the least: the arguments in, and the gradient out."""
         ids = math.prod(self.batch) * (4 if self.framework == "jax" else 8)  # as people have them
@@ -132,7 +144,8 @@ class Case(NamedTuple):
         shape = "x".join(map(str, self.shape))
         words = (self.kind, self.framework, self.mode, self.direction, shape, self.dtype)
         layout = () if self.layout == "contiguous" else (self.layout,)
-        return " ".join((*words, *layout, self.labels, *self.options, "vs", self.peer))
+        made_of = (f"{self.features} features",) if self.features else ()
+        return " ".join((*words, *layout, *made_of, self.labels, *self.options, "vs", self.peer))
 
     def home(self, loss: str) -> str:
         """The framework whose process runs one of the two losses."""
@@ -270,6 +283,27 @@ def scaling() -> Iterator[Case]:
             yield Case("scaling", framework, shape, peer, mode, direction, memory=memory)
 
 
+def linear_cases() -> Iterator[Case]:
+    """Hidden states and a weight, beside the same with logits between them."""
+
+    def case(framework: str, peer: str = TWO_STEPS, mode: str = "eager", **more: Any) -> Case:
+        given: dict[str, Any] = {"shape": TOKENS, "features": 768, **more}
+        return Case("linear", framework, peer=peer, mode=mode, **given)
+
+    modes = [("numpy", "eager"), ("torch", "eager"), ("jax", "compiled")]
+    modes += [("tensorflow", "eager"), ("tensorflow", "compiled")]
+    for (framework, mode), direction in itertools.product(modes, DIRECTIONS):
+        yield case(framework, mode=mode, direction=direction, memory=True)
+    for framework in ("numpy", "torch"):
+        yield case(framework, PLAIN, direction=BOTH, options=(HALF,))
+    yield case("torch", direction=BOTH, options=(EACH,))
+    yield case("torch", TORCH_LINEAR, direction=BOTH)
+    yield case("torch", shape=HUGE_TOKENS, features=512, direction=BOTH, memory=True)
+    for framework in ("numpy", "torch"):
+        for direction in DIRECTIONS:
+            yield case(framework, shape=(64, 100), features=32, direction=direction)
+
+
 # Two language models, few tokens of a large vocabulary, few classes, two classifiers, and images.
 DEVICE_SHAPES: tuple[Shape, ...] = (
     (8192, 32000),
@@ -311,11 +345,14 @@ def all_cases(device: str = "cpu") -> tuple[Case, ...]:
     if device != "cpu":
         others = (case for case in all_cases() if case.framework != "torch")
         return (*device_cases(), *others)
-    return (*itertools.chain.from_iterable(grid.cases() for grid in GRIDS), *scaling())
+    listed = itertools.chain.from_iterable(grid.cases() for grid in GRIDS)
+    return (*listed, *scaling(), *linear_cases())
 
 
 def is_quick(case: Case) -> bool:
     """Whether a case belongs to the selection that takes two minutes."""
+    if case.kind == "linear":
+        return False
     if case.kind == "scaling":
         return case.framework in {"numpy", "torch"} and case.size <= LARGE_FROM
     if case.kind == "option":

@@ -1,11 +1,12 @@
 """The arguments of a case, on the host. Speed and memory are measured on the same ones."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cases import Case
+from benchmarks.cases import EACH, HALF, Case, Shape
 
 Array = npt.NDArray[np.generic]
 
@@ -20,10 +21,12 @@ DRAWN = 1_048_573
 class HostInputs(NamedTuple):
     """Arguments as NumPy arrays; None for an option that the case has not."""
 
-    logits: Array  # float32, also where the framework will compute in bfloat16
+    logits: Array  # float32, also where the framework will compute in bfloat16; or hidden states
+    weight: Array | None  # of the layer that makes logits of hidden states
     labels: Array
     class_weight: Array | None
     sample_weight: Array | None
+    upstream: Array | None  # what each loss is multiplied by, where they are not reduced
     label_smoothing: float
     z_loss: float
 
@@ -39,23 +42,29 @@ def host_inputs(case: Case) -> HostInputs:
     """
     rng = np.random.default_rng(case.size)
     drawn = rng.standard_normal(min(case.size, DRAWN), dtype=np.float32)
+    logits_shape, weight = case.shape, None
+    if case.features:
+        logits_shape = (*case.batch, case.features)
+        weight = _filled((case.num_classes, case.features), drawn / np.sqrt(case.features))
     return HostInputs(
-        logits=_filled(case, drawn),
+        logits=_filled(logits_shape, drawn),
+        weight=weight,
         labels=_labels(case, rng),
         class_weight=_option(case, "class_weight", np.linspace(0.5, 1.5, case.num_classes)),
         sample_weight=_option(case, "sample_weight", rng.uniform(0.5, 1.5, case.batch)),
+        upstream=_option(case, EACH, rng.uniform(0.5, 1.5, case.batch)),
         label_smoothing=SMOOTHING if "label_smoothing" in case.options else 0.0,
         z_loss=Z_LOSS if "z_loss" in case.options else 0.0,
     )
 
 
-def _filled(case: Case, drawn: Array) -> Array:
-    """Without a second array of the logits' size, which would count as peak memory."""
-    flat = np.empty(case.size, np.float32)
-    for start in range(0, case.size, len(drawn)):
+def _filled(shape: Shape, drawn: Array) -> Array:
+    """Without a second array of that size, which would count as peak memory."""
+    flat = np.empty(math.prod(shape), np.float32)
+    for start in range(0, flat.size, len(drawn)):
         part = flat[start : start + len(drawn)]
         part[:] = drawn[: len(part)]
-    return flat.reshape(case.shape)
+    return flat.reshape(shape)
 
 
 def _labels(case: Case, rng: np.random.Generator) -> Array:
@@ -68,6 +77,8 @@ def _labels(case: Case, rng: np.random.Generator) -> Array:
         is_ignored = rng.random(case.batch) < 0.1
         is_ignored.flat[0] = False  # the mean over nothing is NaN elsewhere
         labels[is_ignored] = IGNORED
+    if HALF in case.options:
+        labels[::2] = IGNORED
     return labels
 
 

@@ -9,16 +9,23 @@ from typing import NamedTuple
 
 from benchmarks.cases import (
     BOTH,
+    EACH,
     FEW_CLASSES,
     FLOAT,
     FORWARD,
+    HALF,
+    HUGE_TOKENS,
     HUGE_VOCABULARY,
     IMAGES,
     LARGE,
     LARGE_FROM,
     MIDDLE,
     OPTIONS,
+    PLAIN,
     SMALLEST,
+    TOKENS,
+    TORCH_LINEAR,
+    TWO_STEPS,
     VOCABULARY,
     Case,
     Shape,
@@ -120,6 +127,21 @@ def _added(framework: str, microseconds: float) -> Row:
     return Row(limit, limit, kind="added", framework=framework)
 
 
+def _linear(
+    framework: str,
+    forward: Limit,
+    both: Limit,
+    *,
+    peer: str = TWO_STEPS,
+    shapes: tuple[Shape, ...] = (TOKENS,),
+    options: tuple[tuple[str, ...], ...] = ((),),
+) -> Row:
+    return Row(
+        forward, both, "linear", framework=framework, peer=peer, options=options, shapes=shapes
+    )
+
+
+_WHOLE_WEIGHT = 0.375  # of one weight of `TOKENS`, in sizes of the logits
 _OPTION = Limit(1.3)
 _TRACING = Limit(3, ours_ms=300)
 
@@ -154,6 +176,24 @@ LIMITS = (
     _added("tensorflow", 30),
     Row(_OPTION, _OPTION, kind="option", options=tuple((option,) for option in OPTIONS)),
     Row(_TRACING, _TRACING, kind="tracing"),
+    # Memory is what a call takes beside its gradients.
+    _linear("torch", Limit(0.85, memory=0.25), Limit(0.95, memory=0.25)),
+    _linear("torch", NO_LIMIT, Limit(1.15), options=((EACH,),)),
+    _linear("torch", NO_LIMIT, Limit(0.65), peer=TORCH_LINEAR),
+    _linear("torch", NO_LIMIT, Limit(memory=0.14), shapes=(HUGE_TOKENS,)),
+    _linear("torch", NO_LIMIT, Limit(0.6), peer=PLAIN, options=((HALF,),)),
+    _linear("numpy", NO_LIMIT, Limit(0.6), peer=PLAIN, options=((HALF,),)),
+    _linear("numpy", Limit(0.6, memory=0.35), Limit(1.0, memory=0.35)),
+    _linear("jax", Limit(0.85, memory=0.15), Limit(1.15, memory=0.15)),
+    _linear(
+        "tensorflow",
+        Limit(0.95, memory=0.35 + _WHOLE_WEIGHT),
+        Limit(1.45, memory=0.35 + _WHOLE_WEIGHT),
+    ),
+    *(
+        _linear(name, Limit(added_us=10), Limit(added_us=10), shapes=((64, 100),))
+        for name in ("numpy", "torch")
+    ),
 )
 
 

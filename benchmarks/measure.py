@@ -185,7 +185,10 @@ class Bench:
         if self.device == "cpu" and not memory.is_measurable():
             return {}
         columns = {OURS: "ours_mb", case.peer: "peer_mb"}
-        return {columns[name]: self._peak(case, name) / MEGABYTE for name in _affordable(case)}
+        return {
+            columns[name]: (self._peak(case, name) - case.result_bytes) / MEGABYTE
+            for name in _affordable(case)
+        }
 
     def _peak(self, case: Case, name: str) -> int:
         if self._worker(case.home(name)).call(worker.counts_peaks):

@@ -14,10 +14,10 @@ from benchmarks.cases import BOTH, OURS, PLAIN, Case
 from benchmarks.inputs import HostInputs
 from benchmarks.memory import host_peak
 from benchmarks.timers import EventTimer, WallTimer
-from unified_loss import cross_entropy
+from unified_loss import cross_entropy, linear_cross_entropy
 from unified_loss._libraries import Library
 
-Loss = Callable[[Any, Any], Any]  # of logits and labels
+Loss = Callable[..., Any]  # of logits and labels, or of hidden states, a weight and labels
 Step = Callable[[], Any]
 
 MODEL = 256  # rows and columns of a product that all cores share
@@ -32,6 +32,15 @@ class Inputs(NamedTuple):
     is_dense: bool
     options: Mapping[str, Any]  # keywords of `cross_entropy`; only those that the case has
     ignores: bool  # some labels mark examples that do not count
+    weight: Any = None  # of the layer that makes logits; then `logits` are hidden states
+    upstream: Any = None  # what each loss is multiplied by, where they are not reduced
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What a step is called with; the labels come last, and gradients are in the others."""
+        if self.weight is None:
+            return self.logits, self.labels
+        return self.logits, self.weight, self.labels
 
     @property
     def is_plain(self) -> bool:
@@ -41,12 +50,26 @@ class Inputs(NamedTuple):
 
 def ours(inputs: Inputs) -> Loss:
     """The loss of this library; a plain function as all are, since compilers dislike partials."""
-    axis, options = inputs.axis, inputs.options
+    axis, options, upstream = inputs.axis, inputs.options, inputs.upstream
 
     def loss(logits: Any, labels: Any) -> Any:
         return cross_entropy(logits, labels, axis=axis, **options)
 
-    return loss
+    def linear(hidden: Any, weight: Any, labels: Any) -> Any:
+        return linear_cross_entropy(hidden, weight, labels, **options)
+
+    def of_each(hidden: Any, weight: Any, labels: Any) -> Any:
+        losses = linear_cross_entropy(hidden, weight, labels, reduction="none", **options)
+        return (losses * upstream).sum()
+
+    if inputs.weight is None:
+        return loss
+    return linear if upstream is None else of_each
+
+
+def two_steps(loss: Loss) -> Loss:
+    """A loss of hidden states and a weight: the logits, and a loss of them."""
+    return lambda hidden, weight, labels: loss(hidden @ weight.T, labels)
 
 
 class Framework:
@@ -107,6 +130,8 @@ class Framework:
             is_dense,
             options | {name: number for name, number in numbers.items() if number},
             "ignored" in case.options,
+            None if host.weight is None else array(host.weight, case.dtype),
+            None if host.upstream is None else array(host.upstream, "float32"),
         )
 
     def laid_out(self, logits: Any, case: Case) -> Any:
@@ -133,12 +158,16 @@ class Framework:
             return self.traced(loss, inputs, case.mode)
         if name in self.overwrites:
             inputs = inputs._replace(logits=self.copied(inputs.logits))
-        return partial(self.assembled(loss, case), inputs.logits, inputs.labels)
+        return partial(self.assembled(loss, case), *inputs.arrays)
 
     def assembled(self, loss: Loss, case: Case) -> Loss:
         """The function of a case: differentiated, compiled, both or neither."""
-        function = self.library.value_and_gradients(loss) if case.direction == BOTH else loss
+        function = self.differentiated(loss, case) if case.direction == BOTH else loss
         return function if case.mode == "eager" else self.compiled(function, case.mode)
+
+    def differentiated(self, loss: Loss, case: Case) -> Loss:
+        """The value, and the gradients in all that is no label."""
+        return self.library.value_and_gradients(loss, (0, 1) if case.features else (0,))
 
     def value(self, result: Any) -> float:
         """The loss in the result of a step."""

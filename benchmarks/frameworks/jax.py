@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from benchmarks.cases import TWO_STEPS
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step, two_steps
 
 
 def native(inputs: Inputs) -> Loss:
@@ -56,7 +57,10 @@ class Jax(Framework):
 
     packages = ("jax", "jaxlib", "optax")
     compiled_modes = ("eager", "compiled")  # eager operations are compiled one by one
-    peers: ClassVar = {"optax": native}
+    peers: ClassVar = {
+        "optax": native,
+        TWO_STEPS: lambda inputs: two_steps(native(inputs)),
+    }
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:  # noqa: ARG002
         """To the program that XLA gets."""

@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.cases import BOTH, OURS, PLAIN, Case
-from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from benchmarks.cases import BOTH, OURS, PLAIN, TWO_STEPS, Case
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step, two_steps
 from benchmarks.frameworks._recipes import scipy_recipe, scipy_recipe_with_gradient
-from unified_loss import cross_entropy_with_grad
+from unified_loss import cross_entropy_with_grad, linear_cross_entropy_with_grad
 
 
 def scikit_learn(inputs: Inputs) -> Loss:
@@ -42,6 +42,17 @@ def eagerpy_recipe(inputs: Inputs) -> Loss:  # noqa: ARG001 (knows the last axis
     return loss
 
 
+def two_steps_with_gradients(inputs: Inputs) -> Loss:
+    """The logits, the recipe's gradient in them, and what it says of both factors."""
+    recipe = scipy_recipe_with_gradient(inputs)
+
+    def loss(hidden: Any, weight: Any, labels: Any) -> Any:
+        value, slope = recipe(hidden @ weight.T, labels)
+        return value, slope @ weight, slope.T @ hidden
+
+    return loss
+
+
 class NumPy(Framework):
     """NumPy."""
 
@@ -51,10 +62,15 @@ class NumPy(Framework):
         "scikit-learn": scikit_learn,
         "hand-written": hand_written,
         "eagerpy": eagerpy_recipe,
+        TWO_STEPS: lambda inputs: two_steps(scipy_recipe(inputs)),
     }
 
     def step(self, case: Case, name: str, inputs: Inputs) -> Step:
         """The gradient is that of the second public function."""
+        if case.direction == BOTH and case.features and name in {OURS, PLAIN}:
+            return partial(linear_cross_entropy_with_grad, *inputs.arrays)
+        if case.direction == BOTH and name == TWO_STEPS:
+            return partial(two_steps_with_gradients(inputs), *inputs.arrays)
         if case.direction == BOTH and name in {OURS, PLAIN}:
             call = partial(cross_entropy_with_grad, axis=inputs.axis, **inputs.options)
             return partial(call, inputs.logits, inputs.labels)

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from benchmarks.cases import TWO_STEPS
 from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
 
 
@@ -64,12 +65,18 @@ def keras(inputs: Inputs) -> Loss:  # noqa: ARG001 (class ids on the last axis a
     return lambda logits, labels: function(labels, logits)
 
 
+def two_steps(inputs: Inputs) -> Loss:
+    """The logits and the native loss."""
+    loss = native(inputs)
+    return lambda hidden, weight, labels: loss(tf.matmul(hidden, weight, transpose_b=True), labels)
+
+
 class TensorFlow(Framework):
     """TensorFlow."""
 
     packages = ("tensorflow", "keras")
     compiled_modes = ("compiled", "xla")
-    peers: ClassVar = {"tf.nn": native, "keras": keras}
+    peers: ClassVar = {"tf.nn": native, "keras": keras, TWO_STEPS: two_steps}
 
     def compiled(self, function: Loss, mode: str) -> Loss:
         """As a graph, by XLA or not."""

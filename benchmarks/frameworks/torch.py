@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F  # noqa: N812 (everyone's name for it)
 
-from benchmarks.cases import BOTH, COMPILED, LIGER, Case
-from benchmarks.frameworks._base import Framework, Inputs, Loss, Step
+from benchmarks.cases import BOTH, COMPILED, LIGER, TORCH_LINEAR, TWO_STEPS, Case
+from benchmarks.frameworks._base import Framework, Inputs, Loss, Step, two_steps
 from benchmarks.frameworks.numpy import eagerpy_recipe
 from benchmarks.timers import EventTimer, WallTimer
 
@@ -49,6 +49,16 @@ def liger(inputs: Inputs) -> Loss:  # noqa: ARG001 (class ids on the last axis a
     return loss
 
 
+def two_steps_of_each(inputs: Inputs) -> Loss:
+    """The logits and the native loss; of each row where they are not reduced."""
+    upstream = inputs.upstream
+    if upstream is None:
+        return two_steps(native(inputs))
+    return two_steps(
+        lambda logits, labels: (F.cross_entropy(logits, labels, reduction="none") * upstream).sum()
+    )
+
+
 class Torch(Framework):
     """PyTorch."""
 
@@ -59,6 +69,8 @@ class Torch(Framework):
         "F.cross_entropy(x.float())": native_in_float32,
         COMPILED: compiled_native,
         LIGER: liger,
+        TWO_STEPS: two_steps_of_each,
+        TORCH_LINEAR: lambda _: F.linear_cross_entropy,
         "eagerpy": eagerpy_recipe,
     }
     overwrites = frozenset({LIGER})
@@ -87,7 +99,7 @@ class Torch(Framework):
         """Only the loss is compiled; inductor makes its backward pass along with it."""
         if case.mode == "compiled":
             loss = self.compiled(loss, case.mode)
-        return self.library.value_and_gradients(loss) if case.direction == BOTH else loss
+        return self.differentiated(loss, case) if case.direction == BOTH else loss
 
     def traced(self, loss: Loss, inputs: Inputs, mode: str) -> Step:
         """Dynamo alone."""

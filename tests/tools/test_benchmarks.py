@@ -18,11 +18,14 @@ from benchmarks.cases import (
     COMBINED,
     COMPILED,
     DIRECTIONS,
+    EACH,
     FLOAT,
     FORWARD,
+    HALF,
     OURS,
     PACKAGES,
     PLAIN,
+    TWO_STEPS,
     Case,
     all_cases,
     device_cases,
@@ -41,6 +44,7 @@ SMALL = sorted({case.small() for case in all_cases() if case.mode not in {"compi
 # A program of JAX takes a second to compile: a few show that its peer is one.
 DRAWN = {name: 10 if mode == "compiled" else 40 for name, mode in MODES.items()}
 PEERS = [c for c in SMALL if c.kind != "option"]
+LINEAR = [c for c in PEERS if c.kind == "linear" and c.direction == BOTH and c.peer != PLAIN]
 ON_DEVICE = dict.fromkeys(c.small() for c in device_cases())
 PEERS += [c for c in ON_DEVICE if c.peer not in {PLAIN, COMPILED}]
 PEERS += dict.fromkeys(c.small() for name, number in DRAWN.items() for c in drawn(name, number, 1))
@@ -88,6 +92,10 @@ def test_every_limit_is_measured(row):
         (Case("time", "numpy", (4096, 32000), "scipy"), Limit(0.35, memory=0.05)),
         (Case("time", "numpy", (4096, 32000), "F.cross_entropy", direction=BOTH), Limit(0.7)),
         (Case("added", "tensorflow", (128, 10), "tf.nn"), Limit(added_us=30)),
+        (
+            Case("linear", "torch", (2048, 32000), TWO_STEPS, direction=BOTH, features=768),
+            Limit(0.95, memory=0.25),
+        ),
     ],
 )
 def test_limits_are_those_that_were_set(case, limit):
@@ -116,6 +124,37 @@ def test_inputs_have_what_the_case_asks_for():
     assert np.array_equal(inputs.logits, host_inputs(case).logits)
     dense = host_inputs(case._replace(labels="dense", options=()))
     assert np.allclose(dense.labels.sum(1), 1)
+
+
+def test_inputs_of_the_linear_form_are_those_of_its_logits():
+    """Hidden states and a weight in place of logits; half of the labels do not count if asked."""
+    case = Case("linear", "torch", (40, 30), TWO_STEPS, features=8, options=(HALF, EACH))
+    inputs = host_inputs(case)
+    assert inputs.logits.shape == (40, 8)
+    assert inputs.weight.shape == (30, 8)
+    assert (inputs.labels == IGNORED).sum() == 20
+    assert inputs.upstream.shape == (40,)
+    assert case.result_bytes == 0
+    assert case._replace(direction=BOTH).result_bytes == 4 * (40 * 8 + 30 * 8)
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=lambda c: c.name)
+def test_gradients_of_the_linear_form_are_those_of_its_peer(case):
+    """All that is timed is the same: gradients in hidden states and in the weight."""
+    if not frameworks.is_installed(case.framework):
+        pytest.skip(f"{case.framework} is not installed")
+    bench = framework(case.framework)
+    inputs = bench.inputs(case, host_inputs(case))
+    slopes = [flattened(bench.step(case, name, inputs)()[1:]) for name in (OURS, case.peer)]
+    for ours, peers in zip(*slopes, strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(peers), rtol=1e-4, atol=1e-6)
+
+
+def flattened(gradients):
+    """The gradients one after the other, however a framework groups them."""
+    if len(gradients) == 1 and isinstance(gradients[0], list | tuple):
+        gradients = gradients[0]
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 @pytest.mark.parametrize("case", PEERS, ids=lambda c: c.name)

@@ -135,6 +135,8 @@ def _unknown(value: Any, name: str) -> str:
     )
     if hasattr(type(value), "to_numpy"):
         return text + f"\n  hint: {name}.to_numpy()"
+    if hasattr(type(value), "__jax_array__"):  # a parameter of Flax, a variable of Keras
+        return text + messages.hint(f"{name} = jnp.asarray({name})")
     if isinstance(value, list | tuple | int | float):
         from unified_loss._host import is_host_data
 

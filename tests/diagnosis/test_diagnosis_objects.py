@@ -264,3 +264,28 @@ def test_a_parameter_of_flax_is_no_array_yet() -> None:
     with pytest.raises(BackendError, match=r"jnp.asarray\(weight\); a kernel, .* weight.T"):
         linear_cross_entropy(hidden, kernel, LABELS)
     assert linear_cross_entropy(hidden, kernel.T, LABELS) > 0
+
+
+@pytest.mark.parametrize("name", ["logits", "hidden"])
+def test_a_parameter_of_flax_is_no_first_argument(name: str) -> None:
+    """R2: it is said to be none of JAX, and the hint makes an array of it, also under a trace."""
+    jax, nnx = pytest.importorskip("jax"), pytest.importorskip("flax.nnx")
+    parameter = nnx.Param(jax.numpy.asarray(STATES))
+    more = () if name == "logits" else (WEIGHT,)
+    call = cross_entropy if name == "logits" else linear_cross_entropy
+
+    @nnx.jit
+    def mended(parameter: Any) -> Any:
+        code = told.partition("hint: ")[2]
+        found = {name: parameter}
+        exec(code, {"jnp": jax.numpy}, found)  # noqa: S102 (our own text)
+        return call(found[name], *more, np.array([0, 1]))
+
+    with pytest.raises(BackendError, match="must be an array of a supported library") as caught:
+        call(parameter, *more, LABELS)
+    told = str(caught.value)
+    assert told.endswith(f"hint: {name} = jnp.asarray({name})")
+    assert "flax.nnx.variablelib.Param" in told
+    assert explain(parameter, LABELS).error is not None
+    wanted = call(STATES, *more, np.array([0, 1]))
+    np.testing.assert_allclose(mended(parameter), wanted, rtol=1e-6)

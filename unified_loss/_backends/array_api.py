@@ -49,8 +49,8 @@ class ArrayApiBackend(Backend):
     def owns(self, value: object) -> bool:
         if isinstance(value, np.ndarray | np.generic):
             return False  # host data beside the logits
-        if isinstance(value, type):
-            return False
+        if isinstance(value, type) or hasattr(type(value), "__jax_array__"):
+            return False  # a parameter of Flax answers to all names of the array that it holds
         # Of the class: an object may answer to any name, or raise whatever it is asked.
         try:
             is_array = array_api_compat.is_array_api_obj(value)

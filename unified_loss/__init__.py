@@ -68,9 +68,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    from importlib import import_module
+    from unified_loss._names import attribute
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return attribute(__name__, name, _HOMES)

@@ -10,6 +10,7 @@ from keras.src import backend as keras_backend  # has no public name for the use
 from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _messages as messages
+from unified_loss import _names as names
 from unified_loss import _rules as rules
 from unified_loss import _words as words
 from unified_loss._backend import Backend
@@ -271,6 +272,10 @@ class CrossEntropy(keras.losses.Loss):
     def _is_mean_of_replica(self) -> bool:
         is_mean = self._options["reduction"] == "mean" and self._options["normalizer"] is None
         return is_mean or self.reduction == "sum_over_batch_size"
+
+
+def __getattr__(name: str) -> Any:
+    return names.attribute(__name__, name)
 
 
 def _refuse_the_other_order(y_true: Any, y_pred: Any) -> None:

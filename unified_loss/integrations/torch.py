@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unified_loss import _columns as columns
 from unified_loss import _host as host
+from unified_loss import _names as names
 from unified_loss import _words as words
 from unified_loss._backends.torch import BACKEND
 from unified_loss._cross_entropy import cross_entropy
@@ -205,6 +206,10 @@ class CrossEntropyLoss(nn.Module):
 
 OPTIONS: dict[str, Any] = dict(CrossEntropyLoss.__init__.__kwdefaults__ or {})
 del OPTIONS["persistent"]  # of the buffer alone
+
+
+def __getattr__(name: str) -> Any:
+    return names.attribute(__name__, name)
 
 
 def _spec(class_weight: Any) -> Spec | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Never
 import torch
 from torch import Tensor, nn
 
+from unified_loss import _names as names
 from unified_loss import _words as words
 from unified_loss._call import warn
 from unified_loss._linear_cross_entropy import linear_cross_entropy
@@ -358,6 +359,10 @@ class LinearCausalLMLoss(CausalLMLoss):
             check=loss.check,
         )
         return value
+
+
+def __getattr__(name: str) -> Any:
+    return names.attribute(__name__, name)
 
 
 def _misused(

@@ -26,6 +26,7 @@ DIVISOR = (
     "normalizer=, what the mean is divided by; the Trainer of transformers that passes it wants "
     "compute_loss_func=CausalLMLoss() of unified_loss.integrations.transformers"
 )
+COUNTED = "no option: the logits tell the number of classes"
 
 AXIS, LAYER = "axis", "hidden"  # what a call has instead of the other
 
@@ -36,9 +37,12 @@ WORDS: dict[str, str | tuple[str, ...]] = {
     "preds": FIRST,
     "y_pred": f"{FIRST}, not probabilities {ORDER}",
     "output": FIRST,
+    "outputs": FIRST,
+    "pooled_logits": FIRST,
     "target": SECOND,
     "targets": SECOND,
     "y_true": f"{SECOND} {ORDER}",
+    "shift_labels": f"{SECOND}, which stand where they are predicted",
     "weight": (OF_CLASSES, EACH),
     "weights": EACH,
     "linear_weight": "weight=, a row for each class",
@@ -50,7 +54,7 @@ WORDS: dict[str, str | tuple[str, ...]] = {
     "pos_weight": "class_weight=; a weight of positive examples alone is one of a binary loss",
     "dim": "axis=, the axis of the classes",
     "class_dim": "axis=, the axis of the classes",
-    "from_logits": "no option: the loss takes logits; of probabilities take the logarithm first",
+    "from_logits": "no option, and needs no word: the loss takes logits, always",
     "ignore_class": "ignore_index=",
     "ignore_label": "ignore_index=",
     "size_average": f"{AVERAGE}; True is the mean, False the sum",
@@ -61,15 +65,34 @@ WORDS: dict[str, str | tuple[str, ...]] = {
     "lse_square_scale": "z_loss=",
     "num_items_in_batch": DIVISOR,
     "avg_factor": "normalizer=, what the mean is divided by",
-    "num_classes": "no option: the logits tell the number of classes",
+    "num_classes": COUNTED,
+    "vocab_size": COUNTED,
     "name": "no option of a function",
 }
-# The same where the logits are not made.
-OF_LAYER = {
-    FIRST: "the first argument: hidden, what enters the last layer",
-    "the second argument: labels": "the third argument: labels",
-    ORDER: "(hidden comes first here, labels third)",
+# The same of an option that is turned off, where that differs.
+OFF = {
+    "from_logits": (
+        "no option: the loss takes logits, so delete it together with the last softmax, or take "
+        "the logarithm of the probabilities"
+    ),
 }
+# Of calls that begin with another array, named here: what is said of arrays instead.
+PLACES = {
+    LAYER: {
+        FIRST: "the first argument: hidden, what enters the last layer",
+        "the second argument: labels": "the third argument: labels",
+        ORDER: "(hidden comes first here, labels third)",
+    },
+    "outputs": {FIRST: "the first argument: outputs, what the model returned, or its logits"},
+    "y_true": {
+        FIRST: "the second argument: y_pred, the logits",
+        "the second argument: labels": "the first argument: y_true",
+        ORDER: "(labels come first here)",
+    },
+}
+NAMES = {"logits": FIRST, "labels": SECOND, **WORDS}  # with ours, where a call has others
+OF_ARRAYS = {name for name, told in NAMES.items() if str(told).startswith((FIRST, SECOND))}
+OURS = frozenset(re.findall(r"(\w+)=", " ".join(map(str, WORDS.values()))))
 
 
 def refused(
@@ -86,13 +109,16 @@ def refused(
     `elsewhere` are options that the caller has in another place, and how they are written there;
     see `written`. `made` is how people write an instance of a class, and what it is for.
     """
-    for name in foreign if not (made and extra) else ():
-        return ArgumentError(_unknown(caller, name, (*arrays, *options), elsewhere))
+    if made:
+        call = f"the call, and a class is made before it is called: {made}"
+        elsewhere = {**dict.fromkeys(OF_ARRAYS, call), **elsewhere}
+    for name, value in foreign.items() if not (made and extra) else ():
+        return ArgumentError(_unknown(caller, name, value, (*arrays, *options), elsewhere))
     if not extra:
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
         return ArgumentError(f"{caller} takes {given}, one of which is missing.")
     taken = f"{' and '.join(arrays)} by position" if arrays else "no argument by position"
-    hint = messages.hint(_of_position(caller, extra[0], options, elsewhere, made))
+    hint = messages.hint(_of_position(caller, extra, options, elsewhere, made))
     return ArgumentError(
         f"{caller} takes {taken}; its options have names: {_listed(options)}.{hint}"
     )
@@ -132,11 +158,18 @@ def written(call: str, options: Iterable[str]) -> dict[str, str]:
     return {name: f"{call}{name}=...)" for name in options}
 
 
-def _unknown(caller: str, name: str, known: tuple[str, ...], elsewhere: Mapping[str, str]) -> str:
+def is_known(name: str) -> bool:
+    """Whether a name is a word of a loss, and not of something else that a call hands on."""
+    return name in NAMES or name in OURS
+
+
+def _unknown(
+    caller: str, name: str, value: Any, known: tuple[str, ...], elsewhere: Mapping[str, str]
+) -> str:
     first = f"{caller} has no argument {name!r}"
     if name in elsewhere:
         return f"{first}: it goes into {elsewhere[name]}."
-    told = WORDS.get(name, ())
+    told = OFF[name] if value is False and name in OFF else NAMES.get(name, ())
     words = (told,) if isinstance(told, str) else told
     meant = {one: re.findall(r"(\w+)=", one) for one in words}
     if LAYER in known and (name == AXIS or any(AXIS in ours for ours in meant.values())):
@@ -146,22 +179,28 @@ def _unknown(caller: str, name: str, known: tuple[str, ...], elsewhere: Mapping[
         ours = itertools.chain(*here.values())
         places = [f" {one}= goes into {elsewhere[one]}." for one in ours if one in elsewhere]
         answer = ", or ".join(here)
-        for one, other in OF_LAYER.items() if LAYER in known else ():
+        place = next((place for place in PLACES if place in known), "")
+        for one, other in PLACES.get(place, {}).items():
             answer = answer.replace(one, other)
         return f"{first}: here it is {answer}.{''.join(places[:1])}"
     from difflib import get_close_matches
 
-    is_ours = any(f"{name}=" in told for told in map(str, WORDS.values()))  # of other losses
+    is_ours = is_known(name)  # of other losses
     close = () if is_ours else get_close_matches(name, known, 1)
     guess = f", perhaps {close[0]!r} is meant" if close else ""
     return f"{first}{guess}; it takes {_listed(known)}."
 
 
 def _of_position(
-    caller: str, value: Any, options: Mapping[str, Any], elsewhere: Mapping[str, str], made: str
+    caller: str,
+    extra: tuple[Any, ...],
+    options: Mapping[str, Any],
+    elsewhere: Mapping[str, str],
+    made: str,
 ) -> str:
+    value = extra[0]
     is_array = getattr(value, "shape", ()) != () or isinstance(value, list | tuple)
-    if made and looks_like_outputs(value):
+    if made and (len(extra) > 1 or looks_like_outputs(value)):
         return f"{caller} is a class, which is made before it is called: {made}."
     if is_array and "class_weight" in options:
         return "a weight for each class is class_weight=."

@@ -166,7 +166,11 @@ def test_an_ignored_label_is_compiled_twice_at_most(dtype: str, compiler: str) -
 def test_the_losses_of_transformers_take_any_number_of_items(*, dynamic: bool | None) -> None:
     """R23: `num_items_in_batch` is another Python number in each step."""
     modules = pytest.importorskip("unified_loss.integrations.transformers")
-    loss = modules.CausalLMLoss()
+    made = modules.CausalLMLoss()
+
+    def loss(logits: Any, labels: Any, items: int) -> Any:
+        return made(logits, labels, num_items_in_batch=items)
+
     step = Counted(loss, "aot_eager", dynamic=dynamic)
     logits, labels = batch((2, 6, 5), -1, "index")
     for items in (3, 7, 1, 12):

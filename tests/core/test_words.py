@@ -72,6 +72,14 @@ def test_options_have_names(function: Any) -> None:
         function(LOGITS, LABELS, "sum")
 
 
+def test_an_option_that_is_off_is_answered_as_such() -> None:
+    """R8: logits are what the loss takes, so one word can go, and the other means a softmax."""
+    with pytest.raises(ArgumentError, match="needs no word"):
+        cross_entropy(LOGITS, LABELS, from_logits=True)  # type: ignore[call-overload]
+    with pytest.raises(ArgumentError, match=r"delete it together with the last softmax, or .*log"):
+        cross_entropy(LOGITS, LABELS, from_logits=False)  # type: ignore[call-overload]
+
+
 def test_words_are_not_ours() -> None:
     """R8: no foreign word shadows an argument, but for the weight of a layer."""
     for function in FUNCTIONS:
@@ -128,6 +136,13 @@ def test_modules_answer_foreign_words() -> None:
     logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
     with pytest.raises(ArgumentError, match=r"CrossEntropyLoss\(\)\(logits, labels\)"):
         CrossEntropyLoss(logits, labels)
+    for given in ({"logits": logits, "labels": labels}, {"input": logits}, {"vocab_size": 3}):
+        with pytest.raises(ArgumentError) as caught:
+            CrossEntropyLoss(**given)
+        is_call = "made before it is called: CrossEntropyLoss()(logits" in str(caught.value)
+        assert is_call == ("vocab_size" not in given)
+    with pytest.raises(ArgumentError, match=r"CrossEntropyLoss\(\)\(logits, labels\)"):
+        CrossEntropyLoss(labels, logits)  # a vector first, which might be weights
     with pytest.raises(ArgumentError, match="labels"):
         CrossEntropyLoss()(logits, target=labels)
     with pytest.raises(ArgumentError, match=r"CrossEntropyLoss\(ignore_index=...\)"):
@@ -149,6 +164,7 @@ def test_options_of_a_class_are_told_from_those_of_its_calls() -> None:
         ({"weight": 1}, "class_weight= goes into RunningCrossEntropy(class_weight=...)"),
         ({"sample_weights": 1}, "here it is sample_weight=, a weight for each example"),
         ({"normalizer": 1}, "'normalizer'; it takes logits, labels, sample_weight."),
+        ({"outputs": 1}, "here it is the first argument: logits"),
     ):
         with pytest.raises(ArgumentError, match=re.escape(told)):
             running.update(LOGITS, LABELS, **options)  # type: ignore[arg-type]
@@ -160,8 +176,11 @@ def test_options_of_a_class_are_told_from_those_of_its_calls() -> None:
         RunningCrossEntropy(sample_weight=LABELS)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(\).update\(logits, labels\)"):
         RunningCrossEntropy(LOGITS, LABELS)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"RunningCrossEntropy\(\).update\(logits, labels\)"):
+        RunningCrossEntropy(logits=LOGITS)  # type: ignore[arg-type]
     for word, told in (
         ("input", "the first argument: hidden"),
+        ("logits", "the first argument: hidden"),
         ("target", "the third argument: labels"),
         ("y_true", "(hidden comes first here, labels third)"),
         ("linear_weight", "here it is weight="),

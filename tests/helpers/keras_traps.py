@@ -1,5 +1,6 @@
 """What trains silently on the wrong thing in Keras, and must not: checks of `keras_processes`."""
 
+import inspect
 import warnings
 from typing import Any
 
@@ -178,12 +179,31 @@ def a_check_that_sees_nothing_is_refused() -> None:
 
 def words_of_keras_are_answered() -> None:
     """Each names ours; `dtype` is one of ours."""
-    assert "takes logits" in raised(ArgumentError, CrossEntropy, from_logits=True)
+    assert "needs no word" in raised(ArgumentError, CrossEntropy, from_logits=True)
+    assert "the last softmax" in raised(ArgumentError, CrossEntropy, from_logits=False)
     assert "ignore_index=" in raised(ArgumentError, CrossEntropy, ignore_class=0)
     text = raised(ArgumentError, CrossEntropy, IDS, rng.normal(size=(8, 3)))
     assert "CrossEntropy()" in text or "no argument by position" in text
     text = raised(Exception, CrossEntropy, class_weight={0: 1.0})
     assert "class_weight.get" in text
+    for words, told in (
+        ({"from_logits": True}, "needs no word"),
+        ({"ignore_class": 0}, "ignore_index= goes into CrossEntropy(ignore_index=...)"),
+        ({"label_smoothing": 0.1}, "goes into CrossEntropy(label_smoothing=...)"),
+        ({"mask": ONE_HOT}, "sample_weight="),
+        ({"target": IDS}, "the first argument: y_true"),
+        ({"logits": ONE_HOT}, "the second argument: y_pred, the logits"),
+    ):
+        assert told in raised(ArgumentError, CrossEntropy(), IDS, ONE_HOT, **words)
+    assert "is missing" in raised(ArgumentError, CrossEntropy(), y_pred=ONE_HOT)
+    assert "class_weight" in raised(ArgumentError, CrossEntropy(), IDS, ONE_HOT, None, [1, 2, 3])
+    assert list(inspect.signature(CrossEntropy().__call__).parameters) == [
+        "y_true", "y_pred", "sample_weight",
+    ]  # fmt: skip
+    assert "a class is made before" in raised(ArgumentError, CrossEntropy, y_true=IDS, y_pred=1)
+    assert "CrossEntropy()(y_true, y_pred)" in raised(ArgumentError, CrossEntropy, IDS, ONE_HOT)
+    with pytest.raises(ImportError, match="here there is CrossEntropy"):
+        from unified_loss.integrations.keras import CrossEntropyLoss  # noqa: F401
     loss = CrossEntropy(dtype="float32")
     assert CrossEntropy.from_config(loss.get_config()).get_config() == loss.get_config()
     points = rng.normal(size=(8, 3)).astype("float16")

@@ -1,11 +1,13 @@
 """`unified_loss.integrations.transformers` in real training, however its batches are split."""
 
+import inspect
 import os
 import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 
 from tests.helpers.backends import BACKENDS, Backend
 from unified_loss import (
+    ArgumentError,
+    DTypeError,
     LossInputError,
     LossInputWarning,
     OptionError,
@@ -248,7 +252,7 @@ def test_labels_are_never_those_of_a_neighbour() -> None:
         transformers.modeling_outputs.CausalLMOutput(logits=logits),
     ):
         with pytest.raises(ShapeError, match="no positions") as info:
-            CausalLMLoss()(outputs, labels, 4)
+            CausalLMLoss()(outputs, labels, num_items_in_batch=4)
         assert "ClassificationLoss()" in info.value.fixes[0].text
 
 
@@ -262,6 +266,97 @@ def test_labels_that_are_not_shifted_are_noticed() -> None:
     assert "CausalLMLoss()" in told[0].message.fixes[0].text
     for kind in ("TokenClassifierOutput", "MaskedLMOutput"):
         ClassificationLoss()(getattr(transformers.modeling_outputs, kind)(logits=logits), labels, 8)
+
+
+def test_arguments_in_the_other_order_are_noticed() -> None:
+    """R1: labels first, and the outputs of the model or their logits second."""
+    outputs, labels = outputs_of(2, 4, 5), torch.zeros(2, 4, dtype=torch.int64)
+    for loss in (CausalLMLoss(), ClassificationLoss()):
+        for second in (outputs, (outputs.logits,), outputs.logits):
+            with pytest.raises(
+                LossInputError, match=r"look swapped, .* \(outputs, labels\)"
+            ) as info:
+                loss(labels, second)
+            assert isinstance(info.value, TypeError)
+            assert info.value.cause == "arguments_swapped"
+            code = info.value.fixes[0].text.replace("...", "None")
+            right = {type(loss).__name__: type(loss), "outputs": outputs, "labels": labels}
+            assert eval(code, right) > 0  # noqa: S307 (our own text)
+    with pytest.raises(DTypeError, match=r"logits must be floating, but are int64\.$"):
+        CausalLMLoss()(labels, labels)
+
+
+def test_other_names_and_places_are_answered() -> None:
+    """R8: of a call: an `OptionError` that is a `TypeError`, with the right call."""
+    outputs, labels = outputs_of(2, 4, 5), torch.zeros(2, 4, dtype=torch.int64)
+    for options, told in (
+        ({"ignore_index": -100}, "goes into the labels, where -100"),
+        ({"label_smoothing": 0.1}, r"goes into CausalLMLoss\(label_smoothing=...\)"),
+        ({"weight": torch.ones(5)}, r"class_weight= goes into CausalLMLoss\(class_weight=...\)"),
+        ({"normalizer": 3}, "goes into num_items_in_batch="),
+        ({"shift_labels": labels}, "the second argument: labels.* where they are predicted"),
+        ({"vocab_size": 5}, "no option"),
+        ({"reduction": "sum"}, "it takes outputs, labels, num_items_in_batch"),
+    ):
+        with pytest.raises(ArgumentError, match=told) as info:
+            CausalLMLoss()(outputs, labels, **options)
+        assert "CausalLMLoss()(outputs, labels, num_items_in_batch=...)" in str(info.value.fixes)
+    calls: dict[str, Any] = {
+        "first argument: outputs": lambda: CausalLMLoss()(input=outputs, target=labels),
+        "one of which is missing": lambda: CausalLMLoss()(outputs),
+        "outputs and labels by position": lambda: CausalLMLoss()(outputs, labels, 8, 5),
+        "options have names": lambda: CausalLMLoss()(outputs.logits, labels, torch.tensor(8)),
+        "vocab_size must be 5": lambda: CausalLMLoss()(outputs.logits, labels, 8),
+        r"LinearCausalLMLoss\(model, z_loss=": lambda: _never_made()(outputs, labels, z_loss=1),
+    }
+    for told, call in calls.items():
+        with pytest.raises(ArgumentError, match=told):
+            call()
+    parameters = inspect.signature(CausalLMLoss()).parameters
+    assert list(parameters) == ["outputs", "labels", "num_items_in_batch"]
+
+
+def _never_made() -> Any:
+    """A loss whose model is nowhere: what is wrong with its call is told all the same."""
+    return LinearCausalLMLoss.__new__(LinearCausalLMLoss)
+
+
+def test_logits_may_have_their_name() -> None:
+    """As models pass them to their own loss, the number of classes along, or not."""
+    logits, labels = outputs_of(2, 4, 5).logits, torch.zeros(2, 4, dtype=torch.int64)
+    expected = CausalLMLoss()(logits, labels, num_items_in_batch=8)
+    for given, named in (
+        ((), {"logits": logits, "labels": labels}),
+        ((), {"logits": logits, "labels": labels, "vocab_size": 5, "position_ids": None}),
+        ((logits, labels, 5), {"attention_mask": None}),
+    ):
+        assert torch.equal(CausalLMLoss()(*given, num_items_in_batch=8, **named), expected)
+    for word in ({"label_smoothing": 0.1}, {"shift_labels": labels}, {"weight": logits}):
+        with pytest.raises(ArgumentError, match=next(iter(word))):
+            CausalLMLoss()(logits, labels, vocab_size=5, **word)
+    with pytest.raises(ArgumentError, match="'position_ids'"):
+        CausalLMLoss()(logits, labels, position_ids=None)
+
+
+def test_what_is_no_output_and_no_label_is_answered() -> None:
+    """R2: a model, its batch, arrays of NumPy, a list; each with what to write."""
+    outputs, labels = outputs_of(2, 4, 5), torch.zeros(2, 4, dtype=torch.int64)
+    held = SimpleNamespace(logits=outputs.logits)
+    for given, told, fix in (
+        ((torch.nn.Linear(2, 3), labels), "outputs must be", "outputs = model(**inputs)"),
+        ((outputs.logits.numpy(), labels), "outputs must be", "torch.as_tensor(outputs)"),
+        ((held, labels), "outputs must be", "outputs = outputs.logits"),
+        (({"logits": 3}, labels), "the logits of the outputs", ""),
+        ((None, labels), "outputs must be", ""),
+        ((outputs, labels.numpy()), "labels must be", "labels = torch.as_tensor(labels)"),
+        ((outputs, labels.tolist()), "labels must be", "labels = torch.as_tensor(labels)"),
+        ((outputs, {"labels": labels}), "labels must be", 'inputs["labels"]'),
+        ((outputs, outputs), "labels must be", "(outputs, labels"),
+    ):
+        with pytest.raises(LossInputError, match=told) as info:
+            ClassificationLoss()(*given)
+        assert isinstance(info.value, TypeError)
+        assert fix in str(info.value)
 
 
 def test_half_precision_is_summed_in_float32() -> None:
@@ -347,8 +442,7 @@ def test_errors_have_causes_and_fixes() -> None:
 def test_pickles_and_has_a_repr() -> None:
     """Issue 6: as an argument of a `Trainer` that is sent to other processes."""
     loss = pickle.loads(pickle.dumps(CausalLMLoss(z_loss=0.5)))  # noqa: S301 (its own)
-    text = "CausalLMLoss(\n  (loss): CrossEntropyLoss(axis=-1, z_loss=0.5)\n)"
-    assert repr(loss) == text
+    assert repr(loss) == "CausalLMLoss(z_loss=0.5)"
     labels = torch.zeros(ROWS, 4, dtype=torch.int64)
     outputs = outputs_of(ROWS, 4, 3)
     assert torch.equal(loss(outputs, labels), CausalLMLoss(z_loss=0.5)(outputs, labels))

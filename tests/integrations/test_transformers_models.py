@@ -1,12 +1,20 @@
 """The losses for `Trainer` against those of models of each kind: equal, or an error of ours."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.helpers.backends import BACKENDS, Backend
-from unified_loss import ArgumentError, BackendError, LossInputError, OptionError, ShapeError
+from unified_loss import (
+    ArgumentError,
+    BackendError,
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+    ShapeError,
+)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -15,6 +23,7 @@ pytest.importorskip("accelerate")
 from torch._dynamo.testing import CompileCounter  # noqa: E402 (as after the lines above)
 
 from tests.helpers.transformers_models import (  # noqa: E402
+    DECODER,
     ENCODER,
     MODELS,
     VIRTUAL,
@@ -23,9 +32,11 @@ from tests.helpers.transformers_models import (  # noqa: E402
     rows_of,
 )
 from tests.helpers.transformers_training import LENGTH, TOKENS, Task, trained, trainer_of  # noqa: E402
+from unified_loss.integrations.torch import CrossEntropyLoss  # noqa: E402
 from unified_loss.integrations.transformers import (  # noqa: E402
     CausalLMLoss,
     ClassificationLoss,
+    LinearCausalLMLoss,
 )
 
 AVERAGED = {"t5", "bart", "bert"}  # over each micro-batch by itself, in their own losses
@@ -311,7 +322,7 @@ def test_outputs_without_logits_are_refused() -> None:
 def answers(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
     """The loss of the first and the last token of each answer, as the page has it."""
     logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], 1)
-    return ClassificationLoss()(logits, labels, num_items_in_batch)
+    return ClassificationLoss()(logits, labels, num_items_in_batch=num_items_in_batch)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -348,6 +359,119 @@ def test_questions_without_an_answer_are_dropped() -> None:
     kept = {name: logits[::2] for name, logits in outputs.items()}
     torch.testing.assert_close(answers(outputs, labels), answers(kept, labels[::2]))
     assert answers(outputs, torch.full((4, 2), -100)) == 0
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_model_calls_the_loss_in_place_of_its_own(name: str, tmp_path: Any) -> None:
+    """As `loss_function`: by names and by places, with what else the model is called with."""
+    task = model_of(name)
+    number = torch.tensor(40)
+    own = [own_loss(task), own_loss(task, num_items_in_batch=number)]
+    task.model.loss_function = CausalLMLoss()
+    found = [own_loss(task), own_loss(task, num_items_in_batch=number)]
+    torch.testing.assert_close(found, own, rtol=1e-6, atol=0)
+    assert torch.equal(own_loss(task, output_hidden_states=True), found[0])
+    task.model.loss_function = CausalLMLoss(z_loss=0.1)
+    assert own_loss(task) > found[0] + 0.1
+    runs = []
+    for loss in (None, CausalLMLoss()):
+        task = model_of(name)._replace(loss=None)
+        if loss is not None:
+            task.model.loss_function = loss
+        trainer = trainer_of(task, tmp_path, 2, gradient_accumulation_steps=2)
+        runs.append(trained(trainer))
+    (theirs, their_losses), (ours, our_losses) = runs
+    for parameter, value in ours.items():
+        torch.testing.assert_close(value, theirs[parameter], rtol=0, atol=1e-6)
+    assert our_losses == pytest.approx(their_losses, rel=1e-6)
+
+
+def test_a_model_calls_the_loss_without_its_logits() -> None:
+    """R29: while it trains, the model makes none for its own loss either."""
+    task = model_of("llama")
+    expected = own_loss(task)
+    task.model.loss_function = LinearCausalLMLoss(task.model)
+    task.model.train()
+    inputs, labels = batch_of(task)
+    sizes = []
+    for _ in range(2):
+        outputs = task.model(**inputs, labels=labels)
+        torch.testing.assert_close(outputs.loss, expected, rtol=1e-6, atol=0)
+        sizes.append(outputs.logits.shape[1])
+    assert sizes == [1, 0]
+
+
+def test_a_model_that_is_compiled_calls_the_loss() -> None:
+    """R23: in one graph."""
+    task = model_of("llama")
+    inputs, labels = batch_of(task)
+    task.model.loss_function = CausalLMLoss(label_smoothing=0.1)
+    compiled = torch.compile(task.model, fullgraph=True, backend="eager")
+    found = compiled(**inputs, labels=labels, num_items_in_batch=torch.tensor(40)).loss
+    expected = own_loss(task, num_items_in_batch=torch.tensor(40))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", [CausalLMLoss, LinearCausalLMLoss, CrossEntropyLoss])
+def test_a_class_in_place_of_a_loss_function_is_answered(kind: Any) -> None:
+    """R8: a model makes an instance of it with what the loss is called with."""
+    task = model_of("llama")
+    task.model.loss_function = kind
+    with pytest.raises(ArgumentError, match=rf"made before it is called: .*{kind.__name__}\("):
+        own_loss(task)
+
+
+CLASSES = {"num_labels": 3}
+IMAGES = ENCODER | CLASSES | {"image_size": 4, "patch_size": 2}
+CLASSIFIERS: dict[str, Any] = {  # and how each calls its own loss
+    "pooled_logits": lambda: transformers.LlamaForSequenceClassification(
+        transformers.LlamaConfig(**DECODER, **CLASSES, pad_token_id=0)
+    ),
+    "by position": lambda: transformers.LlamaForTokenClassification(
+        transformers.LlamaConfig(**DECODER, **CLASSES)
+    ),
+    "by position, the labels first": lambda: transformers.ViTForImageClassification(
+        transformers.ViTConfig(**{name: one for name, one in IMAGES.items() if name[:5] != "vocab"})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_calls_its_loss_by_other_names(name: str) -> None:
+    """R8: it hands on its configuration, which may ask for another kind of loss."""
+    model = CLASSIFIERS[name]()
+    model.loss_function = ClassificationLoss()
+    labels = torch.zeros(2, LENGTH, dtype=torch.int64)
+    given = {"pixel_values": torch.zeros(2, 3, 4, 4)} if "first" in name else {"input_ids": labels}
+    with pytest.raises(ArgumentError, match="ClassificationLoss") as caught:
+        model(**given, labels=labels if name == "by position" else labels[:, 0])
+    assert "Trainer(compute_loss_func=ClassificationLoss())" in str(caught.value.fixes)
+
+
+def test_a_module_that_a_property_hides_is_noticed() -> None:
+    """Torch keeps the module, and the model its own loss: told when the mode is set."""
+    task = model_of("llama")
+    expected = own_loss(task)
+    task.model.loss_function = CrossEntropyLoss()
+    assert torch.equal(own_loss(task), expected)
+    for mode in (True, False):
+        with pytest.warns(LossInputWarning, match="loss_function is a property") as told:
+            task.model.train(mode)
+        assert told[0].filename == __file__
+        assert not task.model.training or mode
+    (code,) = re.findall(r": (del model.*\(\)), of", str(told[0].message))
+    exec(code, {"model": task.model, "CausalLMLoss": CausalLMLoss})  # noqa: S102 (our own text)
+    task.model.train()
+    torch.testing.assert_close(own_loss(task), expected, rtol=1e-6, atol=0)
+
+    class Owner(torch.nn.Module):
+        """A model of people, whose attribute is none of a property."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss_function = CrossEntropyLoss()
+
+    assert not Owner().train(mode=False).loss_function.training
 
 
 @pytest.mark.parametrize("kind", [CausalLMLoss, ClassificationLoss])

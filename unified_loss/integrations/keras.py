@@ -27,6 +27,9 @@ __all__ = ["CrossEntropy"]
 
 Reduction = Literal["mean", "mean_with_sample_weight", "sum_over_batch_size", "sum", "none"]
 
+ARRAYS = {"y_true": "the first argument", "y_pred": "the second argument"}
+TAKEN = {"sample_weight": None}  # by a call, beside its arrays
+
 _REDUCTIONS: dict[str | None, str] = {
     "mean": "mean",
     "mean_with_sample_weight": "mean",
@@ -173,7 +176,14 @@ class CrossEntropy(keras.losses.Loss):
         options = self._options | {"reduction": "none", "normalizer": None}
         return cross_entropy(ops.convert_to_tensor(y_pred), y_true, **options)
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(
+        self,
+        y_true: Any = ...,
+        y_pred: Any = ...,
+        sample_weight: Any = None,
+        *extra: Never,
+        **foreign: Never,
+    ) -> Any:
         """The loss; the base class would cast the labels to a floating dtype first.
 
         Parameters
@@ -190,6 +200,10 @@ class CrossEntropy(keras.losses.Loss):
         array, shape () or, without a reduction, (...)
             In nats; float32 for half-precision logits.
         """
+        if y_true is ... or y_pred is ... or extra or foreign:
+            name, options = type(self).__name__, CrossEntropy.__init__.__kwdefaults__ or {}
+            of_class = words.written(f"{name}(", options)
+            raise words.refused(name, TAKEN, extra, foreign, ARRAYS, of_class)
         mask = keras_backend.get_keras_mask(y_pred)
         with keras.name_scope(self.name):
             if mask is not None:
@@ -208,6 +222,8 @@ class CrossEntropy(keras.losses.Loss):
             if self._is_mean_of_replica():
                 loss = loss / _replicas()
         return loss
+
+    words.plain(__call__)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal loss, as JSON has them."""

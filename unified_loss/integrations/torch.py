@@ -1,7 +1,8 @@
 """`CrossEntropyLoss`: the loss as a `torch.nn.Module`, for PyTorch, Lightning and skorch."""
 
 import operator
-from typing import Any, Literal, Never
+import sys
+from typing import Any, Literal, Never, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from unified_loss import _host as host
 from unified_loss import _names as names
 from unified_loss import _words as words
 from unified_loss._backends.torch import BACKEND
+from unified_loss._call import warn
 from unified_loss._cross_entropy import cross_entropy
 from unified_loss._types import Spec
+from unified_loss.exceptions import LossInputWarning
 from unified_loss.integrations._options import plan_of_options
 
 __all__ = ["CrossEntropyLoss"]
@@ -183,6 +186,12 @@ class CrossEntropyLoss(nn.Module):
 
     words.plain(forward)
 
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (as torch has it)
+        """Set the mode, as that of every module, and warn where the loss is out of reach."""
+        if not torch.compiler.is_compiling():
+            _warn_of_a_property(self, sys._getframe(1).f_locals.get("self"))  # noqa: SLF001
+        return super().train(mode)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
@@ -210,6 +219,22 @@ del OPTIONS["persistent"]  # of the buffer alone
 
 def __getattr__(name: str) -> Any:
     return names.attribute(__name__, name)
+
+
+def _warn_of_a_property(loss: nn.Module, parent: Any) -> None:
+    """Warn if a module has the loss under a name that is a property of its class, which wins.
+
+    Assigning a module calls no property, and nothing of the module that is assigned. What is
+    called is `train`, by that of the parent.
+    """
+    for name, child in parent.named_children() if isinstance(parent, nn.Module) else ():
+        if child is loss and isinstance(getattr(type(parent), name, None), property):
+            text = (
+                f"{name} is a property of {type(parent).__name__}, and a module that is assigned "
+                "to it has no effect. Fix, for a model of transformers: del model.loss_function; "
+                "model.loss_function = CausalLMLoss(), of unified_loss.integrations.transformers."
+            )
+            warn(LossInputWarning(text))
 
 
 def _spec(class_weight: Any) -> Spec | None:

@@ -1,4 +1,4 @@
-"""Losses for ``transformers.Trainer(compute_loss_func=...)``.
+"""Losses for ``transformers.Trainer(compute_loss_func=...)``, and for a model's ``loss_function``.
 
 `CausalLMLoss` is for models that predict the next token, `LinearCausalLMLoss` for those whose
 logits are not to be made, `ClassificationLoss` for models that classify sequences or tokens. Only
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Never
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unified_loss import _names as names
 from unified_loss import _words as words
@@ -30,6 +30,13 @@ from unified_loss.integrations._outputs import (
     refused,
     unshifted,
 )
+from unified_loss.integrations._received import (
+    made,
+    misused,
+    received,
+    refuse_other_kinds,
+    refuse_other_logits,
+)
 from unified_loss.integrations.torch import CrossEntropyLoss
 
 __all__ = ["CausalLMLoss", "ClassificationLoss", "LinearCausalLMLoss"]
@@ -38,17 +45,7 @@ __all__ = ["CausalLMLoss", "ClassificationLoss", "LinearCausalLMLoss"]
 ROUTER = {"aux_loss": "router_aux_loss_coef", "z_loss": "router_z_loss_coef"}
 
 
-# What is no option here, as the labels or `Trainer` have it.
-SETTLED = {
-    "ignore_index": "the labels, where -100 is what does not count",
-    "mask": "the labels, where -100 is what does not count",
-    "normalizer": "the call, which Trainer makes, as num_items_in_batch",
-    "num_items_in_batch": "the call, which Trainer makes",
-}
-MADE = {"LinearCausalLMLoss": "compute_loss_func=LinearCausalLMLoss(model)"}  # of the others: ()
-
-
-class ClassificationLoss(nn.Module):
+class ClassificationLoss:
     """Cross-entropy, in nats, of a model that classifies sequences or tokens.
 
     The sum of the losses is divided by the number of labels that are not -100 in the whole batch
@@ -108,8 +105,7 @@ class ClassificationLoss(nn.Module):
         **foreign: Never,
     ) -> None:
         if extra or foreign:
-            raise _misused(self, extra, foreign)
-        super().__init__()
+            raise misused(type(self), OPTIONS, extra, foreign)
         self.model_losses = _factors(model_losses or {})
         self.virtual_tokens = _count(virtual_tokens)
         self.shift: int | None = None  # of the labels, as the outputs seen last want it
@@ -124,18 +120,22 @@ class ClassificationLoss(nn.Module):
 
     words.plain(__init__)
 
-    def forward(
+    def __call__(
         self,
-        outputs: Any,
-        labels: Tensor | None,
+        outputs: Any = ...,
+        labels: Tensor | None = ...,
+        *extra: Never,
         num_items_in_batch: Tensor | int | None = None,
+        **foreign: Never,
     ) -> Tensor:
         """Return the part of the loss that one micro-batch has in its optimizer step.
 
         Parameters
         ----------
         outputs : mapping with "logits", tuple that begins with them, or the tensor alone
-            What the model returned: logits of shape (..., C), the classes on the last axis.
+            What the model returned: logits of shape (..., C), the classes on the last axis. The
+            tensor alone may also come as a model passes it to its loss: as ``logits``, and with
+            ``vocab_size``, by name or in the third place.
         labels : tensor, shape (...) integer, or shape (..., C)
             Class ids, -100 where there is none, or a row of probabilities for each example.
         num_items_in_batch : int or 0-d tensor, optional
@@ -152,10 +152,16 @@ class ClassificationLoss(nn.Module):
         LossInputError
             If there are no labels, and as in `unified_loss.cross_entropy`.
         """
+        if outputs is ... or labels is ... or extra or foreign:
+            given = outputs, labels, num_items_in_batch
+            given = received(type(self), OPTIONS, given, extra, foreign)
+            outputs, labels, num_items_in_batch = given
         if labels is None:
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise refused(LossInputError, message, 'name the column of the labels "labels"')
+        refuse_other_kinds(type(self), outputs, labels)
         logits, losses = read(outputs)
+        refuse_other_logits(type(self), logits, labels)
         logits = self.scored(logits)
         added = {name: factor for name, factor in self.model_losses.items() if factor}
         if not added.keys() <= losses.keys() <= self.model_losses.keys():
@@ -170,6 +176,8 @@ class ClassificationLoss(nn.Module):
             one = torch.as_tensor(losses[name], dtype=loss.dtype, device=loss.device).mean()
             loss = loss + factor * one
         return loss
+
+    words.plain(__call__)
 
     def scored(self, logits: Tensor) -> Tensor:
         """Return what the loss is of: the logits, for all but subclasses."""
@@ -217,10 +225,12 @@ class ClassificationLoss(nn.Module):
         total, count = sums.sum(axis=0, dtype="float64")
         return {"loss": float(total / max(count, 1))}
 
-    def extra_repr(self) -> str:
-        """Return the options that are not those of the loss within."""
-        options = {"model_losses": self.model_losses, "virtual_tokens": self.virtual_tokens}
-        return ", ".join(f"{name}={value!r}" for name, value in options.items() if value)
+    def __repr__(self) -> str:
+        """The options that are not the defaults."""
+        own = {"model_losses": self.model_losses, "virtual_tokens": self.virtual_tokens}
+        shown = [self.loss.extra_repr().partition("axis=-1")[2].removeprefix(", ")]
+        shown += [f"{name}={value!r}" for name, value in own.items() if value]
+        return f"{type(self).__name__}({', '.join(filter(None, shown))})"
 
     def shift_of(self, outputs: Any) -> int:  # noqa: ARG002 (for subclasses)
         """Return by how many positions the labels of the outputs are shifted."""
@@ -322,29 +332,29 @@ class LinearCausalLMLoss(CausalLMLoss):
     """
 
     def __init__(self, model: Any = ..., *extra: Never, **options: Any) -> None:
-        extra = (model,) if words.looks_like_outputs(model) else extra
-        if extra:
-            raise _misused(self, extra)
+        extra = (model, *extra) if words.looks_like_outputs(model) else extra
+        if extra or (model is ... and words.OF_ARRAYS & options.keys()):
+            raise misused(type(self), OPTIONS, extra, options)
         if model is ...:
             message = "LinearCausalLMLoss takes the model that is trained, as its only argument."
-            raise refused(OptionError, message, MADE["LinearCausalLMLoss"])
+            raise refused(OptionError, message, f"compute_loss_func={made(type(self))}")
         super().__init__(**options)
-        self.head = (Head(model),)  # in a tuple, as the layer is no part of this module
+        self.head = Head(model)
 
     def remove(self) -> None:
         """Take the hook off the model, which makes its logits again while it trains.
 
         The loss is of no use afterwards: another one is made for another training.
         """
-        self.head[0].remove()
+        self.head.remove()
 
     def scored(self, logits: Tensor) -> Tensor:
         """Return the hidden states that the logits are, or would be, made of."""
-        return self.head[0].taken(logits)
+        return self.head.taken(logits)
 
     def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
         """Return the loss of hidden states, and labels that stand where they are predicted."""
-        (head,), loss = self.head, self.loss.to(logits.device)
+        head, loss = self.head, self.loss.to(logits.device)
         value: Tensor = linear_cross_entropy(
             logits,
             head.layer.weight,
@@ -361,18 +371,11 @@ class LinearCausalLMLoss(CausalLMLoss):
         return value
 
 
+OPTIONS: dict[str, Any] = dict(ClassificationLoss.__init__.__kwdefaults__ or {})
+
+
 def __getattr__(name: str) -> Any:
     return names.attribute(__name__, name)
-
-
-def _misused(
-    loss: ClassificationLoss, extra: tuple[Any, ...], foreign: Mapping[str, Any] | None = None
-) -> Exception:
-    """The error of arguments that a constructor does not take."""
-    name = type(loss).__name__
-    options = ClassificationLoss.__init__.__kwdefaults__ or {}
-    made = MADE.get(name, f"compute_loss_func={name}()")
-    return words.refused(name, options, extra, foreign or {}, {}, SETTLED, made)
 
 
 def _normalizer(labels: Tensor, logits: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -403,14 +403,15 @@ def balanced(value: str, code: str | None = None) -> str:
     return told + hint(f"{code}  # once, of all labels")
 
 
-def of_activation(end: str, *, remembered: bool = True) -> str:
-    """What the loss of Keras does about a softmax or a sigmoid; with what Keras remembers of it."""
+def of_activation(end: str | None, model: str | None) -> str:
+    """What the loss of Keras does about a softmax or a sigmoid, which may know the logits."""
     used = "those before it were used"
-    if not remembered:
+    if end is not None:
         used = "they were made of the probabilities, which have fewer digits"
+    name = "" if model is None else f" {model!r}"
     return (
-        f"the model ends in a {end}, and this loss takes logits: {used}. Fix: no activation in "
-        "the last layer."
+        f"the model{name} ends in a {end or 'softmax or a sigmoid'}, and this loss takes logits: "
+        f"{used}. Fix: no activation in the last layer."
     )
 
 

@@ -59,6 +59,27 @@ def a_softmax_is_noticed() -> None:
     assert told[0].filename == __file__
 
 
+def a_softmax_is_told_once() -> None:
+    """Each ``fit`` says it once, of its own model, and a metric takes what the loss takes."""
+
+    def fit(caught: Any) -> set[str]:
+        model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(3, "softmax")])
+        metrics = {"metrics": [CrossEntropy()], "weighted_metrics": [CrossEntropy(name="weighed")]}
+        model.compile("sgd", loss=CrossEntropy(), **metrics)
+        history = model.fit(INPUTS, IDS, batch_size=8, verbose=0).history
+        for name in ("cross_entropy", "weighed"):
+            np.testing.assert_allclose(history[name], history["loss"], rtol=1e-6)
+        of_model = [str(one.message) for one in caught if f"{model.name!r}" in str(one.message)]
+        assert len(of_model) == 1
+        return {model.name}
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # what people see: each text of a line once
+        names = fit(caught) | fit(caught)
+    told = [one for one in caught if issubclass(one.category, LossInputWarning)]
+    assert len(told) == len(names) == 2
+
+
 def a_softmax_is_noticed_on_any_output() -> None:
     """One of two outputs, by a layer, inside another model; a small probability is none of 0."""
     layers = keras.layers
@@ -117,7 +138,7 @@ def the_function_alone_is_refused() -> None:
     cross_entropy(scores, keras.ops.convert_to_tensor(ONE_HOT))  # it may have been right before
     for labels in (ONE_HOT, IDS):
         for eagerly in (False, True):
-            how = {"run_eagerly": eagerly, "jit_compile": False}
+            how = {"run_eagerly": eagerly, "jit_compile": not eagerly}
             for loss, metrics in ((cross_entropy, None), (CrossEntropy(), [cross_entropy])):
                 text = raised(LossInputError, fitted, loss, labels, metrics=metrics, **how)
                 assert "integrations.keras import CrossEntropy" in text
@@ -241,6 +262,7 @@ def warnings_name_the_line_of_fit() -> None:
 
 TRAPS = (
     a_softmax_is_noticed,
+    a_softmax_is_told_once,
     a_softmax_is_noticed_on_any_output,
     a_sigmoid_is_noticed,
     the_function_alone_is_refused,

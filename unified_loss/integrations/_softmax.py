@@ -7,12 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import in_symbolic_scope
 
 from unified_loss import _messages as messages
 from unified_loss._call import warn
 from unified_loss.exceptions import LossInputWarning
 
-COMPILED = "keras.src.trainers.compile_utils"  # where each output of a model meets its loss
+KERAS = "keras.src."  # where each output of a model meets its loss
+TRAINERS = {keras.Model.compute_loss.__name__, keras.Model.compute_metrics.__name__}
 
 
 def scores(y_pred: Any) -> Any:
@@ -21,14 +23,16 @@ def scores(y_pred: Any) -> Any:
     if logits is None and getattr(y_pred, "graph", None) is not None:  # of a step of TensorFlow
         made: Any = getattr(y_pred, "op", None)
         logits = made.inputs[0] if getattr(made, "type", None) == "Softmax" else None
-    if logits is not None:
-        warn(LossInputWarning(messages.of_activation("softmax or a sigmoid")))
-        return logits
-    end = None if _is_seen_by_dynamo() else _last_activation(y_pred)
-    if end is not None:
-        warn(LossInputWarning(messages.of_activation(end, remembered=False)))
-        return INVERSES[end](_in_digits(y_pred))
-    return y_pred
+    model, whole = (None, None) if _is_seen_by_dynamo() else _trained()
+    end = None
+    if logits is None and model is not None:
+        end = _last_activation(y_pred, model, whole)
+    if logits is None and end is None:
+        return y_pred
+    if not in_symbolic_scope():  # where `fit` tries the loss out, before it calls it
+        name = None if model is None else model.name
+        warn(LossInputWarning(messages.of_activation(end, name)))
+    return logits if end is None else INVERSES[end](_in_digits(y_pred))
 
 
 def _is_seen_by_dynamo() -> bool:
@@ -40,17 +44,22 @@ def _is_seen_by_dynamo() -> bool:
     return torch.compiler.is_compiling()
 
 
-def _last_activation(y_pred: Any) -> str | None:
-    """The name of what makes this output of the model that is trained, if it is one of `INVERSES`.
+def _trained() -> tuple[Any, Any]:
+    """The model that is trained, and all its outputs; None of a loss that people call themselves.
 
-    Its trainer called what calls this loss; one that people call by themselves has none.
+    The trainer of the model called what calls this loss, or this metric.
     """
     frame: Any = sys._getframe(3)  # noqa: SLF001 (there is no other way to it)
-    while frame is not None and frame.f_globals.get("__name__") == COMPILED:
-        frame = frame.f_back
-    if frame is None or frame.f_code.co_name != keras.Model.compute_loss.__name__:
-        return None
-    model, whole = frame.f_locals.get("self"), frame.f_locals.get("y_pred")
+    while frame is not None and frame.f_code.co_name not in TRAINERS:
+        is_keras = str(frame.f_globals.get("__name__")).startswith(KERAS)
+        frame = frame.f_back if is_keras else None
+    known = {} if frame is None else frame.f_locals
+    model = known.get("self")
+    return (model, known.get("y_pred")) if isinstance(model, keras.Model) else (None, None)
+
+
+def _last_activation(y_pred: Any, model: Any, whole: Any) -> str | None:
+    """The name of what makes this output of the model, if it is one of `INVERSES`."""
     outputs = getattr(model, "outputs", None) or ()  # a subclass that was not built by layers
     arrays = keras.tree.flatten(whole)
     pairs = zip(arrays, outputs, strict=True) if len(arrays) == len(outputs) else ()

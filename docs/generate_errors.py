@@ -23,7 +23,7 @@ mistake, the best first: `cause` where the sizes leave no other, `perhaps` where
 is on the exception: `.cause` is the tag below, `.readings` has all that are shown, and `.fixes`
 what would mend the call, each with its `text`, `code` in your own library, and its `kind`;
 `fix.apply(logits, labels, ...)` runs the code and returns the arguments; those of the linear form
-are given by name.
+are given by name. A fix without code changes no argument, and cannot be applied.
 
 There are three kinds. `fix:` is of the *same meaning*: the call is valid, and every label stays
 with its logits. What begins with `if` is *conditional*: the call is valid then, and right if that

@@ -20,6 +20,7 @@ from unified_loss import (
     explain,
     linear_cross_entropy,
 )
+from unified_loss._diagnosis import Diagnosis, Fix, Reading, Score
 
 LABELS = np.array([0, 2])
 
@@ -254,6 +255,42 @@ def test_fixes_are_applied_to_all_arguments_of_the_call() -> None:
     ):
         with pytest.raises(ArgumentError, match=rf"has no {missing}: fix.apply\(logits, labels"):
             fix.apply(**given)
+
+
+def test_a_fix_without_code_is_no_change_of_the_arguments() -> None:
+    """R25: of the kind "elsewhere", or where a library has its own way of writing."""
+    labels = np.array([0, 2, 3])
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(np.zeros((3, 3)), labels)
+    told = [fix for fix in caught.value.fixes if fix.kind == "elsewhere"]
+    assert told
+    for fix in told:
+        with pytest.raises(LossInputError, match="no code that changes the arguments") as error:
+            fix.apply(np.zeros((3, 3)), labels)
+        assert fix.text in str(error.value)
+
+
+def test_a_fix_is_offered_once() -> None:
+    """R25: readings may share a line; it stands once, and as what it is at best."""
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(np.zeros((4, 3)), np.array([0.0, 2.0, 1.0, 1.0]))
+    error = caught.value
+    shared = [fix.code for reading in error.readings for fix in reading.fixes if fix.code]
+    assert len(shared) > len(set(shared))
+    assert [fix.code for fix in error.fixes if fix.code] == list(dict.fromkeys(shared))
+    assert {fix.kind for fix in error.fixes if fix.code} == {"same meaning"}
+
+
+def test_a_fix_is_offered_as_what_it_is_at_best() -> None:
+    """R25: the same code, which one reading has a condition for."""
+    sure = Fix("do it", "axis=1", "same meaning")
+    unsure = Fix("if it is meant, do it", "axis=1", "conditional")
+    other = Fix("do something else", "", "elsewhere")
+    readings = (
+        Reading(Score.LIKELY, "one", (unsure, other)),
+        Reading(Score.LIKELY, "two", (other, sure)),
+    )
+    assert Diagnosis("", (), readings).fixes == (sure, other)
 
 
 def test_a_parameter_of_flax_is_no_array_yet() -> None:

@@ -61,8 +61,16 @@ class Diagnosis:
 
     @property
     def fixes(self) -> tuple[Fix, ...]:
-        """The fixes of all readings, the best reading first."""
-        return tuple(fix for reading in self.readings for fix in reading.fixes)
+        """The fixes of all readings, the best reading first; each of them once.
+
+        Of two with the same code, one keeps every label with its logits if the other does.
+        """
+        found: dict[str, Fix] = {}
+        for fix in (fix for reading in self.readings for fix in reading.fixes):
+            key = fix.code or fix.text
+            if key not in found or (fix.sufficient and not found[key].sufficient):
+                found[key] = fix
+        return tuple(found.values())
 
     @property
     def avoid(self) -> str | None:

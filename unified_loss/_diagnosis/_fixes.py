@@ -65,8 +65,12 @@ class Fix:
     def apply(self, logits: Any = None, labels: Any = None, **options: Any) -> dict[str, Any]:
         """All arguments of the call, as they are once `code` has run.
 
-        Those of the linear form are given by name, and there are no logits among them.
+        Those of the linear form are given by name, and there are no logits among them. A fix
+        without code is none of the arguments: that is a `LossInputError`.
         """
+        if not self.code:
+            message = f"this fix is no code that changes the arguments of the call: {self.text}."
+            raise LossInputError(message)
         arguments = {"logits": logits, "labels": labels, **options}
         if "hidden" in options:
             del arguments["logits"]

@@ -1,5 +1,6 @@
 """`python docs/generate_errors.py` writes `errors.md`: every cause, with an example that runs."""
 
+import re
 import traceback
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import unified_loss
 from unified_loss import LossInputError, LossInputWarning, cross_entropy, linear_cross_entropy
 from unified_loss._diagnosis import CAUSES, LINEAR_CAUSES
+from unified_loss._diagnosis._hints import HINT_CAUSES
 from unified_loss._diagnosis._objects import OBJECT_CAUSES
 from unified_loss._diagnosis._table import Cause
 
@@ -24,6 +26,9 @@ is on the exception: `.cause` is the tag below, `.readings` has all that are sho
 what would mend the call, each with its `text`, `code` in your own library, and its `kind`;
 `fix.apply(logits, labels, ...)` runs the code and returns the arguments; those of the linear form
 are given by name. A fix without code changes no argument, and cannot be applied.
+
+What goes wrong before there are shapes to read has a `hint` in place of readings: another library's
+word, a container that is no array. `.cause` and `.fixes` are those of the hint.
 
 There are three kinds. `fix:` is of the *same meaning*: the call is valid, and every label stays
 with its logits. What begins with `if` is *conditional*: the call is valid then, and right if that
@@ -66,7 +71,7 @@ Only a program that is traced with unknown sizes shows it.
 
 def page() -> str:
     """The page."""
-    causes = OBJECT_CAUSES | CAUSES | LINEAR_CAUSES
+    causes = OBJECT_CAUSES | CAUSES | LINEAR_CAUSES | HINT_CAUSES
     return HEAD + "".join(section(cause) for _, cause in sorted(causes.items()))
 
 
@@ -88,12 +93,13 @@ def told_of(call: str) -> str:
         try:
             eval(call, names)  # noqa: S307 (our own table)
         except (LossInputError, LossInputWarning) as told:
-            return "".join(traceback.format_exception_only(told)).rstrip()
+            text = "".join(traceback.format_exception_only(told)).rstrip()
+            return re.sub("(?m)^  installed: .*", "  installed: ...", text)
     message = f"no error: {call}"
     raise AssertionError(message)
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    number = len(CAUSES | LINEAR_CAUSES)
+    number = len(OBJECT_CAUSES | CAUSES | LINEAR_CAUSES | HINT_CAUSES)
     print(f"{PAGE.name}: {number} causes, unified_loss {unified_loss.__version__}")

@@ -10,11 +10,13 @@ from unified_loss import _columns as columns
 from unified_loss import _host as host
 from unified_loss import _labels as label_values
 from unified_loss import _messages as messages
+from unified_loss import _offered as offered
 from unified_loss import _plan as plans
 from unified_loss import _rules as rules
 from unified_loss._backend import Backend, Route
 from unified_loss._dispatch import ALIASES, explain_object
 from unified_loss._labels import Argument
+from unified_loss._offered import Offer
 from unified_loss._shapes import same_size
 from unified_loss._shown import name_of
 from unified_loss._types import Array, Head, Operands, Options, Plan, Problem, Same, Spec
@@ -118,8 +120,7 @@ def _warn_of_values(
 def _refuse_labels_first() -> None:
     """R1: Keras has another order, in which floating labels of the logits' shape would train."""
     if _caller().startswith(_LABELS_FIRST):
-        text = messages.labels_come_first()
-        raise swapped(LossInputError, text, instead=messages.LOSS_OF_KERAS)
+        raise LossInputError(messages.labels_come_first())
 
 
 def _caller() -> str:
@@ -132,14 +133,8 @@ def _caller() -> str:
 
 def swapped(kind: Any, text: str, *, instead: str = "") -> Any:
     """The error or warning of arguments in the other order; what to do where Keras gives them."""
-    from unified_loss._diagnosis import Fix
-
-    told = kind(text)
-    told.cause = "arguments_swapped"
-    swap = "if the labels came first, swap the arguments"
-    fix = Fix(swap, "logits, labels = labels, logits", "conditional")
-    told.fixes = (Fix(instead) if instead else fix,)
-    return told
+    offer = Offer(instead) if instead else offered.SWAP
+    return kind(offered.told(text, offer, cause=offered.SWAPPED))
 
 
 def taken_of(backend: Backend, arrays: Operands, options: Options, first: str = "logits") -> Taken:
@@ -213,21 +208,22 @@ def _host_data(backend: Backend, logits: Array, value: Any, name: str, first: st
         return value
     told = columns.text(value, name)
     if told is None:
-        kind, fix = _kind(value), messages.NUMBERS
+        kind, offer = _kind(value), offered.NUMBERS
         held = host.array_in(value)
         if rules.is_array(value):
-            fix = f"convert it first: {backend.convert(_on_host(backend, value, name))}"
+            offer = offered.converted(name, backend.convert(_on_host(backend, value, name)))
             if name == "weight" and hasattr(value, "__jax_array__"):  # of Flax or Keras
-                fix += "; a kernel, (D, C), has a column for each class: weight.T"
+                side = "it has a row for each class (a kernel, (D, C), has a column: weight.T)"
+                offer = offered.on_condition(side, offer.text, offer.code)
         elif held is not None:
             kind += " of arrays"
-            fix = _stacked(backend.spec(logits).library, value, held, name) or fix
-        told = messages.foreign(name, backend.spec(logits).library, kind, fix, first)
+            offer = _stacked(backend.spec(logits).library, value, held, name) or offer
+        told = messages.foreign(name, backend.spec(logits).library, kind, offer, first)
     raise BackendError(told)
 
 
-def _stacked(library: str, value: Any, held: Array, name: str) -> str | None:
-    """Code that makes an array of a list of a library's arrays, and of numbers beside them."""
+def _stacked(library: str, value: Any, held: Array, name: str) -> Offer | None:
+    """An array of a list of a library's arrays, and of numbers beside them."""
     from unified_loss._diagnosis._operations import expression
 
     package = rules.package_of(type(held))
@@ -236,7 +232,7 @@ def _stacked(library: str, value: Any, held: Array, name: str) -> str | None:
     if not all(rules.is_array(entry) or isinstance(entry, Number) for entry in host.entries(value)):
         return None
     code = expression(library, name, (("stack", all(map(rules.is_array, value))),))
-    return f"{name} = {code}" if code else None
+    return offered.converted(name, code, "make an array of them") if code else None
 
 
 def _on_host(backend: Backend, value: Any, name: str) -> str:

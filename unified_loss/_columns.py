@@ -8,8 +8,10 @@ import numpy as np
 
 from unified_loss import _host as host
 from unified_loss import _messages as messages
+from unified_loss import _offered as offered
 from unified_loss import _rules as rules
 from unified_loss._dispatch import ALIASES, known_names
+from unified_loss._offered import Offer
 from unified_loss._shown import name_of
 from unified_loss.exceptions import BackendError
 
@@ -29,40 +31,33 @@ def as_host(value: Any, name: str) -> Any:
         raise BackendError(_by_name(value))
     method = next((each for each in ("toarray", "todense") if hasattr(kind, each)), None)
     if method is not None:
-        raise _unreadable(value, name, "it is sparse", f"{name}.{method}()")
+        dense = offered.converted(name, f"{name}.{method}()", "make it dense")
+        raise _unreadable(value, name, "it is sparse", dense)
     if isinstance(value, TEXT) or not _is_readable(value):
         return value
     try:
         array = np.asarray(value)
     except Exception as error:  # noqa: BLE001 - what another package raises
         reason = f"NumPy cannot read it ({type(error).__name__})"
-        raise _unreadable(value, name, reason, "") from None
+        raise _unreadable(value, name, reason) from None
     missing = _number_missing(value)
     lost = f"{missing} {'entry is' if missing == 1 else 'entries are'} missing"
     if _holds_objects(array):
-        fix = _codes(value, missing) if name == "labels" else f"np.asarray({name}, dtype=float)"
         reason = "it holds text or objects" if name == "labels" else "it holds no numbers"
-        fix += _condition(value, name, missing, of_names=True) if fix else ""
-        raise _unreadable(value, name, f"{reason}, and {lost}" if missing else reason, fix)
+        reason = f"{reason}, and {lost}" if missing else reason
+        raise _unreadable(value, name, reason, *_numbered(value, name, missing), of=offered.NAMES)
     if missing:
-        fix = _filled(value, name) + _condition(value, name, missing, of_names=False)
-        raise _unreadable(value, name, lost, fix)
+        raise _unreadable(value, name, lost, _filled(value, name), of=offered.MISSING)
     return host.as_numpy(array.tolist(), name) if array.dtype.kind == "O" else array
 
 
-def _condition(value: Any, name: str, missing: int, *, of_names: bool) -> str:
-    """When code for labels is right, as a comment behind it."""
-    if name != "labels":
-        return ""
-    # Categories have one number each in all batches; names get one of those that are here.
-    is_open = of_names and getattr(getattr(value, "dtype", None), "name", "") != "category"
-    conditions = ["these are the names of the whole data set"] if is_open else []
-    conditions += [f"ignore_index is {IGNORED}"] if missing else []
-    return f"  # if {' and '.join(conditions)}" if conditions else ""
-
-
-def _unreadable(value: Any, name: str, reason: str, fix: str) -> BackendError:
-    return BackendError(messages.unreadable(name, name_of(type(value)), reason, fix))
+def _unreadable(
+    value: Any, name: str, reason: str, *offers: Offer, of: str | None = None
+) -> BackendError:
+    """The error of a column; `of` is what labels are then that hold such."""
+    cause = offered.OTHER_KIND if of is None or name != "labels" else of
+    text = messages.unreadable(name, name_of(type(value)), reason, *offers, cause=cause)
+    return BackendError(text)
 
 
 def text(value: Any, name: str) -> str | None:
@@ -73,12 +68,9 @@ def text(value: Any, name: str) -> str | None:
     is_text = array is not None and array.size and isinstance(array.flat[0], str)
     if name != "labels" or not is_text:
         return None
-    return messages.unreadable(
-        name,
-        name_of(type(value)).removeprefix("builtins."),
-        "it holds text",
-        messages.CLASS_IDS,
-    )
+    kind = name_of(type(value)).removeprefix("builtins.")
+    number = offered.on_condition(offered.WHOLE, "number them", f"labels = {offered.CLASS_IDS}")
+    return messages.unreadable(name, kind, "it holds text", number, cause=offered.NAMES)
 
 
 def _is_readable(value: Any) -> bool:
@@ -128,27 +120,46 @@ def _holds_objects(array: Any) -> bool:
     return not all(isinstance(entry, Number) or host.is_missing(entry) for entry in array.flat)
 
 
-def _filled(value: Any, name: str) -> str:
-    """Code that puts what does not count in the place of missing numbers."""
+def _filled(value: Any, name: str) -> Offer:
+    """What does not count in the place of missing numbers."""
     is_mask = "bool" in str(getattr(value, "dtype", getattr(value, "type", ""))).lower()
     what = IGNORED if name == "labels" else False if is_mask else 0
     package = _package(value)
     if package != "pandas":
         # pyarrow fills in nothing that the dtype of the column does not hold.
         cast = '.cast("int64")' if name == "labels" and package == "pyarrow" else ""
-        return f"{name}{cast}.fill_null({what})"
-    # A category has no other entries, and objects have no dtype of their own.
-    dtypes = {"labels": ("Int64", "int64"), "class_weight": ("Float64", "float64")}
-    mask = ("boolean", "bool") if is_mask else dtypes["class_weight"]
-    before, after = dtypes.get(name, mask)
-    return f'{name}.astype("{before}").fillna({what}).astype("{after}")'
+        code = f"{name} = {name}{cast}.fill_null({what})"
+    else:
+        # A category has no other entries, and objects have no dtype of their own.
+        dtypes = {"labels": ("Int64", "int64"), "class_weight": ("Float64", "float64")}
+        mask = ("boolean", "bool") if is_mask else dtypes["class_weight"]
+        before, after = dtypes.get(name, mask)
+        code = f'{name} = {name}.astype("{before}").fillna({what}).astype("{after}")'
+    if name == "labels":
+        return offered.on_condition(f"ignore_index is {IGNORED}", "mark them with it", code)
+    return offered.on_condition("what is missing does not count", "fill it", code)
+
+
+def _numbered(value: Any, name: str, missing: int) -> tuple[Offer, ...]:
+    """Numbers in the place of text or objects, as far as there is code for it."""
+    if name != "labels":
+        code = f"{name} = np.asarray({name}, dtype=float)"
+        return (offered.on_condition("they are numbers", "read them as such", code),)
+    codes = _codes(value, missing)
+    # Categories have one number each in all batches; names get one of those that are here.
+    is_category = getattr(getattr(value, "dtype", None), "name", "") == "category"
+    condition = "each category is a class" if is_category else offered.WHOLE
+    if missing:
+        condition += f" and ignore_index is {IGNORED}"
+    number = offered.on_condition(condition, "number them", f"labels = {codes}")
+    return (number,) if codes else ()
 
 
 def _codes(value: Any, missing: int) -> str:
     """Code that makes class ids of class names, and `IGNORED` of those that are missing."""
     package = _package(value)
     if len(np.shape(value)) != 1:
-        return "" if missing else messages.CLASS_IDS
+        return "" if missing else offered.CLASS_IDS
     if package == "pandas":
         accessor = ".cat" if hasattr(value, "iloc") else ""  # a series has it, an index not
         codes = f'labels.astype("category"){accessor}.codes'
@@ -159,7 +170,7 @@ def _codes(value: Any, missing: int) -> str:
     if missing:  # of pyarrow, whose parts are put together
         whole = ".combine_chunks()" if hasattr(value, "chunks") else ""
         return f"labels{whole}.dictionary_encode().indices.cast('int64').fill_null({IGNORED})"
-    return messages.CLASS_IDS
+    return offered.CLASS_IDS
 
 
 def _by_name(weights: Any) -> str:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from unified_loss import _messages as messages
+from unified_loss import _offered as offered
 from unified_loss._backend import Backend
+from unified_loss._offered import Offer
 from unified_loss._shown import name_of
 from unified_loss.exceptions import BackendError
 
@@ -133,16 +135,29 @@ def _unknown(value: Any, name: str) -> str:
         f"  supported: {', '.join(libraries)}, and any library with __array_namespace__\n"
         f"  installed: {', '.join(installed)}"
     )
+    offer = _offer(value, name)
+    if offer is None:
+        return text
+    return offered.hinted(text, offer, cause=offered.OTHER_KIND if offer.code else None)
+
+
+def _offer(value: Any, name: str) -> Offer | None:
+    """What to make of a value that is no array."""
     if hasattr(type(value), "to_numpy"):
-        return text + f"\n  hint: {name}.to_numpy()"
+        code = f"{name} = {name}.to_numpy()"
+        return offered.on_condition("these are floating numbers", "make an array of them", code)
     if hasattr(type(value), "__jax_array__"):  # a parameter of Flax, a variable of Keras
-        return text + messages.hint(f"{name} = jnp.asarray({name})")
+        return offered.converted(name, f"jnp.asarray({name})", "make an array of it")
     if isinstance(value, list | tuple | int | float):
         from unified_loss._host import is_host_data
 
-        fix = f"np.asarray({name})" if is_host_data(value) else messages.NUMBERS
-        return text + messages.hint(fix)
+        if not is_host_data(value):
+            return offered.NUMBERS
+        code = f"{name} = np.asarray({name}, float)"
+        return offered.on_condition("these are scores", "make an array of them", code)
     if _is_recorded(value):
-        fix = 'torch.fx.wrap("cross_entropy") at the top of the module that calls it'
-        return text + f"\n  hint: {fix}, or CrossEntropyLoss of unified_loss.integrations.torch"
-    return text
+        return Offer(
+            'torch.fx.wrap("cross_entropy") at the top of the module that calls it, or '
+            "CrossEntropyLoss of unified_loss.integrations.torch"
+        )
+    return None

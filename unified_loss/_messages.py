@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from unified_loss import _offered as offered
+from unified_loss._offered import Offer, hinted
 from unified_loss._shapes import without
 from unified_loss._shown import (
     described,
@@ -14,40 +16,12 @@ from unified_loss._shown import (
 )
 from unified_loss._types import Problem, Shape, Size, Spec
 
-NUMBERS = "give numbers, lists of numbers or an array."
 TRACED = {  # a word in the class of a traced number: what makes a constant of it
     "Tracer": "make it a constant, or list it in static_argnames of jax.jit",
     "SymbolicTensor": "make it a constant, a number of Python",
 }
-CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
 SWAP_IN_KERAS = "if the logits came first, swap the arguments: loss(y_true, y_pred)"
-LOSS_OF_KERAS = (
-    "from unified_loss.integrations.keras import CrossEntropy; "
-    "model.compile(loss=CrossEntropy(), metrics=[CrossEntropy()])"
-)
 MASK_LOST = "its mask would be lost"
-# What a masked argument of NumPy is to be instead, if it is floating, and if not; what is masked
-# does not count.
-UNMASKED = {
-    ("logits", True): "logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
-    ("labels", True): (
-        "labels, sample_weight = labels.data, ~np.ma.getmaskarray(labels).any(-1)  # of rows"
-    ),
-    ("labels", False): (  # an unsigned integer of few bits would make a class of -100
-        "labels = np.where(np.ma.getmaskarray(labels), -100, labels.data.astype(int))  "
-        "# of class ids; of rows, sample_weight="
-    ),
-    **{
-        (name, is_floating): f"{name} = {name}.filled(0)"
-        for name in ("class_weight", "sample_weight")
-        for is_floating in (True, False)
-    },
-}
-
-
-def hint(text: str) -> str:
-    """The line of what to do."""
-    return f"\n  hint: {text}"
 
 
 def _axis(problem: Problem, axis: int) -> str:
@@ -240,10 +214,10 @@ def unknown_label_kind(problem: Problem, axis: int) -> str:
 
 def ids_or_one_class(problem: Problem, axis: int) -> str:
     """R4, R33."""
-    return (
+    return hinted(
         f"integer labels of shape {shown(problem.labels.shape)}, where one class of a class_group "
-        f"is, can be class ids or the labels of this class."
-        + hint(f"pass class ids without axis {axis}, and labels of classes as floating numbers.")
+        "is, can be class ids or the labels of this class.",
+        f"pass class ids without axis {axis}, and labels of classes as floating numbers.",
     )
 
 
@@ -298,6 +272,13 @@ def option(name: str, value: Any, wanted: str) -> str:
     return f"{name} must be {wanted}, but is {shown_value(value)}."
 
 
+def reduction(value: Any) -> str:
+    """R8."""
+    offer = offered.reduction(value)
+    told = option("reduction", value, '"none", "mean" or "sum"')
+    return told if offer is None else hinted(told, offer, cause=offered.WORD)
+
+
 def kernel_setting(value: str, names: tuple[str, ...]) -> str:
     """The setting UNIFIED_LOSS_KERNEL."""
     return f"UNIFIED_LOSS_KERNEL must be one of {', '.join(names)}, but is {value!r}."
@@ -305,8 +286,9 @@ def kernel_setting(value: str, names: tuple[str, ...]) -> str:
 
 def kernel_cannot(name: str, reason: str) -> str:
     """The setting UNIFIED_LOSS_KERNEL."""
-    return f"UNIFIED_LOSS_KERNEL={name} cannot serve this call: {reason}." + hint(
-        "leave the choice to the library: UNIFIED_LOSS_KERNEL=auto."
+    return hinted(
+        f"UNIFIED_LOSS_KERNEL={name} cannot serve this call: {reason}.",
+        "leave the choice to the library: UNIFIED_LOSS_KERNEL=auto.",
     )
 
 
@@ -329,18 +311,19 @@ def no_groups(library: str, libraries: tuple[str, ...]) -> str:
 
 def no_such_axis(name: str) -> str:
     """R33."""
-    return f"class_group names the mesh axis {name!r}, and there is none of this name here." + hint(
+    return hinted(
+        f"class_group names the mesh axis {name!r}, and there is none of this name here.",
         "call the loss inside jax.shard_map over a mesh that has it; arrays that are split under "
-        "jax.jit need no class_group."
+        "jax.jit need no class_group.",
     )
 
 
 def replicated(names: Any, what: str) -> str:
     """R33."""
-    return (
+    return hinted(
         f"{what} must hold other classes on each member of class_group, but along "
-        f"{', '.join(map(repr, names))} all hold the same."
-        + hint("leave class_group out, or split the classes in in_specs of jax.shard_map.")
+        f"{', '.join(map(repr, names))} all hold the same.",
+        "leave class_group out, or split the classes in in_specs of jax.shard_map.",
     )
 
 
@@ -351,8 +334,8 @@ def normalizer_without_mean(reduction: str) -> str:
 
 def normalizer_not_positive(value: float) -> str:
     """R8."""
-    count = hint("where a step may have nothing that counts: normalizer=max(count, 1).")
-    return option("normalizer", value, "a number > 0") + ("" if value else count)
+    count = "where a step may have nothing that counts: normalizer=max(count, 1)."
+    return hinted(option("normalizer", value, "a number > 0"), *(() if value else (count,)))
 
 
 def normalizer_not_scalar(spec: Spec) -> str:
@@ -362,10 +345,10 @@ def normalizer_not_scalar(spec: Spec) -> str:
 
 def ignore_index_with_dense_labels(problem: Problem, value: int) -> str:
     """R8."""
-    return (
+    return hinted(
         f"ignore_index applies to index labels, but is {shown_integer(value)} with dense labels "
-        f"of shape {shown(problem.labels.shape)}."
-        + hint("drop examples with sample_weight=, a boolean mask of the batch shape.")
+        f"of shape {shown(problem.labels.shape)}.",
+        "drop examples with sample_weight=, a boolean mask of the batch shape.",
     )
 
 
@@ -380,27 +363,27 @@ def single_class(problem: Problem) -> str:
     )
 
 
-def unreadable(name: str, kind: str, reason: str, fix: str) -> str:
+def unreadable(name: str, kind: str, reason: str, *offers: Offer, cause: str | None = None) -> str:
     """R2."""
-    told = f"{name} cannot be read from a {kind}: {reason}."
-    return told + (hint(f"{name} = {fix}") if fix else "")
+    return hinted(f"{name} cannot be read from a {kind}: {reason}.", *offers, cause=cause)
 
 
 def weights_by_class() -> str:
     """R7."""
-    return "class_weight must be an array of shape (C,), but is a dict." + hint(
-        "class_weight = [class_weight.get(c, 1.0) for c in range(logits.shape[-1])]"
+    return hinted(
+        "class_weight must be an array of shape (C,), but is a dict.",
+        offered.OF_CLASSES,
+        cause=offered.BY_NAME,
     )
 
 
 def balanced(value: str, code: str | None = None) -> str:
     """R7; `code` makes them of the labels, where these tell how."""
-    told = f"class_weight must be an array of shape (C,), but is {shown_value(value)}."
-    if code is None:
-        return told + hint(
-            "with the counts of each class: class_weight = counts.sum() / (len(counts) * counts)"
-        )
-    return told + hint(f"{code}  # once, of all labels")
+    return hinted(
+        f"class_weight must be an array of shape (C,), but is {shown_value(value)}.",
+        offered.balanced(code),
+        cause=offered.BY_NAME,
+    )
 
 
 def of_activation(end: str | None, model: str | None) -> str:
@@ -417,10 +400,12 @@ def of_activation(end: str | None, model: str | None) -> str:
 
 def labels_come_first() -> str:
     """R1, where Keras calls the function."""
-    return (
+    return hinted(
         "Keras calls its losses and metrics with the labels first, as loss(y_true, y_pred), and "
-        "this function takes the logits first."
-    ) + hint(LOSS_OF_KERAS)
+        "this function takes the logits first.",
+        offered.LOSS_OF_KERAS,
+        cause=offered.SWAPPED,
+    )
 
 
 def logits_came_first(labels: Spec, logits: Spec) -> str:
@@ -440,16 +425,17 @@ def rows_of_scores(*, by_keras: bool = False) -> str:
     )
 
 
-def foreign(name: str, library: str, kind: str, fix: str, first: str) -> str:
+def foreign(name: str, library: str, kind: str, offer: Offer, first: str) -> str:
     """R2; `first` is the argument that decides."""
     kind = kind.removeprefix("builtins.")
     if kind in {"list", "tuple"}:
         kind += ", which holds something else"
-    told = (
+    return _beside(
+        first,
         f"{name} must be of the logits' library ({library}), or host data (numbers, lists, NumPy "
-        f"arrays), but {are(name)} of type {kind}." + hint(fix)
+        f"arrays), but {are(name)} of type {kind}.",
+        offer,
     )
-    return _beside(first, told)
 
 
 def unsupported(library: str, version: str, oldest: str | None, error: Exception) -> str:
@@ -457,8 +443,9 @@ def unsupported(library: str, version: str, oldest: str | None, error: Exception
     text = f"unified_loss cannot work with {library} {version}: {error}."
     if oldest is None:
         return text
-    return f"{text} The oldest release that it supports is {library} {oldest}." + hint(
-        f'pip install --upgrade "{library}>={oldest}"'
+    return hinted(
+        f"{text} The oldest release that it supports is {library} {oldest}.",
+        f'pip install --upgrade "{library}>={oldest}"',
     )
 
 
@@ -473,19 +460,26 @@ def no_array(value: Any) -> str:
 def library_fails(library: str, error: Exception) -> str:
     """R2."""
     reason = str(error).partition("\n")[0]
-    return f"{library} cannot compute this loss: {type(error).__name__}: {reason}" + hint(
-        "convert the arguments to NumPy or another supported library."
+    return hinted(
+        f"{library} cannot compute this loss: {type(error).__name__}: {reason}",
+        "convert the arguments to NumPy or another supported library.",
     )
 
 
 def cannot_combine(name: str, reason: str, fix: str, first: str = "logits") -> str:
-    """R2; reasons and fixes are told of logits."""
-    told = f"{name} cannot be combined with the logits: {reason}." + hint(fix)
-    return _beside(first, told)
+    """R2; reasons and fixes, which are code or words, are told of logits."""
+    told = f"{name} cannot be combined with the logits: {reason}."
+    return _beside(first, told, offered.converted(name, fix, "bring it there"))
 
 
-def _beside(first: str, text: str) -> str:
+def _beside(first: str, text: str, offer: Offer) -> str:
     """What is said beside logits, in words of another first argument."""
+    cause = None if offer == offered.NUMBERS else offered.OTHER_KIND
+    text, todo, code = (_spoken_of(first, part) for part in (text, offer.text, offer.code))
+    return hinted(text, Offer(todo, code, offer.kind), cause=cause)
+
+
+def _spoken_of(first: str, text: str) -> str:
     if first == "logits":
         return text
     text = text.replace("the logits'", f"{first}'s").replace("the logits", first)
@@ -495,8 +489,9 @@ def _beside(first: str, text: str) -> str:
 def refused(name: str, kind: str, reason: str, dtype: Any = "") -> str:
     """R2; `dtype` is that of a masked array."""
     told = f"{name} must be an ordinary dense array, not {kind}: {reason}."
-    fix = UNMASKED.get((name, str(dtype).startswith("float"))) if reason == MASK_LOST else None
-    return told if fix is None else told + hint(fix)
+    if reason != MASK_LOST:
+        return told
+    return hinted(told, *offered.unmasked(name, dtype), cause=offered.MASKED)
 
 
 def bad_labels(
@@ -525,16 +520,17 @@ def not_totals(text: str, value: Any) -> str:
 
 def totals_have_axes(shape: Shape) -> str:
     """R36."""
-    return f"totals must be 0-d arrays, but have shape {shown(shape)}." + hint(
-        "add them up: Totals(*(total.sum() for total in totals))"
+    return hinted(
+        f"totals must be 0-d arrays, but have shape {shown(shape)}.",
+        "add them up: Totals(*(total.sum() for total in totals))",
     )
 
 
 def no_values_yet(function: str = "cross_entropy_totals") -> str:
     """R36."""
-    return (
-        "RunningCrossEntropy holds numbers, and there are none while a program is traced."
-        + hint(f"return {function}(...) from the program, and merge() what it returns.")
+    return hinted(
+        "RunningCrossEntropy holds numbers, and there are none while a program is traced.",
+        f"return {function}(...) from the program, and merge() what it returns.",
     )
 
 

@@ -255,7 +255,7 @@ def reduction(problem: Problem) -> Reduction:
     """R8, R14: one of three names; a normalizer goes with "mean" alone."""
     value = problem.options.reduction
     if not (isinstance(value, str) and value in REDUCTIONS):
-        raise OptionError(messages.option("reduction", value, '"none", "mean" or "sum"'))
+        raise OptionError(messages.reduction(value))
     spec = problem.normalizer
     if spec is not None:
         if value != "mean":

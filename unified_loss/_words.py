@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Any, TypeVar
 
-from unified_loss import _messages as messages
+from unified_loss._offered import hinted
 from unified_loss.exceptions import ArgumentError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -118,9 +118,9 @@ def refused(
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
         return ArgumentError(f"{caller} takes {given}, one of which is missing.")
     taken = f"{' and '.join(arrays)} by position" if arrays else "no argument by position"
-    hint = messages.hint(_of_position(caller, extra, options, elsewhere, made))
+    hint = _of_position(caller, extra, options, elsewhere, made)
     return ArgumentError(
-        f"{caller} takes {taken}; its options have names: {_listed(options)}.{hint}"
+        hinted(f"{caller} takes {taken}; its options have names: {_listed(options)}.", hint)
     )
 
 

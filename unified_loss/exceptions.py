@@ -1,13 +1,35 @@
 """What the library raises and warns: one family, rooted in `LossInputError`.
 
 AutoGraph keeps an exception's type only if its ``__init__`` is that of `Exception`, which
-`ValueError` overrides. So details are attributes, set by `with_details`; they survive pickling.
+`ValueError` overrides. So details are attributes, set by `with_details`, or told by the text that
+the error was made with; they survive pickling.
 """
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from unified_loss._diagnosis import Fix, Reading
+
+
+def _cause(told: BaseException) -> str | None:
+    """What the text says that went wrong."""
+    return getattr(_text(told), "cause", None)
+
+
+def _fixes(told: BaseException) -> "tuple[Fix, ...]":
+    """What the text offers."""
+    offers = getattr(_text(told), "offers", ())
+    if not offers:
+        return ()
+    from unified_loss._diagnosis import Fix
+
+    return tuple(Fix(*offer) for offer in offers)
+
+
+def _text(told: BaseException) -> Any:
+    """The text as it was made, which may be a `Told`."""
+    return told.args[0] if told.args else ""
 
 
 class LossInputError(ValueError):
@@ -24,8 +46,8 @@ class LossInputError(ValueError):
         All readings of the mistake that are shown, the best first: tag, sentence and fixes.
     """
 
-    cause: str | None = None
-    fixes: "tuple[Fix, ...]" = ()
+    cause = cached_property(_cause)
+    fixes = cached_property(_fixes)
     readings: "tuple[Reading, ...]" = ()
     if not TYPE_CHECKING:  # pragma: no branch (a type checker would take the class for `Any`)
         __init__ = Exception.__init__
@@ -103,8 +125,8 @@ class LossInputWarning(UserWarning):
         As those of `LossInputError`.
     """
 
-    cause: str | None = None
-    fixes: "tuple[Fix, ...]" = ()
+    cause = cached_property(_cause)
+    fixes = cached_property(_fixes)
 
 
 class SingleClassWarning(LossInputWarning):

@@ -1,7 +1,6 @@
 """Columns of pandas, polars, pyarrow and xarray, and buffers, as labels and weights."""
 
 import array
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from unified_loss import (
     explain,
     linear_cross_entropy,
 )
-from unified_loss._diagnosis._operations import aliases
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
@@ -71,9 +69,10 @@ def test_a_category_of_numbers_is_its_numbers() -> None:
     assert cross_entropy(LOGITS, pd.Series(IDS, dtype="category")) == cross_entropy(LOGITS, IDS)
 
 
-def hint_of(error: BaseException) -> str:
-    """The code of the hint."""
-    return str(error).partition("hint: ")[2].partition("\n")[0]
+def fix_of(error: Any, place: int = 0) -> Any:
+    """The first fix with code, or a later one; all of them are in the text."""
+    assert all(str(fix) in str(error) for fix in error.fixes)
+    return [fix for fix in error.fixes if fix.code][place]
 
 
 NAMES = ["c", "a", "b"]
@@ -146,11 +145,10 @@ def mended(logits: Any, labels: Any) -> list[int]:
     """The labels that the code in the error makes."""
     with pytest.raises((BackendError, DTypeError)) as caught:
         cross_entropy(logits, labels)
-    names = {"labels": labels, "np": np}
-    code = str(caught.value).partition("labels = ")[2].partition("\n")[0]
-    exec(f"labels = {code}", names)  # noqa: S102 - our own text
-    made: list[int] = np.asarray(names["labels"]).tolist()
-    assert np.isfinite(cross_entropy(logits, names["labels"]))
+    assert caught.value.cause in {"string_labels", "labels_missing_values", "masked_array"}
+    arguments = fix_of(caught.value).apply(logits, labels)
+    made: list[int] = np.asarray(arguments["labels"]).tolist()
+    assert np.isfinite(cross_entropy(**arguments))
     return made
 
 
@@ -180,9 +178,7 @@ def test_missing_weights_have_a_hint_that_runs(make: Any) -> None:
     mask = make([True, None, True])
     with pytest.raises(BackendError, match="1 entry is missing") as caught:
         cross_entropy(LOGITS, IDS, sample_weight=mask)
-    names: dict[str, Any] = {"sample_weight": mask}
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-    assert cross_entropy(LOGITS, IDS, sample_weight=names["sample_weight"]) > 0
+    assert cross_entropy(**fix_of(caught.value).apply(LOGITS, IDS, sample_weight=mask)) > 0
 
 
 MASK = [False, True, False]
@@ -202,11 +198,11 @@ def test_masked_arrays_have_a_hint_that_runs(name: str) -> None:
     given[name] = np.ma.masked_array(values, mask)
     with pytest.raises(BackendError, match="its mask would be lost") as caught:
         cross_entropy(**given)
-    names = {"np": np, name: given[name]}
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
+    assert caught.value.cause == "masked_array"
+    made = fix_of(caught.value).apply(**given)
     lost = {"logits": -np.inf, "labels": -100}.get(name, 0)
-    np.testing.assert_array_equal(names[name], np.where(mask, lost, values))
-    assert np.isfinite(cross_entropy(**given | {name: names[name]}))
+    np.testing.assert_array_equal(made[name], np.where(mask, lost, values))
+    assert np.isfinite(cross_entropy(**made))
 
 
 NARROW = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -232,17 +228,28 @@ def test_masked_rows_are_left_out() -> None:
     rows = np.ma.masked_array(np.eye(3)[IDS], np.array(MASK)[:, None] | np.zeros(3, bool))
     with pytest.raises(BackendError) as caught:
         cross_entropy(LOGITS, rows)
-    names = {"np": np, "labels": rows}
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-    found = cross_entropy(LOGITS, names["labels"], sample_weight=names["sample_weight"])
-    assert found == cross_entropy(LOGITS, IDS, sample_weight=[True, False, True])
+    wanted = cross_entropy(LOGITS, IDS, sample_weight=[True, False, True])
+    assert cross_entropy(**fix_of(caught.value).apply(LOGITS, rows)) == wanted
+
+
+@pytest.mark.parametrize("name", ["logits", "labels"])
+def test_examples_that_are_masked_get_no_weight(name: str) -> None:
+    """R2, R16: the other thing that a mask can mean, of scores and of integer rows."""
+    mask = np.array(MASK)[:, None] | np.zeros(3, bool)
+    arrays = {"logits": LOGITS, "labels": np.eye(3, dtype=int)[IDS]}
+    given = arrays | {name: np.ma.masked_array(arrays[name], mask)}
+    with pytest.raises(BackendError) as caught:
+        cross_entropy(**given)
+    wanted = cross_entropy(LOGITS, IDS, sample_weight=[True, False, True])
+    assert cross_entropy(**fix_of(caught.value, 1).apply(**given)) == wanted
 
 
 def test_masked_integers_of_logits_have_no_hint() -> None:
     """R1: they cannot be logits, whatever is filled in."""
     with pytest.raises(BackendError) as caught:
         cross_entropy(np.ma.masked_array([[0, 1]]), [0])
-    assert not hint_of(caught.value)
+    assert not caught.value.fixes
+    assert "hint" not in str(caught.value)
 
 
 def test_a_list_of_arrays_has_a_hint_that_runs(backend: Backend) -> None:
@@ -256,9 +263,7 @@ def test_a_list_of_arrays_has_a_hint_that_runs(backend: Backend) -> None:
             others = {"labels": IDS, name: arrays}
             with pytest.raises(BackendError, match=r"of type list of arrays\.") as caught:
                 cross_entropy(logits, **others)
-            code = hint_of(caught.value)
-            modules = {alias: import_module(path) for alias, path in aliases(code).items()}
-            exec(code, names | modules, names)  # noqa: S102 - our own text
+            names[name] = fix_of(caught.value).apply(logits, **others)[name]
     found = cross_entropy(logits, **names)
     np.testing.assert_allclose(backend.to_numpy(found), wanted, rtol=1e-6)
 
@@ -305,9 +310,8 @@ def test_sparse_rows_have_a_hint_that_runs() -> None:
     rows = sparse.csr_matrix(np.eye(3)[IDS])
     with pytest.raises(BackendError, match="sparse") as caught:
         cross_entropy(LOGITS, rows)
-    names = {"labels": rows}
-    exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-    assert cross_entropy(LOGITS, names["labels"]) == pytest.approx(cross_entropy(LOGITS, IDS))
+    made = fix_of(caught.value).apply(LOGITS, rows)
+    assert cross_entropy(**made) == pytest.approx(cross_entropy(LOGITS, IDS))
 
 
 def test_tables_of_logits_tell_their_arrays() -> None:
@@ -315,7 +319,8 @@ def test_tables_of_logits_tell_their_arrays() -> None:
     for table in (pd.DataFrame(LOGITS), pl.DataFrame(LOGITS)):
         with pytest.raises(BackendError) as caught:
             cross_entropy(table, IDS)
-        assert hint_of(caught.value) == "logits.to_numpy()"
+        made = fix_of(caught.value).apply(table, IDS)
+        assert cross_entropy(**made) == cross_entropy(LOGITS, IDS)
 
 
 @pytest.mark.parametrize("given", ["balanced", {0: 1.0, 1: 2.0, 2: 1.0}])
@@ -323,11 +328,10 @@ def test_class_weights_by_name_tell_their_array(given: Any) -> None:
     """R7: what scikit-learn and Keras take, with the line that makes it."""
     with pytest.raises(BackendError, match="must be an array of shape") as caught:
         cross_entropy(LOGITS, IDS, class_weight=given)
-    names = {"class_weight": given, "labels": IDS, "logits": LOGITS, "np": np}
-    code = caught.value.fixes[0].code if given != "balanced" else hint_of(caught.value)
-    exec(code, names)  # noqa: S102 - our own text
-    made = names["class_weight"]
-    assert list(made) == ([1, 1, 1] if given == "balanced" else [1, 2, 1])
+    assert caught.value.cause == "class_weight_as_dict"
+    made = fix_of(caught.value).apply(LOGITS, IDS, class_weight=given)
+    assert list(made["class_weight"]) == ([1, 1, 1] if given == "balanced" else [1, 2, 1])
+    assert cross_entropy(**made) > 0  # and no name that the code needed beside the weights
 
 
 COUNTED = np.array([0, 0, 0, 1, 2, 2])  # balanced: 6 / (3 * [3, 1, 2])
@@ -381,9 +385,10 @@ def test_balanced_weights_of_a_head(backend: Backend) -> None:
         for labels in (ids, np.eye(3, dtype=np.float32)[ids]):
             with pytest.raises(BackendError) as caught:
                 linear_cross_entropy(hidden, weight, labels, class_weight="balanced")
-            names: dict[str, Any] = {"labels": labels, "weight": weight, "np": np}
-            exec(hint_of(caught.value), names)  # noqa: S102 - our own text
-            np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+            given = {"hidden": hidden, "weight": weight, "labels": labels}
+            made = fix_of(caught.value).apply(**given, class_weight="balanced")
+            np.testing.assert_allclose(made["class_weight"], [2 / 3, 2, 1])
+            linear_cross_entropy(**made)
 
 
 def test_balanced_weights_of_shapes() -> None:
@@ -394,13 +399,12 @@ def test_balanced_weights_of_shapes() -> None:
         ((6, 2), {"weight": (3, 2)}),
         (("?", 2), {"weight": ("?", 2)}),
     )
-    arrays = {"np": np, "logits": np.zeros((6, 3)), "weight": np.zeros((3, 2))}
+    arrays = {"logits": np.zeros((6, 3)), "weight": np.zeros((3, 2))}
     for shape, options in calls:
         error = explain(shape, (6,), class_weight="balanced", **options).error
         assert isinstance(error, BackendError)
-        names = {"labels": COUNTED, **arrays}
-        exec(hint_of(error), names)  # noqa: S102 - our own text
-        np.testing.assert_allclose(names["class_weight"], [2 / 3, 2, 1])
+        made = fix_of(error).apply(labels=COUNTED, **arrays)
+        np.testing.assert_allclose(made["class_weight"], [2 / 3, 2, 1])
     labels = pd.Series(COUNTED)
     assert "bincount" in str(explain((6, 3), labels, class_weight="balanced").error)
 
@@ -413,13 +417,11 @@ def test_balanced_weights_of_labels_that_do_not_fit() -> None:
 
 def balanced(logits: Any, labels: Any, **options: Any) -> Any:
     """The weights that the line in the error makes."""
-    names = {"labels": labels, "np": np}
     with pytest.raises(BackendError) as caught:
         cross_entropy(logits, labels, class_weight="balanced", **options)
-    code = hint_of(caught.value)
-    modules = {alias: import_module(path) for alias, path in aliases(code).items()}
-    exec(code, names | modules, names)  # noqa: S102 - our own text
-    return names["class_weight"]
+    made = fix_of(caught.value).apply(logits, labels, class_weight="balanced", **options)
+    cross_entropy(**made)
+    return made["class_weight"]
 
 
 def test_explain_takes_columns() -> None:

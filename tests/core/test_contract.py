@@ -34,8 +34,9 @@ LAYERS: dict[str, set[str]] = {
     "_types": set(),
     "_shapes": {"_types"},
     "_shown": {"_types"},
-    "_messages": {"_shapes", "_shown", "_types"},
-    "_words": {"_messages", "exceptions"},
+    "_offered": set(),
+    "_messages": {"_offered", "_shapes", "_shown", "_types"},
+    "_words": {"_offered", "exceptions"},
     "_names": set(),
     "_rules": {"_messages", "_shapes", "_types", "exceptions"},
     "_linear_rules": {"_messages", "_rules", "_types", "exceptions"},
@@ -51,19 +52,20 @@ LAYERS: dict[str, set[str]] = {
     "_blocks": {"_examples", "_ops", "_shapes", "_statistics", "_sums", "_threads", "_types"},
     "_linear": {"_blocks", "_examples", "_ops", "_shapes", "_split_classes", "_statistics",
                 "_sums", "_threads", "_types"},
-    "_backends": {"_backend", "_blocks", "_examples", "_host", "_linear", "_messages", "_ops",
-                  "_rules", "_shapes", "_split_classes", "_statistics", "_sums", "_threads",
+    "_backends": {"_backend", "_blocks", "_examples", "_host", "_linear", "_messages", "_offered",
+                  "_ops", "_rules", "_shapes", "_split_classes", "_statistics", "_sums", "_threads",
                   "_types", "exceptions",
                   *HOST,
                   *FRAMEWORKS},
-    "_dispatch": {"_backend", "_backends", "_host", "_messages", "_shown", "_types",
+    "_dispatch": {"_backend", "_backends", "_host", "_messages", "_offered", "_shown", "_types",
                   "exceptions"},
-    "_columns": {"_dispatch", "_host", "_messages", "_rules", "_shown", "exceptions", "numpy"},
+    "_columns": {"_dispatch", "_host", "_messages", "_offered", "_rules", "_shown", "exceptions",
+                 "numpy"},
     "_libraries": {"_dispatch", "_types", "numpy"},
-    "_diagnosis": {"_host", "_libraries", "_linear_rules", "_messages", "_plan", "_rules",
-                   "_shapes", "_shown", "_types", "exceptions", *HOST},
+    "_diagnosis": {"_host", "_libraries", "_linear_rules", "_messages", "_offered", "_plan",
+                   "_rules", "_shapes", "_shown", "_types", "exceptions", *HOST},
     "_call": {"_backend", "_columns", "_diagnosis", "_dispatch", "_host", "_labels", "_messages",
-              "_plan", "_rules", "_shapes", "_shown", "_types", "exceptions"},
+              "_offered", "_plan", "_rules", "_shapes", "_shown", "_types", "exceptions"},
     "_linear_call": {"_backend", "_call", "_diagnosis", "_labels", "_linear_rules", "_messages",
                      "_plan", "_rules", "_types", "exceptions"},
     "_cross_entropy": {"_backend", "_call", "_dispatch", "_types", "_words", "exceptions"},
@@ -81,8 +83,8 @@ LAYERS: dict[str, set[str]] = {
                  "exceptions", "integrations"},
     "_explain": {"_backend", "_backends", "_blocks", "_call", "_columns", "_cross_entropy",
                  "_diagnosis", "_dispatch", "_host", "_libraries", "_linear", "_linear_call",
-                 "_linear_rules", "_messages", "_plan", "_rules", "_shapes", "_shown", "_types",
-                 "_words", "exceptions", "numpy"},
+                 "_linear_rules", "_messages", "_offered", "_plan", "_rules", "_shapes", "_shown",
+                 "_types", "_words", "exceptions", "numpy"},
     "_doctor": {"_cross_entropy", "_libraries", "_types", "numpy"},
     "_demo": {"_cross_entropy", "_explain", "_libraries", "_linear_cross_entropy", "_types",
               "numpy", *FRAMEWORKS},
@@ -92,8 +94,9 @@ LAYERS: dict[str, set[str]] = {
     "__main__": {"_demo", "_doctor", "_explain", "_version"},
 }  # fmt: skip
 # To Dynamo, a whole call is one operation: the one place where a backend makes a call. Logits of
-# no library are diagnosed once the call has failed.
-LOOKS_BACK = {("_dynamo", "_call"), ("_dynamo", "_linear_call"), ("_dispatch", "_diagnosis")}
+# no library are diagnosed once the call has failed; and an error makes its fixes once asked for.
+LOOKS_BACK = {("_dynamo", "_call"), ("_dynamo", "_linear_call"), ("_dispatch", "_diagnosis"),
+              ("exceptions", "_diagnosis")}  # fmt: skip
 
 
 def functions(protocol: type) -> dict[str, Any]:

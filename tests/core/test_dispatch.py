@@ -32,7 +32,10 @@ def test_python_data_as_logits_gets_the_conversion(logits: Any) -> None:
     """R2: numbers and sequences are no logits, and the error says how to make them some."""
     with pytest.raises(BackendError) as caught:
         cross_entropy(logits, [0])
-    assert str(caught.value).endswith("\n  hint: np.asarray(logits)")
+    (fix,) = caught.value.fixes
+    assert str(caught.value).endswith(f"\n  hint: {fix}")
+    made = fix.apply(logits, [0])["logits"]
+    assert (made.dtype, made.tolist()) == (np.float64, np.asarray(logits).tolist())
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ CASES = {
     "masked_logits": case(
         BackendError,
         "logits must be an ordinary dense array, not numpy.ma.MaskedArray: its mask would be lost.",
-        "  hint: logits = logits.filled(-np.inf)  # of classes; of examples, sample_weight=",
+        "  hint: if classes are masked, fill them: logits = logits.filled(-np.inf)",
+        "  hint: if examples are masked, give them no weight: logits, sample_weight = logits.data, "
+        "~np.ma.getmaskarray(logits).any(-1)",
         call=(np.ma.masked_array(scores(2, 3)), [0, 1]),
     ),
     "ragged_labels": case(
@@ -94,4 +96,7 @@ def test_message_of_a_list_as_logits() -> None:
     assert first == "logits must be an array of a supported library, but are of type list."
     assert supported.startswith("  supported: numpy, torch, ")
     assert installed.startswith("  installed: numpy")
-    assert hint == "  hint: np.asarray(logits)"
+    code = "logits = np.asarray(logits, float)"
+    assert hint == f"  hint: if these are scores, make an array of them: {code}"
+    (fix,) = caught.value.fixes
+    assert (caught.value.cause, fix.code) == ("array_of_another_kind", code)

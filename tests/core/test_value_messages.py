@@ -32,7 +32,14 @@ OPTIONS = {
         10**5000,
         "z_loss must be a finite number >= 0, but is an integer of 16610 bits.",
     ),
-    "reduction": ("avg", 'reduction must be "none", "mean" or "sum", but is \'avg\'.'),
+    "reduction": ("rms", 'reduction must be "none", "mean" or "sum", but is \'rms\'.'),
+    "reduction_as_elsewhere": (
+        "avg",
+        (
+            'reduction must be "none", "mean" or "sum", but is \'avg\'.\n'
+            "  hint: if the mean over the examples that count is meant, say so: reduction='mean'"
+        ),
+    ),
     "check": (1, 'check must be "auto", True or False, but is 1.'),
     "ignore_index": (1.5, "ignore_index must be an integer or None, but is 1.5."),
     "normalizer": (-2, "normalizer must be a number > 0, but is -2.0."),

@@ -95,6 +95,39 @@ def test_a_weight_of_classes_is_no_layer(weight: Any) -> None:
     assert "here it is class_weight=, a weight for each class" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        ("average", "mean"),
+        ("batchmean", "mean"),
+        ("elementwise_mean", "mean"),
+        ("Mean", "mean"),
+        ("sum_over_batch_size", "mean"),
+        ("SUM_BY_NONZERO_WEIGHTS", "mean"),
+        (True, "mean"),
+        (None, "none"),
+        (False, "none"),
+        ("total", "sum"),
+    ],
+)
+def test_a_reduction_of_another_library_is_answered(word: Any, ours: str) -> None:
+    """R8, R25: the fix is that of the text, and makes the call valid."""
+    with pytest.raises(OptionError, match=f"say so: reduction={ours!r}") as caught:
+        cross_entropy(LOGITS, LABELS, reduction=word)
+    (fix,) = caught.value.fixes
+    assert (caught.value.cause, fix.kind) == ("word_of_another_library", "conditional")
+    found = cross_entropy(**fix.apply(LOGITS, LABELS, reduction=word))
+    np.testing.assert_array_equal(found, cross_entropy(LOGITS, LABELS, reduction=ours))
+
+
+@pytest.mark.parametrize("word", ["rms", 2, [], {}])
+def test_no_reduction_of_any_library(word: Any) -> None:
+    """R8: there is nothing to guess."""
+    with pytest.raises(OptionError, match="reduction must be") as caught:
+        cross_entropy(LOGITS, LABELS, reduction=word)
+    assert (caught.value.cause, caught.value.fixes) == (None, ())
+
+
 def test_signatures_show_no_more_than_there_is() -> None:
     """The signature in `help`: no parameter that takes just anything."""
     for function in FUNCTIONS:

@@ -106,7 +106,7 @@ def test_tables_of_logits_are_reported() -> None:
     """R2: with the code that makes an array of them."""
     for library in ("pandas", "polars"):
         table = pytest.importorskip(library).DataFrame(SCORES)
-        assert "hint: logits.to_numpy()" in str(explain(table, IDS).error)
+        assert "logits = logits.to_numpy()" in str(explain(table, IDS).error)
 
 
 @pytest.mark.parametrize("case", UNREADABLE, ids=str)

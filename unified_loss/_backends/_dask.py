@@ -13,6 +13,7 @@ import numpy as np
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._examples import examples_and_divisor
 from unified_loss._linear import _two_steps as two_steps
+from unified_loss._offered import hinted
 from unified_loss._ops import Factors
 from unified_loss._shapes import Axes, kept, operand_axes, sizes_along, without
 from unified_loss._statistics import loss_and_gradient_of, loss_of
@@ -284,9 +285,9 @@ def _like(name: str, array: Array, axes: Axes, plan: Plan, logits: Array) -> Arr
             text = (
                 f"{name} and logits have unknown sizes, so their chunks must pair up, but along "
                 f"axis {i} {name} has {array.numblocks[i]} of them and the logits "
-                f"{len(wanted[i])}.\n  hint: call compute_chunk_sizes() on both"
+                f"{len(wanted[i])}."
             )
-            raise ShapeError(text)
+            raise ShapeError(hinted(text, "call compute_chunk_sizes() on both"))
     own = tuple(plan.axis if axis is None else axis for axis in axes)
     return da.blockwise(
         _checked,

@@ -12,6 +12,7 @@ from jax.lax import optimization_barrier
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unified_loss import _messages as messages
+from unified_loss._offered import hinted
 from unified_loss._shapes import Axes, operand_axes, sizes_along
 from unified_loss._types import Array, Operands, Plan
 from unified_loss.exceptions import BackendError, ShapeError
@@ -108,8 +109,8 @@ def _prove_sizes(plan: Plan, operands: Operands, axes: dict[str, Axes]) -> None:
         wanted = sizes_along(own, sizes)
         if shape != wanted:
             text = messages.sizes_differ(field, shape, wanted)
-            fix = messages.hint("JAX needs sizes that are provably equal: use the same symbols.")
-            raise ShapeError(text + fix).with_details(
+            fix = "JAX needs sizes that are provably equal: use the same symbols."
+            raise ShapeError(hinted(text, fix)).with_details(
                 logits_shape=sizes, labels_shape=operands.labels.shape, axis=plan.axis
             )
 

@@ -6,18 +6,19 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, Values
 from unified_loss._diagnosis._operations import OPERATIONS, aliases, expression
+from unified_loss._offered import Kind
 from unified_loss._plan import make_plan
 from unified_loss._types import Head, Operands, Options, Plan, Problem
 from unified_loss.exceptions import AmbiguousAxisError, ArgumentError, LossInputError
 
-Kind = Literal["same meaning", "conditional", "elsewhere"]
 HEAD = Head._fields
 ARGUMENTS = {*Operands._fields, *HEAD}
+OPTIONS = {*Options._fields}
 CLAIMS = "cast", "argmax", "one_hot", "exp"  # operations that say what labels are
 
 
@@ -85,8 +86,9 @@ class Fix:
             message += "fix.apply(logits, labels, ...), all others by name."
             raise ArgumentError(message)
         modules = {name: importlib.import_module(path) for name, path in aliases(self.code).items()}
+        known = {*arguments, *ARGUMENTS, *OPTIONS}
         exec(self.code, modules, arguments)  # noqa: S102 (made here, of sizes and fixed names)
-        return arguments
+        return {name: value for name, value in arguments.items() if name in known}
 
     def applied_to(self, problem: Problem) -> Problem:
         """The call as it is once `code` has run."""

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Values, count
-from unified_loss._diagnosis._fixes import Fix, Kind, Step, outside
+from unified_loss._diagnosis._fixes import Fix, Step, outside
 from unified_loss._diagnosis._operations import expression
 from unified_loss._diagnosis._ranges import HIDDEN_SIZES
 from unified_loss._diagnosis._table import LINEAR_CAUSES, Reading, Readings, Score, cause
 from unified_loss._linear_rules import with_logits
+from unified_loss._offered import Kind
 from unified_loss._plan import make_plan
 from unified_loss._shapes import same_shape
 from unified_loss._shown import shown, shown_size

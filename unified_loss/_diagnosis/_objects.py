@@ -9,7 +9,8 @@ from unified_loss._diagnosis._facts import LOOK, Values, values_of
 from unified_loss._diagnosis._fixes import Fix, outside
 from unified_loss._diagnosis._operations import expression
 from unified_loss._diagnosis._table import OBJECT_CAUSES, Reading, Readings, Score, cause
-from unified_loss._diagnosis._targets import WHOLE, WHOLE_BUT_MISSING, named
+from unified_loss._diagnosis._targets import WHOLE_BUT_MISSING, named
+from unified_loss._offered import WHOLE
 from unified_loss._shown import name_of
 from unified_loss.exceptions import LossInputError
 

@@ -48,6 +48,7 @@ class Cause(NamedTuple):
 CAUSES: dict[str, Cause] = {}
 LINEAR_CAUSES: dict[str, Cause] = {}  # of the shapes of the linear form
 OBJECT_CAUSES: dict[str, Cause] = {}  # of arguments that are no arrays
+HINT_CAUSES: dict[str, Cause] = {}  # that an error tells by itself, with what it offers
 Readings = Iterator[Reading]
 EntryT = TypeVar("EntryT", bound=Callable[[Any], Iterator[Reading]])
 
@@ -63,3 +64,12 @@ def cause(tag: str, title: str, *stages: Stage, example: str) -> Callable[[Entry
         return readings
 
     return enter
+
+
+def hint_cause(tag: str, title: str, summary: str, *, example: str) -> None:
+    """Enter a cause that no reading tells: the text of its error does, by `_offered`."""
+    HINT_CAUSES[tag] = Cause(tag, title, (), example, _no_reading, summary)
+
+
+def _no_reading(_: Any) -> Readings:
+    yield from ()

@@ -6,9 +6,9 @@ from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import PAIR, Facts, count, ratio, without_ones
 from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
+from unified_loss._offered import WHOLE
 from unified_loss._shown import shown, shown_size
 
-WHOLE = "these are the names of the whole data set"
 WHOLE_BUT_MISSING = f"{WHOLE} and examples without a name do not count"
 FEW = 8  # ids of one example; more are rather the steps of a sequence
 

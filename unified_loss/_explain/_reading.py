@@ -22,6 +22,7 @@ from unified_loss._dispatch import (
     loaded,
 )
 from unified_loss._linear_call import AXIS
+from unified_loss._offered import hinted
 from unified_loss._shapes import same_size
 from unified_loss._types import Head, Operands, Options, Problem, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
@@ -238,7 +239,7 @@ def _refuse_misspelt(name: str, text: str, dtype: str) -> None:
     close = get_close_matches(dtype, NUMBERS, cutoff=NEAR)
     if close:
         told = f"there is no dtype {dtype}, but {', '.join(close)}."
-        raise OptionError(_unreadable(name, text) + messages.hint(told))
+        raise OptionError(hinted(_unreadable(name, text), told))
 
 
 def _letters(dtype: str) -> str:
@@ -318,6 +319,6 @@ def _foreign(
     for name, spec in specs.items():
         if spec is not None and spec.library not in {here, *HOST}:
             reason = f"it is of {spec.library}, the logits of {here}"
-            fix = "convert it first" if backend is None else backend.convert(name)
+            fix = f"as one of {here}" if backend is None else backend.convert(name)
             return BackendError(messages.cannot_combine(name, reason, fix, first))
     return None

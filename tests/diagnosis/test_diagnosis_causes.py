@@ -257,3 +257,59 @@ def test_devices_are_shown(backend: Backend) -> None:
     line = str(found).splitlines()[1]
     assert re.match(r"  logits: \w+ float32\[2, 3\]( on \S.*)?   labels: numpy int64\[5\]   ", line)
     assert (" on " in line) is hasattr(logits, "device")
+
+
+SCORES, OUTCOMES = np.array([0.5, -2, 3, 1], np.float32), np.array([1, 0, 0, 1])
+BINARY = np.log1p(np.exp(np.where(OUTCOMES == 1, -SCORES, SCORES))).mean()
+ONE_SCORE = {
+    "scores": (SCORES, OUTCOMES),
+    "booleans": (SCORES, OUTCOMES == 1),
+    "a column of labels": (SCORES, OUTCOMES[:, None]),
+    "a column of scores": (SCORES[:, None], OUTCOMES),
+    "two columns": (SCORES[:, None], OUTCOMES[:, None]),
+    "floating labels": (SCORES[:, None], OUTCOMES.astype(np.float32)),
+    "one-hot rows": (SCORES[:, None], np.eye(2, dtype=np.float32)[OUTCOMES]),
+    "pixels": (SCORES.reshape(1, 1, 2, 2), OUTCOMES.reshape(1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", ONE_SCORE)
+@pytest.mark.filterwarnings("ignore::unified_loss.SingleClassWarning")
+def test_one_score_becomes_those_of_two_classes(backend: Backend, case: str) -> None:
+    """R9, R25: as a binary classifier has them; the loss is that of its sigmoid."""
+    scores, labels = ONE_SCORE[case]
+    if backend.reads_labels:  # else of the host, so they are read
+        labels = backend.asarray(labels)
+    arrays = backend.asarray(scores), labels
+    with pytest.raises(LossInputError) as caught:
+        cross_entropy(*arrays)
+    assert "to 0..0" not in str(caught.value)
+    (fix,) = (fix for fix in caught.value.fixes if "zeros_like" in fix.code)
+    assert fix.kind == "conditional"
+    found = backend.to_numpy(cross_entropy(**fix.apply(*arrays)))
+    np.testing.assert_allclose(found, BINARY, rtol=1e-6)
+
+
+def test_a_decision_function_of_scikit_learn() -> None:
+    """R25: the loss of its scores, once they are two, is that of its probabilities."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((40, 3))
+    outcomes = (features[:, 0] + rng.standard_normal(40) > 0).astype(int)
+    model = linear.LogisticRegression().fit(features, outcomes)
+    with pytest.raises(ShapeError) as caught:
+        cross_entropy(model.decision_function(features), outcomes)
+    (fix,) = (fix for fix in caught.value.fixes if "zeros_like" in fix.code)
+    mended = fix.apply(model.decision_function(features), outcomes)
+    wanted = cross_entropy(model.predict_log_proba(features), outcomes)
+    np.testing.assert_allclose(cross_entropy(**mended), wanted)
+
+
+@pytest.mark.filterwarnings("ignore::unified_loss.SingleClassWarning")
+def test_one_score_that_is_no_outcome_has_no_second() -> None:
+    """R25: of ids beyond 0 and 1, and of probabilities."""
+    for labels in (np.array([0, 2, 1, 1]), np.array([0.5, 0.25, 1, 0])):
+        with pytest.raises(LossInputError) as caught:
+            cross_entropy(SCORES[:, None], labels)
+        assert not any(fix.code for fix in caught.value.fixes)
+    assert "and labels are 0 and 1" in str(explain((4,), "int64[4]").error)

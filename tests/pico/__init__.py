@@ -17,6 +17,7 @@ FUNCTIONS = (
     "asarray",
     "astype",
     "broadcast_to",
+    "concatenate",
     "exp",
     "expand_dims",
     "isfinite",
@@ -27,12 +28,14 @@ FUNCTIONS = (
     "mean",
     "reshape",
     "squeeze",
+    "stack",
     "sum",
     "take",
     "take_along_axis",
     "tanh",
     "transpose",
     "where",
+    "zeros_like",
 )
 OPERATORS = (
     *("add", "sub", "mul", "truediv", "floordiv", "radd", "rsub", "rmul", "rtruediv", "neg", "abs"),
@@ -59,6 +62,8 @@ class Array:
 
 
 def _bare(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [*map(_bare, argument)]
     return argument.data if isinstance(argument, Array) else argument
 
 

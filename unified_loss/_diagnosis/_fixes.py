@@ -130,6 +130,18 @@ def fix(facts: Facts, text: str, *steps: Step, given: str = "") -> Iterator[Fix]
         yield partial
 
 
+def two_scores(facts: Facts) -> Iterator[Fix]:
+    """The scores of two classes, where each example has one that tells them apart."""
+    is_outcome = facts.binary or facts.values is None
+    if not is_outcome or facts.problem.head is not None:  # which makes the scores
+        return
+    axis = facts.axis if len(facts.logits) > 1 else None
+    given = OPERATIONS["pair"].condition
+    if facts.values is None:
+        given += " and labels are 0 and 1"
+    yield from fix(facts, "give class 0 the score 0", Step("logits", "pair", axis), given=given)
+
+
 def _completions(facts: Facts, steps: tuple[Step, ...]) -> list[tuple[Step, ...]]:
     """What a fix may need besides, the least first; never what contradicts it."""
     extras = []

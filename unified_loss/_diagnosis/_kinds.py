@@ -2,7 +2,7 @@
 
 from unified_loss import _rules as rules
 from unified_loss._diagnosis._facts import Facts, without_ones
-from unified_loss._diagnosis._fixes import Fix, Step, fix, outside
+from unified_loss._diagnosis._fixes import Fix, Step, fix, outside, two_scores
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shapes import fits_as_index
 from unified_loss._shown import shown, shown_dtype, shown_size
@@ -189,8 +189,11 @@ def binary_trailing_axis_broadcast(facts: Facts) -> Readings:
             Score.STRONG,
             f"logits {shown(logits)} and labels {shown(labels)} would broadcast in a binary loss; "
             "here they are the scores of one example.",
-            (outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
-                     f"{facts.term('unsqueeze the')} logits"),),
+            (
+                outside("use a binary (sigmoid) loss on the same shape: squeeze the labels, or "
+                        f"{facts.term('unsqueeze the')} logits"),
+                *two_scores(facts),
+            ),
         )  # fmt: skip
     elif facts.equal(facts.classes, 1) and facts.equal(labels, batch):
         yield Reading(
@@ -362,10 +365,11 @@ def output_units_differ_from_label_width(facts: Facts) -> Readings:
         f"logits have {counted} on axis {axis}, label rows have {width} columns there.",
         (
             outside(f"{facts.units(width)}, if the labels have all classes"),
-            outside(f"build the labels with num_classes={classes}"),
+            *(two_scores(facts) if classes == "1"
+              else (outside(f"build the labels with num_classes={classes}"),)),
         ),
         "do not reshape the labels." if facts.integer else None,
-    )
+    )  # fmt: skip
 
 
 @cause(
@@ -387,6 +391,7 @@ def scores_of_a_binary_loss(facts: Facts) -> Readings:
         "one score for each example: a binary loss; a softmax would compare the examples.",
         (
             outside("use a binary (sigmoid) loss, or give two scores for each example, (N, 2)"),
+            *two_scores(facts),
             *_row_of_one_example(facts),
         ),
         "do not add a class axis of size 1.",

@@ -114,6 +114,10 @@ OPERATIONS: dict[str, Operation] = {
         lambda shape, _: (*shape[:-1], shape[-1] + 1),
         condition="each label is that of the position before it",
     ),
+    "pair": Operation(
+        lambda shape, axis: (*shape, 2) if axis is None else _at(shape, axis, 2),
+        condition="each is the score of class 1 against class 0",
+    ),
     "mean": Operation(
         lambda shape, axes: tuple(size for i, size in enumerate(shape) if i not in axes),
         condition="one prediction per example is meant",

@@ -1,7 +1,7 @@
 """Causes: values of labels that are none, and values that are suspicious under ``check=True``."""
 
 from unified_loss._diagnosis._facts import Facts, Values
-from unified_loss._diagnosis._fixes import Step, fix, outside
+from unified_loss._diagnosis._fixes import Step, fix, outside, two_scores
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shapes import fits_as_index
 from unified_loss._shown import shown_integer, shown_value
@@ -39,8 +39,11 @@ def single_output_unit_with_categorical_loss(facts: Facts) -> Readings:
             else Score.GUESS,
             f"the class axis {facts.axis} has size 1: a softmax over one class is always 1, the "
             "loss always zero (and NaN for any id but 0, where ids are not read).",
-            (outside("use a binary (sigmoid) loss, or two output units (two classes, one-hot or "
-                     "ids)"),),
+            (
+                outside("use a binary (sigmoid) loss, or two output units (two classes, one-hot or "
+                        "ids)"),
+                *two_scores(facts),
+            ),
         )  # fmt: skip
 
 
@@ -120,14 +123,12 @@ def too_few_output_units(facts: Facts) -> Readings:
         yield Reading(Score.LIKELY, f"label {shown_integer(high)} can be no class id.", (todo,))
         return
     short = high + 1 - classes
+    others = (outside(f"map the labels to 0..{classes - 1}"),) if classes > 1 else ()
     yield Reading(
         Score.STRONG if short == 1 and low == 0 else Score.LIKELY,
         f"label {high} needs at least {high + 1} classes, but {facts.holder}"
         + (": the last layer is one unit short." if short == 1 else "."),
-        (
-            outside(facts.units(high + 1)),
-            outside(f"map the labels to 0..{classes - 1}"),
-        ),
+        (outside(facts.units(high + 1)), *others),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def functions(module: str, **others: Render) -> Dialect:
         "pad": lambda x, value: (
             f"{module}.pad({x}, {_pairs(value[0])}, constant_values={value[1]})"
         ),
+        "pair": paired(module),
         "mean": lambda x, axes: f"{module}.mean({x}, axis={one_or_all(axes)})",
         "broadcast": lambda x, shape: f"{module}.broadcast_to({x}, {sizes(shape)})",
         "exp": lambda x, _: f"{module}.exp({x})",
@@ -48,6 +49,16 @@ def functions(module: str, **others: Render) -> Dialect:
         **others,
     }
     return dialect
+
+
+def paired(module: str, concatenate: str = "concatenate", axis: str = "axis") -> Render:
+    """Zeros and numbers, side by side: along an axis of size 1, or a new one behind all others."""
+
+    def render(x: str, place: int | None) -> str:
+        join, place = ("stack", -1) if place is None else (concatenate, place)
+        return f"{module}.{join}([{module}.zeros_like({x}), {x}], {axis}={place})"
+
+    return render
 
 
 def _pairs(ndim: int) -> str:
@@ -91,6 +102,7 @@ def _numbered(x: str, mark: int | None) -> str:
 
 STANDARD = functions(
     "xp",
+    pair=paired("xp", "concat"),
     permute=lambda x, order: f"xp.permute_dims({x}, {order})",
     # The standard has no padding, and wants an index for each axis.
     pad=lambda x, value: f"xp.concat([{x}, xp.full_like({x}[..., :1], {value[1]})], axis=-1)",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unified_loss._libraries._dialect import functions, one_or_all
+from unified_loss._libraries._dialect import functions, one_or_all, paired
 from unified_loss._libraries._library import Function, HostArray, Library
 from unified_loss._types import Array
 
@@ -24,6 +24,7 @@ class TensorFlow(Library):
         "tf",
         cast=lambda x, dtype: f"tf.cast({x}, tf.{dtype})",
         transpose=lambda x, _: f"tf.transpose({x})",
+        pair=paired("tf", "concat"),
         mean=lambda x, axes: f"tf.reduce_mean({x}, axis={one_or_all(axes)})",
         fill=lambda x, n: (
             f"tf.cast(tf.where(tf.math.is_nan({x}), tf.cast({n}, {x}.dtype), {x}), tf.int64)"

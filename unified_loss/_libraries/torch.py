@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unified_loss._libraries._dialect import functions, listed, one_or_all, sizes
+from unified_loss._libraries._dialect import functions, listed, one_or_all, paired, sizes
 from unified_loss._libraries._library import Function, HostArray, Library
 from unified_loss._types import Array
 
@@ -25,6 +25,7 @@ class Torch(Library):
         insert=lambda x, axis: f"{x}.unsqueeze({axis})",
         permute=lambda x, order: f"{x}.permute({listed(str(order))})",
         pad=lambda x, value: f"F.pad({x}, (0, 1), value={value[1]})",
+        pair=paired("torch", "cat", "dim"),
         mean=lambda x, axes: f"{x}.mean(dim={one_or_all(axes)})",
         broadcast=lambda x, shape: f"{x}.expand({listed(sizes(shape))})",
         exp=lambda x, _: f"{x}.exp()",

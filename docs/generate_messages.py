@@ -23,6 +23,9 @@ holds this page to it.
 You have an error of another library and look for its words: here they are, what they mean, what
 `unified_loss` says of the same arrays, and [the mistake](errors.md) that it comes from. The sign …
 stands for what differs from call to call. What *other releases* say is quoted.
+
+Where a message tells the sizes, `unified_loss.explain(message)`, or
+`python -m unified_loss explain "the message"`, reads them.
 """
 
 

@@ -505,6 +505,14 @@ def bad_labels(
     )
 
 
+def ids_beyond(low: int, high: int, classes: int) -> str:
+    """R17, of labels that a message tells."""
+    return (
+        f"labels must be class ids in [0, {classes}), but they range from {shown_integer(low)} to "
+        f"{shown_integer(high)}."
+    )
+
+
 def bad_probabilities(count: int, of: int, first: tuple[int, ...]) -> str:
     """R17."""
     return (

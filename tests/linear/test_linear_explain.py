@@ -213,7 +213,7 @@ def test_what_does_not_go_together_raises() -> None:
             explain((4, 3), (4,), **options)
     assert str(explain([[0.0]], [0], weight=np.zeros((2, 1))).error).startswith("hidden must be")
     with pytest.raises(LossInputError, match="weight must be an array, or a shape"):
-        explain((4, 3), (4,), weight="7x3")
+        explain((4, 3), (4,), weight="7 by 3")
     assert explain((4, 3), (4,), class_weight=(3,)).valid
 
 

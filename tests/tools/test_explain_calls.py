@@ -270,7 +270,7 @@ def test_command_tells_an_invalid_call(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_command_refuses_what_is_no_shape(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, with the form to write."""
-    assert main(["explain", "640x20", "int64[32]", "--framework", "mlx"]) == 2
+    assert main(["explain", "640/20", "int64[32]", "--framework", "mlx"]) == 2
     assert 'a shape such as "float32[32, 10]"' in capsys.readouterr().err
 
 

@@ -40,16 +40,19 @@ def explain(
     logits, labels, class_weight, sample_weight, normalizer
         As in `cross_entropy`, or what stands for an array: text such as ``"float32[32, 20, 100]"``
         with ``?`` for an unknown size, as error messages show it, too (``"torch int64[32]"``); a
-        `jax.ShapeDtypeStruct` or `tf.TensorSpec`; or, beside logits that are no array, a tuple of
-        sizes. Without a dtype, all are float32 but labels, which are int64 unless they have the
-        shape of the logits. Meta and fake tensors are arrays.
+        `jax.ShapeDtypeStruct` or `tf.TensorSpec`; a `torch.Size` or `tf.TensorShape`; or, beside
+        logits that are no array, a tuple of sizes. Without a dtype, all are float32 but labels,
+        which are int64 unless they have the shape of the logits. Meta and fake tensors are arrays.
+        The message of another library, or of an error of this one, stands for both, and is given
+        alone.
     weight, bias, softcap
         As in `linear_cross_entropy`; arrays, or what stands for one. There is no `axis` then.
     axis, ignore_index, label_smoothing, z_loss, reduction, check, class_group
         As in `cross_entropy`. Arrays are looked at where `cross_entropy` would look.
     framework : str, optional
-        For shapes: the library whose arrays they stand for. It decides the kernel, and the code
-        in fixes. By default the one that an argument tells, or NumPy.
+        For shapes: the library whose arrays they stand for, whatever a shape is an object of. It
+        decides the kernel, and the code in fixes. By default the one that an argument tells, or
+        NumPy.
 
     Returns
     -------
@@ -81,10 +84,23 @@ def explain(
     (True, 1, (32, 100))
     >>> explain((640, 20), "int64[640, 1, 1]", framework="torch").error.cause
     'labels_trailing_singleton'
+    >>> report = explain("Expected input batch_size (32) to match target batch_size (20).")
+    >>> report.error.cause
+    'last_batch_smaller'
     >>> report = explain("float32[2048, 768]", "int64[2048]", weight="float32[32000, 768]")
     >>> report.kernel
     'by classes, by rows with gradients'
     """
+    ends = None
+    if labels is ... and isinstance(logits, str) and not (extra or foreign):
+        from unified_loss._explain._pasted import call_in
+
+        called = call_in(logits)
+        if called is not None:
+            logits, labels, ends = called.logits, called.labels, called.ends
+            weight = called.weight if weight is None else weight
+            bias = called.bias if bias is None else bias
+            class_weight = called.class_weight if class_weight is None else class_weight
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(explain.__name__, explain.__kwdefaults__ or {}, extra, foreign)
     from unified_loss._explain._examination import examine
@@ -92,7 +108,7 @@ def explain(
 
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
     options = Options(axis, ignore_index, label_smoothing, z_loss, reduction, check, class_group)
-    return examine(arrays, options, framework, Head(logits, weight, bias), softcap)
+    return examine(arrays, options, framework, Head(logits, weight, bias), softcap, ends)
 
 
 words.public(explain)

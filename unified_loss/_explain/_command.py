@@ -11,12 +11,14 @@ from unified_loss.exceptions import LossInputError
 EPILOG = """\
 shapes:
   "float32[640, 20]", or "[640, 20]" for the default dtype; ? is an unknown size.
-  What an error message shows can be pasted: "torch float32[640, 20]".
+  What an error message shows can be pasted: "torch float32[640, 20]". So can a whole message that
+  tells the sizes, in place of both.
 
 examples:
   python -m unified_loss explain "float32[640,20]" "int64[32]"
   python -m unified_loss explain "[8,5,16,16]" "[8,16,16]" --framework torch --ignore-index 255
   python -m unified_loss explain "bf16[4096,2048]" "[4096]" --weight "bf16[128256,2048]"
+  python -m unified_loss explain "Expected input batch_size (32) to match target batch_size (20)."
 """
 
 
@@ -33,10 +35,13 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "logits",
-        help="shape and dtype of the logits, or of hidden with --weight (default dtype: float32)",
+        help="shape and dtype of the logits, or of hidden with --weight (default dtype: float32); "
+        "or, alone, the message of another library",
     )
     parser.add_argument(
         "labels",
+        nargs="?",
+        default=...,
         help="those of the labels (default: int64; float32 if they have the shape of the logits)",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ from unified_loss import _words as words
 from unified_loss._backend import Backend, Route
 from unified_loss._call import diagnose, prepare
 from unified_loss._cross_entropy import cross_entropy
+from unified_loss._diagnosis import Values, extend
 from unified_loss._dispatch import backend_of
 from unified_loss._explain import _reading as reading
 from unified_loss._explain._facts import facts_of, facts_of_linear
@@ -22,16 +23,30 @@ from unified_loss._linear_rules import softcap as cap_of
 from unified_loss._linear_rules import with_logits
 from unified_loss._plan import make_plan
 from unified_loss._types import Form, Head, Operands, Options, Plan, Problem
-from unified_loss.exceptions import BackendError, LossInputError, LossInputWarning, OptionError
+from unified_loss.exceptions import (
+    BackendError,
+    LabelError,
+    LossInputError,
+    LossInputWarning,
+    OptionError,
+)
 
 SMALL, LARGE = 1, 2**24  # what an unknown size may be
 MATRIX = 2  # the number of axes of a layer's weight
 
 
 def examine(
-    arrays: Operands, options: Options, framework: str | None, head: Head, softcap: Any
+    arrays: Operands,
+    options: Options,
+    framework: str | None,
+    head: Head,
+    softcap: Any,
+    ends: tuple[int, int] | None = None,
 ) -> Report:
-    """The report of a call; one of the linear form, if the head has a weight."""
+    """The report of a call; one of the linear form, if the head has a weight.
+
+    `ends` are the smallest and the largest label beside shapes, if not all are class ids.
+    """
     is_shape = reading.is_shape(arrays.logits)
     reading.check_framework(framework, with_arrays=not is_shape)
     if _has_weights_alone(head, softcap, tuples=is_shape):
@@ -45,7 +60,7 @@ def examine(
         backend = None if is_shape else backend_of(arrays.logits, first)
         if backend is None or any(reading.stands_for_array(*each) for each in given):
             call = reading.read_shapes(arrays, options, framework, head)
-            return _of_shapes(call, softcap)
+            return _of_shapes(call, softcap, ends)
     except BackendError as error:  # of what is neither an array nor a shape
         return _refused(None, error)
     if is_linear:
@@ -110,7 +125,7 @@ def _told(caught: list[warnings.WarningMessage]) -> tuple[str, ...]:
     return tuple(map(str, ours))
 
 
-def _of_shapes(call: reading.Call, softcap: Any) -> Report:
+def _of_shapes(call: reading.Call, softcap: Any, ends: tuple[int, int] | None) -> Report:
     problem, error = call.problem, call.error
     if error is not None:
         return _refused(problem, error)
@@ -123,11 +138,22 @@ def _of_shapes(call: reading.Call, softcap: Any) -> Report:
     except LossInputError as refusal:
         diagnose(refusal, problem)
         return _refused(problem, refusal)
+    if ends is not None:
+        return _refused(problem, _wrong_ids(problem, *ends, plan.num_classes))
     told = (messages.single_class(problem),) if _is_single(plan) else ()
     if problem.head is not None:
         return _accepted_linear(call.backend, problem, Form(plan, cap), told)
     routes = [] if call.backend is None else _routes(call.backend, plan, problem)
     return _accepted(problem, plan, routes, told)
+
+
+def _wrong_ids(problem: Problem, low: int, high: int, classes: int) -> LabelError:
+    """The error of labels of which the ends are known, and taken for the only wrong ones."""
+    text = messages.ids_beyond(low, high, classes)
+    error = LabelError(text).with_details(smallest=low, largest=high)
+    inner = 0 if low < 0 else None, classes - 1 if high >= classes else None
+    extend(error, problem, Values(low, high, *inner))
+    return error
 
 
 def _refused(problem: Problem | None, error: LossInputError) -> Report:

@@ -1,9 +1,5 @@
 """Arguments as the rules know them: of arrays, and of what stands for them."""
 
-import math
-import re
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from unified_loss import _columns as columns
@@ -21,49 +17,18 @@ from unified_loss._dispatch import (
     known_names,
     loaded,
 )
+from unified_loss._explain import _texts as texts
+from unified_loss._explain._texts import Shaped
 from unified_loss._linear_call import AXIS
-from unified_loss._offered import hinted
 from unified_loss._shapes import same_size
-from unified_loss._types import Head, Operands, Options, Problem, Shape, Size, Spec
+from unified_loss._types import Head, Operands, Options, Problem, Shape, Spec
 from unified_loss.exceptions import BackendError, LossInputError, OptionError
 
 ARRAYS = Operands._fields
 NAMED = (*ARRAYS[2:], "weight")  # what people name; weight is class_weight in other libraries
 HOST = ("numpy", "python")
-ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec")}
-MODULE = r"(?:(?:torch|tf|jnp|np)\.)?"
-TEXT = re.compile(
-    rf"\s*(?:([a-z]\w*)\s+)?{MODULE}(\w+)?\s*[\[(]([^\[\]()]*)[\])](?:\{{[\d,]*\}})?\s*"
-)
-# What ``print(x.shape, x.dtype)`` prints, and sizes alone.
-PAIRED = re.compile(
-    r"\s*(?:torch\.Size\(|TensorShape\()?[\[(](?P<sizes>[^\[\]()]*)[\])]\)?[\s,]+"
-    rf"(?:<dtype:\s*'|dtype\(')?{MODULE}(?P<dtype>\w+)['>)]*\s*"
-)
-SIZES = re.compile(r"[\s\d?,]*[\d?][\s\d?,]*")
-# What libraries print: Tensor(shape=(32, 10), dtype=float32), torch.Size([32, 10]) and their like.
-PRINTED = re.compile(r"(?s)(?P<kind>.*?)shape=[\[(](?P<sizes>[^\[\]()]*)[\])](?P<rest>.*)")
-DTYPE = re.compile(r"dtype=[\"'<]*(?:(?:dtype|class)\W+)?(?:\w+\.)*(\w+)")
-ENCLOSED = re.compile(r"\s*(torch\.Size|TensorShape|ShapedArray|\w*Trace[rd])[(<](.*)[)>]\s*")
-PRINTS = {"torch.Size": "torch", "TensorShape": "tensorflow", "TensorSpec": "tensorflow",
-          "tf.": "tensorflow", "ShapedArray": "jax", "ShapeDtypeStruct": "jax", "Tracer(": "jax",
-          "torch.": "torch", "dask.array": "dask"}  # fmt: skip
-UNKNOWN = ("?", "None")
-LARGEST, DIGITS = 2**63 - 1, 20  # no array has more entries, and no such number more digits
-SHORT = {"bf": "bfloat", "f": "float", "i": "int", "s": "int", "u": "uint"}
-PYTHON = {"int": "int64", "long": "int64", "half": "float16", "float": "float32",
-          "double": "float64"}  # fmt: skip
-NUMBERS = sorted(rules.REAL | {"bool"})
-OTHERS = {"string", "qint8", "quint8", "qint16", "quint16", "qint32"}  # which libraries have too
-NEAR = 0.8  # a letter or two
-
-
-class Shaped(NamedTuple):
-    """What stands for an array."""
-
-    library: str | None  # None: not told
-    shape: Shape | None
-    dtype: str | None
+SIZES = {("torch", "Size"), ("tensorflow", "TensorShape")}
+ABSTRACT = {("jax", "ShapeDtypeStruct"), ("tensorflow", "TensorSpec"), *SIZES}
 
 
 class Call(NamedTuple):
@@ -170,11 +135,11 @@ def _problem(logits: Spec, others: Any, options: Options, same: Any) -> Problem:
 
 def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shaped:
     if stands_for_array(name, value):
-        read = _read_text(name, value) if isinstance(value, str) else _read_abstract(value)
+        read = texts.shaped(name, value) if isinstance(value, str) else _read_abstract(name, value)
         overruled = framework is not None and read.library not in HOST
         return read._replace(library=None) if overruled else read
     if tuples and isinstance(value, tuple):
-        return Shaped(None, _sizes(name, value, value), None)
+        return Shaped(None, texts.sizes_of(name, value, value), None)
     try:
         return Shaped(*_spec_of_array(name, value))
     except BackendError as error:
@@ -182,11 +147,16 @@ def _read(name: str, value: Any, framework: str | None, *, tuples: bool) -> Shap
         raise
 
 
-def _read_abstract(value: Any) -> Shaped:
-    rank = getattr(value.shape, "rank", 0)  # None in TensorFlow
-    shape = None if rank is None else tuple(value.shape)
+def _read_abstract(name: str, value: Any) -> Shaped:
+    library = _abstract_library(value)
+    has_dtype = (library, type(value).__name__) not in SIZES
+    sizes = value.shape if has_dtype else value
+    rank = getattr(sizes, "rank", 0)  # None in TensorFlow
+    shape = None if rank is None else texts.sizes_of(name, value, tuple(sizes))
+    if not has_dtype:
+        return Shaped(library, shape, None)
     dtype = rules.attribute(value.dtype, "name") or str(value.dtype).rpartition(".")[2]
-    return Shaped(_abstract_library(value), shape, dtype)
+    return Shaped(library, shape, dtype)
 
 
 def _spec_of_array(name: str, value: Any) -> Spec:
@@ -194,79 +164,6 @@ def _spec_of_array(name: str, value: Any) -> Spec:
     if host.is_host_data(value):
         return host.spec(value, host.as_numpy(value, name))
     return backend_of(value, name).spec(value)
-
-
-def _read_text(name: str, text: str) -> Shaped:
-    library, dtype, sizes = _parts(name, text)
-    if dtype is not None:
-        dtype = _full_name(dtype)
-        _refuse_misspelt(name, text, dtype)
-    if sizes.strip() == "...":
-        return Shaped(library, None, dtype)
-    sizes = sizes.strip().removesuffix(",")
-    parts = [part.strip() for part in sizes.split("," if "," in sizes else None)]
-    return Shaped(library, () if parts in ([], [""]) else _sizes(name, text, parts), dtype)
-
-
-def _parts(name: str, text: str) -> tuple[str | None, str | None, str]:
-    """The library, the dtype and the sizes that a text tells."""
-    printed = PRINTED.fullmatch(text)
-    library = next((PRINTS[word] for word in PRINTS if word in text), None)
-    if printed is not None:
-        dtype = DTYPE.search(printed["rest"])
-        return library, None if dtype is None else dtype[1], printed["sizes"]
-    paired = PAIRED.fullmatch(text)
-    if paired is not None:
-        return library, paired["dtype"], paired["sizes"]
-    if SIZES.fullmatch(text):
-        return library, None, text
-    enclosed = ENCLOSED.fullmatch(text)
-    match = TEXT.fullmatch(text if enclosed is None else enclosed[2])
-    if match is None:
-        raise OptionError(_unreadable(name, text))
-    return match[1] or library, match[2], match[3]
-
-
-def _full_name(dtype: str) -> str:
-    short = re.fullmatch(r"(bf|f|i|s|u)(\d+)", dtype)
-    return SHORT[short[1]] + short[2] if short else PYTHON.get(dtype, dtype)
-
-
-def _refuse_misspelt(name: str, text: str, dtype: str) -> None:
-    """`OptionError` for a name whose letters are those of no dtype, and nearly those of one."""
-    if dtype in OTHERS or _letters(dtype) in set(map(_letters, NUMBERS)):
-        return  # libraries have other numbers of bits
-    close = get_close_matches(dtype, NUMBERS, cutoff=NEAR)
-    if close:
-        told = f"there is no dtype {dtype}, but {', '.join(close)}."
-        raise OptionError(hinted(_unreadable(name, text), told))
-
-
-def _letters(dtype: str) -> str:
-    return re.sub(r"\d", "", dtype)
-
-
-def _sizes(name: str, whole: Any, sizes: Sequence[Any]) -> Shape:
-    shape = tuple(map(_size, sizes))
-    known = [size for size in shape if size is not None]
-    if any(size < 0 for size in known) or math.prod(max(size, 1) for size in known) > LARGEST:
-        raise OptionError(_unreadable(name, whole))
-    return shape
-
-
-def _size(size: Any) -> Size:
-    """A size, or a number that none has."""
-    if size is None or (isinstance(size, str) and size in UNKNOWN):
-        return None
-    if isinstance(size, str):
-        return int(size) if size.isdecimal() and len(size) < DIGITS else -1
-    found = rules.integer(size)
-    return -1 if found is None else found
-
-
-def _unreadable(name: str, value: Any) -> str:
-    wanted = 'an array, or a shape such as "float32[32, 10]" or (32, 10)'
-    return messages.option(name, value, wanted)
 
 
 def _abstract_library(value: Any) -> str | None:

@@ -65,7 +65,7 @@ WITHOUT = """
 
 {summary}
 
-Only a program that is traced with unknown sizes shows it.
+Only a program that is traced shows it.
 """
 
 

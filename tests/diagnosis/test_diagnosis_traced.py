@@ -79,3 +79,47 @@ def test_symbolic_sizes_of_torch_are_not_guarded():
     batch = torch.export.Dim("batch")
     with pytest.raises(Exception, match="but have shape"):
         torch.export.export(Loss(), arguments, dynamic_shapes=({0: batch}, {0: batch}))
+
+
+def vmaps(name, function, places):
+    """A function that is mapped, and one of its gradient, over the first axes of some arguments."""
+    xp = backend_of(name).library.package
+    vmap, grad = (xp.vmap, xp.grad) if name == "jax" else (xp.func.vmap, xp.func.grad)
+    return vmap(function, places), vmap(grad(function), places)
+
+
+@pytest.mark.parametrize("name", ["jax", "torch"])
+@pytest.mark.parametrize("shape", [(32, 10), (10, 10)])
+def test_an_axis_that_vmap_took_is_told(name, shape):
+    """R25: from one side alone it is the cause, in the words of the library."""
+    backend = backend_of(name)
+    logits, labels = backend.asarray(np.zeros(shape)), backend.asarray(np.zeros(shape[0], int))
+    word = {"jax": "in_axes", "torch": "in_dims"}[name]
+    for places, one in (((0, None), "logits"), ((None, 0), "labels")):
+        for function in vmaps(name, cross_entropy, places):
+            with pytest.raises(ShapeError) as caught:
+                function(logits, labels)
+            error = caught.value
+            assert error.cause == "mapped_on_one_side"
+            assert f"vmap took an axis of {shape[0]} from the {one} alone" in str(error)
+            assert str(error).splitlines()[1].count("in vmap of ") == 1
+            assert f"{word}=(0, 0)" in error.fixes[0].text
+    for function in vmaps(name, cross_entropy, (0, 0)):
+        function(logits, labels)
+
+
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_axes_that_vmaps_took_from_both_are_facts(name):
+    """R25: with another cause beside them, within each other, and where nobody can know."""
+    backend = backend_of(name)
+    arrays = backend.asarray(np.zeros((4, 32, 5, 3))), backend.asarray(np.zeros((4, 32, 15), int))
+    inner = vmaps(name, cross_entropy, 0 if name == "jax" else (0, 0))[0]
+    with pytest.raises(ShapeError) as caught:
+        vmaps(name, inner, (0, 0))[0](*arrays)
+    assert caught.value.cause == "labels_flattened_one_hot"
+    assert str(caught.value).splitlines()[1].count(" in vmap of 4 x 32") == 2
+    if name == "jax":
+        jitted = backend.library.package.jit(cross_entropy)
+        with pytest.raises(ShapeError) as caught:
+            vmaps(name, jitted, (0, None))[0](arrays[0][0], arrays[1][0, :, 0])
+        assert "vmap" not in str(caught.value)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from unified_loss import _libraries as libraries
 from unified_loss import _messages as messages
 from unified_loss import _rules as rules
 from unified_loss._diagnosis import _axes, _counts, _kinds, _lengths, _linear, _ranges, _targets
@@ -12,7 +13,7 @@ from unified_loss._diagnosis._facts import Facts, Values, values_of
 from unified_loss._diagnosis._fixes import Fix
 from unified_loss._diagnosis._table import CAUSES, LINEAR_CAUSES, Reading, Score, Stage
 from unified_loss._shown import described, shown_value
-from unified_loss._types import Problem
+from unified_loss._types import Problem, Spec
 from unified_loss.exceptions import (
     LabelError,
     LossInputError,
@@ -99,7 +100,8 @@ def diagnose(
 ) -> Diagnosis:
     """The diagnosis of a call that raises `error`, whose first line it keeps.
 
-    Of `arrays`, the logits or hidden, and the labels, only the devices are asked for.
+    Of `arrays`, the logits or hidden, and the labels, only the devices are asked for, and what a
+    vmap took away.
     """
     first_line = str(error).partition("\n")[0]
     stage, axes = _stage(problem, error)
@@ -109,7 +111,9 @@ def diagnose(
     elif problem.head is not None and problem.logits is problem.head.hidden:
         readings = ()  # a dtype, before there were logits
     else:
-        readings = _ranked(problem, stage, axes, values)
+        readings = _ranked(
+            problem, stage, axes, values, tuple(map(_mapped, arrays, _specs(problem)))
+        )
     return Diagnosis(first_line, (_facts_line(problem, axes, arrays),), readings)
 
 
@@ -183,13 +187,17 @@ def _candidates(
 
 
 def _ranked(
-    problem: Problem, stage: Stage, axes: tuple[int, ...], values: Values | None
+    problem: Problem,
+    stage: Stage,
+    axes: tuple[int, ...],
+    values: Values | None,
+    mapped: tuple[tuple[int, ...], ...] = ((), ()),
 ) -> tuple[Reading, ...]:
     """The best readings, one for each cause, their best fixes with them."""
     best: dict[str, Reading] = {}
     candidates = _candidates(problem, stage, axes, values)
     for axis in candidates:
-        facts = Facts(problem, axis, values)
+        facts = Facts(problem, axis, values, mapped)
         is_plausible = len(candidates) == 1 or _is_plausible(facts)
         for tag, cause in CAUSES.items():
             if stage not in cause.stages:
@@ -255,7 +263,7 @@ def _is_plausible(facts: Facts) -> bool:
 
 
 def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]) -> str:
-    first, labels = map(_device, arrays)
+    first, labels = map(_place, arrays, _specs(problem))
     if problem.head is not None:
         specs = problem.head._asdict() | {"labels": problem.labels}
         devices = {"hidden": first, "labels": labels}
@@ -275,8 +283,29 @@ def _facts_line(problem: Problem, axes: tuple[int, ...], arrays: tuple[Any, Any]
     return "   ".join([*parts, f"axis: {axis}"])
 
 
+def _specs(problem: Problem) -> tuple[Spec, Spec]:
+    """Those of the logits, or of what they are made of, and of the labels."""
+    return problem.logits if problem.head is None else problem.head.hidden, problem.labels
+
+
+def _mapped(array: Any, spec: Spec) -> tuple[int, ...]:
+    """The sizes of the axes of an array that a vmap took away, where its library can tell."""
+    if array is None:
+        return ()
+    try:
+        return libraries.named(spec.library).mapped(array)
+    except Exception:  # noqa: BLE001 (what a library keeps to itself may be another tomorrow)
+        return ()
+
+
+def _place(array: Any, spec: Spec) -> str:
+    """Where an array is, as people write it, and inside of what."""
+    mapped = " x ".join(map(str, _mapped(array, spec)))
+    return f"{_device(array)}{f' in vmap of {mapped}' if mapped else ''}"
+
+
 def _device(array: Any) -> str:
-    """Where an array is, as people write it; nothing on the host, or where it has no place yet."""
+    """Where an array is; nothing on the host, or where it has no place yet."""
     device = None
     if type(array).__module__ != "numpy":
         with contextlib.suppress(Exception):

@@ -7,7 +7,7 @@ from unified_loss._diagnosis._facts import (
     count,
     without_ones,
 )
-from unified_loss._diagnosis._fixes import Step, fix, outside
+from unified_loss._diagnosis._fixes import Fix, Step, fix, is_valid, outside
 from unified_loss._diagnosis._table import Reading, Readings, Score, cause
 from unified_loss._shapes import fits_as_index, without
 from unified_loss._shown import shown, shown_size
@@ -384,6 +384,24 @@ def logits_missing_class_axis(facts: Facts) -> Readings:
             "logits are one number (), as after a squeeze or a mean: there is no axis of classes.",
             (outside("give the scores of all classes: (C,) for one example, (N, C) for a batch"),),
         )
+
+
+@cause("mapped_on_one_side", "vmap on one side alone", "labels", example="")
+def mapped_on_one_side(facts: Facts) -> Readings:
+    """A function that is mapped over the logits alone, or over the labels alone."""
+    taken = dict(zip(("logits", "labels"), facts.mapped, strict=True))
+    if len(taken["logits"]) == len(taken["labels"]):
+        return
+    name = max(taken, key=lambda one: len(taken[one]))
+    steps = tuple(Step(one, "reshape", (*sizes, *getattr(facts, one)))
+                  for one, sizes in taken.items())  # fmt: skip
+    yield Reading(
+        Score.CERTAIN if is_valid(Fix("", steps=steps).applied_to(facts.problem)) else Score.LIKELY,
+        f"vmap took an axis of {taken[name][-1]} from the {name} alone: inside of it, logits are "
+        f"{shown(facts.logits)} and labels {shown(facts.labels)}.",
+        (outside(f"map both ({facts.term('mapped axes')}), or call the loss without vmap: it takes "
+                 "whole batches"),),
+    )  # fmt: skip
 
 
 @cause("unknown_shape", "sizes that are not known here", "axis", "labels", example="")

@@ -17,6 +17,7 @@ TERMS = {
     "unsqueeze the": {"torch": "unsqueeze the", "numpy": "add an axis of size 1 to the"},
     "view": {"torch": "view, reshape", "numpy": "reshape"},
     "sigmoid": {"torch": "sigmoid, BCE", "numpy": "sigmoid"},
+    "mapped axes": {"torch": "in_dims=(0, 0)", "numpy": "in_axes=(0, 0)"},
     "even batches": {
         "torch": "DataLoader(drop_last=True)",
         "tensorflow": "batch(drop_remainder=True); a generator of even batches",
@@ -71,6 +72,7 @@ class Facts:
     problem: Problem
     axis: int
     values: Values | None = None
+    mapped: tuple[tuple[int, ...], ...] = ((), ())  # axes of logits and labels that vmap took away
 
     @property
     def logits(self) -> Shape:

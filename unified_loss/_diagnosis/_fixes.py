@@ -217,6 +217,11 @@ def _plan(problem: Problem) -> Plan | None:
         return None
 
 
+def is_valid(problem: Problem) -> bool:
+    """Whether the shapes, dtypes and options of a call go together."""
+    return _plan(problem) is not None
+
+
 def _is_dense_of_ids(plan: Plan, steps: tuple[Step, ...]) -> bool:
     """Whether numbers were cast to class ids, and are taken for probabilities nevertheless."""
     last = next((step for step in reversed(steps) if step.operation in CLAIMS), None)

@@ -114,7 +114,7 @@ def _of_facts(text: str) -> Call | None:
     """The arguments in the line of facts of an error of ours; where they are is no matter."""
     for line in text.splitlines():
         parts = (part.partition(": ") for part in re.split(r" {2,}", line.strip()))
-        given = {name: told.partition(" on ")[0] for name, _, told in parts if name in FACTS}
+        given = {name: re.split(" (?:on|in) ", told)[0] for name, _, told in parts if name in FACTS}
         first = given.get("logits") or given.get("hidden")
         if first is not None and "labels" in given:
             call = Call(first, given["labels"], given.get("weight"), given.get("bias"))

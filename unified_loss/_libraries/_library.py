@@ -79,6 +79,10 @@ class Library:
         """Where the array is."""
         return "cpu"
 
+    def mapped(self, array: Array) -> tuple[int, ...]:  # noqa: ARG002
+        """The sizes of the axes that a function which is mapped does not see, where it can tell."""
+        return ()
+
     def sum(self, array: Array, axis: int | None = None) -> Array:
         """The sum along an axis, or of all entries."""
         return self.xp.sum(array, axis=axis)

@@ -56,6 +56,18 @@ class Jax(Library):
         (device,) = array.devices()
         return f"{device.platform}:{device.id}"
 
+    def mapped(self, array: Array) -> tuple[int, ...]:
+        """By `jax.vmap`, the innermost last; inside of a `jax.jit` there nobody knows."""
+        sizes: list[int] = []
+        while type(array).__name__ == "BatchTracer" or hasattr(array, "primal"):
+            if hasattr(array, "primal"):  # of a gradient
+                array = array.primal
+                continue
+            if isinstance(array.batch_dim, int):
+                sizes.append(array.val.shape[array.batch_dim])
+            array = array.val
+        return tuple(sizes[::-1])
+
     def compiled(self, function: Function, **options: Any) -> Function:
         """By `jax.jit`."""
         jitted: Function = self.package.jit(function, **options)

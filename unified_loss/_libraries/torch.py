@@ -48,6 +48,17 @@ class Torch(Library):
         """As PyTorch prints it."""
         return str(array.device)
 
+    def mapped(self, array: Array) -> tuple[int, ...]:
+        """By `torch.func.vmap`, the innermost last."""
+        wrapped = self.package._C._functorch  # noqa: SLF001 (torch tells of them nowhere else)
+        sizes: list[int] = []
+        while wrapped.is_functorch_wrapped_tensor(array):
+            inner = wrapped.get_unwrapped(array)
+            if wrapped.is_batchedtensor(array):
+                sizes.append(inner.shape[wrapped.maybe_get_bdim(array)])
+            array = inner
+        return tuple(sizes[::-1])
+
     def compiled(self, function: Function, **options: Any) -> Function:
         """By `torch.compile`, as one graph."""
         options = {"dynamic": False} | options

@@ -47,7 +47,7 @@ Item = tuple[int, Cut]  # a block and its number
 class BlockOps(KernelOps, Protocol):
     """What blocks need beside the arithmetic.
 
-    Only where values are read are the last four functions needed, and a layout only where a walk
+    Only where values are read are the last five functions needed, and a layout only where a walk
     is transposed.
     """
 
@@ -251,7 +251,7 @@ def walk_loss_and_gradient(
     field = _flattened(ops, walk, plan, operands)
     examples, divisor = _known_before(field)
     is_guess = plan.reduction == "mean" and plan.label_kind == "dense"
-    if is_guess and (examples.mass is not None or not ops.reads_values):
+    if is_guess and (examples.mass is not None or into is not None or not ops.reads_values):
         loss, kept = walk_loss(ops, walk, plan, operands)
         return loss, walk_gradient(ops, walk, plan, operands, kept, factor, into)
     if is_guess:

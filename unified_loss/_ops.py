@@ -134,8 +134,8 @@ class KernelOps(Ops, Protocol):
     def scaled(self, x: Array, a: Array) -> Array:
         """`x`, which the caller made and gives away, times one number a row."""
 
-    def reduced(self, x: Array, b: Array) -> Array:
-        """`x`, which the caller made and gives away, less an array that it is as large as."""
+    def subtracted(self, x: Array, b: Array) -> Array:
+        """`x`, which the caller made and gives away, less an array that is no larger."""
         return x - b
 
     def subtract_at(self, x: Array, ids: Array, b: Array, axis: int) -> Array:

@@ -17,7 +17,7 @@ number an example, so everything broadcasts at equal rank.
 Five kernels compute statistics, each in the way that is fast for it:
 
     row_statistics                      m, l, p, q, with care for what is not finite
-    numpy.plain_exponentials            the same, right where all is finite; NumPy's blocks
+    NumpyOps.plain_exponentials         the same, right where all is finite; NumPy's blocks
     _torch_blocks.plain_statistics      by log-softmax: l is 0, f are log-probabilities, and m
                                         is lse, or None where nothing asks for it
     _tensorflow_statistics              like `row_statistics`, with a backward made by hand;
@@ -250,10 +250,10 @@ def sloped(
         if examples.weighted_labels is None:
             slope = ops.subtract_at(slope, examples.ids, b, plan.axis)
         else:
-            slope = ops.reduced(slope, b * examples.weighted_labels)
+            slope = ops.subtracted(slope, b * examples.weighted_labels)
     if c is not None:
         w = examples.class_weight
-        slope = ops.reduced(slope, c if w is None else c * w)
+        slope = ops.subtracted(slope, c if w is None else c * w)
     return slope if examples.dropped is None else ops.where(examples.dropped, 0.0, slope)
 
 

@@ -87,12 +87,14 @@ def test_blocks_change_no_number(small_blocks, monkeypatch, shape, axis, option,
     np.testing.assert_allclose(slope, whole_slope, rtol=1e-5, atol=3e-7)
 
 
-@pytest.mark.parametrize("option", ["plain", "finite", "all"])
+@pytest.mark.parametrize("option", ["plain", "finite", "first", "kept", "all"])
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_order_in_memory_changes_no_number(small_blocks, order, axis, option, rng):
     """R13, R20: axes may lie in any order, and those of the gradient lie as the logits' do."""
     logits, labels, options = sample((30, 20, 10), axis, option, rng)
+    if option == "kept":
+        labels = np.expand_dims(labels, axis)
     there = np.ascontiguousarray(logits.transpose(order)).transpose(np.argsort(order))
     loss, slope = cross_entropy_with_grad(there, labels, **options)
     other_loss, other_slope = cross_entropy_with_grad(logits, labels, **options)
@@ -135,6 +137,23 @@ def test_sums_along_any_axis_keep_their_digits(shape, axis, reverse, rng):
     x = np.moveaxis(logits, axis, -1).astype(np.float64)
     wanted = np.log(np.exp(x).sum(-1)) - x[..., 0]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-7 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("size", [(40, 20_000), (2, 200_000)])
+def test_labels_in_another_order_keep_their_digits(size, rng):
+    """R20: sums of products, of which one factor lies in rows and one in columns."""
+    logits = rng.standard_normal(size).astype(np.float32)
+    labels = np.asfortranarray(rng.dirichlet(np.ones(size[1]), size[0]).astype(np.float32))
+    found = cross_entropy(logits, labels, reduction="none")
+    x, t = logits.astype(np.float64), labels.astype(np.float64)
+    wanted = np.log(np.exp(x).sum(-1)) * t.sum(-1) - (t * x).sum(-1)
+    np.testing.assert_allclose(found, wanted, rtol=6e-7)
+
+
+def test_long_rows_of_pixels_are_cut_into_lines_of_memory():
+    """A few neighbors at a time would be read from as many lines as many."""
+    widths = [cut[2].stop - cut[2].start for cut in cuts((1, 52_332, 196), backend.BLOCK)]
+    assert min(widths) == 32
 
 
 @pytest.mark.parametrize("shape", [(329, 1551), (1000, 900), (177, 2864)])

@@ -114,7 +114,7 @@ class TorchBlockOps(TorchOps):
             return torch.mm(hidden, weight.t(), out=found)
         return torch.addmm(bias, hidden, weight.t(), out=found)
 
-    def reduced(self, x: Array, b: Array) -> Array:
+    def subtracted(self, x: Array, b: Array) -> Array:
         return x.sub_(b)
 
     def exponential(self, x: Array) -> Array:
@@ -137,12 +137,11 @@ class TorchBlockOps(TorchOps):
 
 
 OPS = TorchBlockOps(LONG_OF_ROWS)
-_OF_IMAGES = TorchBlockOps(LONG)
 
 
 def _ops_of(plan: Plan, logits: Array) -> TorchBlockOps:
     """What to walk with."""
-    return _OF_IMAGES if long_of(logits.shape, plan.axis) == LONG else OPS
+    return TorchBlockOps(long_of(logits.shape, plan.axis))
 
 
 # Thresholds, in logits, but for KEPT. Results of less than KEPT bytes come from memory that the

@@ -25,12 +25,13 @@ from unified_loss._threads import number_of_threads
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape, Spec
 
 # Thresholds, in logits. Up to SHORT one thread that does without care and without blocks is ahead
-# of two threads in blocks (1.2 million logits: 1.2 ms and 1.6); what it cannot do is done at once
-# up to SMALL. With few classes a block is transposed, so that the reductions run over contiguous
-# rows of many examples. A block stays in cache, and is so large that what Python does for each
-# does not count: 4096 x 32000 take 102 ms in blocks of 2**16 logits, 74 of 2**17, 57 of 2**18 and
-# 54 of 2**19 or 2**20 on two cores; 65536 x 10 take 1.6 ms transposed in blocks of 2**15, 0.9 of
-# 2**17. Threads pay from PARALLEL on, where blocks are even in number, whatever that of threads.
+# of two threads in blocks (1.2 million logits: 1.2 ms and 1.6); what it cannot do is done in
+# blocks, or up to SMALL at once. With few classes a block is transposed, so that the reductions
+# run over contiguous rows of many examples. A block stays in cache, and is so large that what
+# Python does for each does not count: 4096 x 32000 take 102 ms in blocks of 2**16 logits, 74 of
+# 2**17, 57 of 2**18 and 54 of 2**19 or 2**20 on two cores; 65536 x 10 take 1.6 ms transposed in
+# blocks of 2**15, 0.9 of 2**17. Threads pay from PARALLEL on, where blocks are even in number,
+# whatever that of threads.
 SMALL = 2**15
 SHORT = 2**20
 TRANSPOSED_BLOCK = 2**17
@@ -85,6 +86,8 @@ class NumpyOps(ArrayOps):
         return _along_rows(np.maximum, x, axis)
 
     def sum(self, x: Array, axis: int) -> Array:
+        if x.shape[axis] > LONG and not x.flags.c_contiguous:  # or it may add one by one
+            x = np.ascontiguousarray(x)
         return _along_rows(np.add, x, axis)
 
     def number(self, x: Array) -> Array:
@@ -123,7 +126,7 @@ class NumpyOps(ArrayOps):
             found += bias
         return found
 
-    def reduced(self, x: Array, b: Array) -> Array:
+    def subtracted(self, x: Array, b: Array) -> Array:
         return np.subtract(x, b, out=x)
 
     def exponential(self, x: Array) -> Array:
@@ -177,7 +180,8 @@ class NumpyOps(ArrayOps):
     def _dot(self, weights: Array, f: Array, axis: int) -> Array:
         """The sum of products: along rows that lie in memory, without an array of them."""
         if math.prod(f.shape[axis + 1 :]) == 1:
-            sums = np.vecdot(weights.swapaxes(axis, -1), f.swapaxes(axis, -1))
+            rows = np.ascontiguousarray(weights).swapaxes(axis, -1)
+            sums = np.vecdot(rows, f.swapaxes(axis, -1))
             return sums.reshape(kept(f.shape, axis))
         return self.sum(weights * f, axis)
 
@@ -287,6 +291,17 @@ def _sums(route: Route, plan: Plan, operands: Operands) -> Sums:
         return loss, weight, loss, weight, correct, confidence, count
 
 
+def _walk_for(plan: Plan, size: int) -> Walk:
+    """The way through `size` logits in blocks."""
+    transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
+    threads, block = 1, TRANSPOSED_BLOCK if transposed else BLOCK
+    if size >= PARALLEL:
+        threads = number_of_threads()
+        pairs = -(size // (-2 * block))
+        block = size // (2 * pairs) + plan.num_classes  # with a row to spare
+    return Walk(block, transposed, threads, _quietly)
+
+
 class NumpyBackend(Backend):
     """NumPy."""
 
@@ -329,17 +344,10 @@ class NumpyBackend(Backend):
         return host.converted(values, dtype)
 
     def route(self, plan: Plan, size: int) -> Route:
+        walk = None if size <= SMALL else _walk_for(plan, size)
         if size <= SHORT and plan.is_ordinary and serves(plan):
-            return _SHORT
-        if size > SMALL:
-            transposed = plan.num_classes < FEW_CLASSES and plan.axis + 1 == plan.ndim
-            threads, block = 1, TRANSPOSED_BLOCK if transposed else BLOCK
-            if size >= PARALLEL:
-                threads = number_of_threads()
-                pairs = -(size // (-2 * block))
-                block = size // (2 * pairs) + plan.num_classes  # with a row to spare
-            return Route(_NAMES[transposed], walk=Walk(block, transposed, threads, _quietly))
-        return _AT_ONCE
+            return _SHORT._replace(walk=walk)
+        return _AT_ONCE if walk is None else Route(_NAMES[walk.transposed], walk=walk)
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         # In a copy of the context, so that no interrupt leaves an error state behind.

@@ -65,7 +65,7 @@ def added(ops: LinearOps, sums: Sums, x: Array, labels: Labels) -> Sums:
     if top is not None:
         own = ops.stop_gradient(ops.max(ops.where(labels.top, x, -INFINITY), 1))
         top = ops.where(own > top, own, top)
-    f = ops.reduced(x, shift)
+    f = ops.subtracted(x, shift)
     if labels.k is not None and p is not None:
         p = p + _times(ops, mass, moved) + _weighted(ops, labels.k, f)
         mass = mass + ops.sum(labels.k, 1)
@@ -155,8 +155,8 @@ def slope_of(
     The logits are given away, unless there is a cap.
     """
     a, b, c, _ = slopes
-    f = ops.reduced(x, m) if softcap is None else x - m
-    found = ops.scaled(ops.exponential(ops.reduced(f, l)), a)
+    f = ops.subtracted(x, m) if softcap is None else x - m
+    found = ops.scaled(ops.exponential(ops.subtracted(f, l)), a)
     if b is not None and labels.ids is not None:
         found = ops.subtract_at(found, labels.ids, ops.cast_like(labels.inside, x) * b, 1)
     elif b is not None:

@@ -66,14 +66,22 @@ class Taken(NamedTuple):
         )
 
 
-def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool = True) -> Call:
+def prepare(
+    backend: Backend,
+    arrays: Operands,
+    options: Options,
+    *,
+    looks: bool = True,
+    afresh: bool = False,
+) -> Call:
     """Check everything that can be checked (R26), and bring all arrays to the logits (R2).
 
-    Without `looks`, class ids may be left to a kernel that finds wrong ones itself.
+    Without `looks`, class ids may be left to a kernel that finds wrong ones itself. `afresh`: as
+    if it were the first call.
     """
     if "keras" in sys.modules:
         _refuse_labels_first()
-    key = plans.key_of(backend, arrays, options)
+    key = None if afresh else plans.key_of(backend, arrays, options)
     seen = None if key is None else plans.seen(key, backend, arrays, looks=looks)
     if seen is not None:
         return Call(backend, seen[0], arrays, seen[1])
@@ -90,10 +98,12 @@ def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool
     except LossInputError as error:
         diagnose(error, problem, arrays.logits, taken.labels)
         raise
-    if key is not None:
+    # Of split classes, the values here are parts of those to look at.
+    is_odd = plan.class_group is None and _warn_of_values(
+        backend, plan, problem, arrays.logits, taken
+    )
+    if key is not None and not is_odd:
         plans.remember(key, judged, problem, backend)
-    if plan.class_group is None:  # else the values here are parts of those to look at
-        _warn_of_values(backend, plan, problem, arrays.logits, taken)
     plan, operands = brought_to(plan, arrays.logits, taken)
     is_ordinary = key is not None or backend.outline(*operands) is not None
     return Call(backend, plan._replace(is_ordinary=is_ordinary), operands, problem)
@@ -101,8 +111,11 @@ def prepare(backend: Backend, arrays: Operands, options: Options, *, looks: bool
 
 def _warn_of_values(
     backend: Backend, plan: Plan, problem: Problem, logits: Array, taken: Taken
-) -> None:
-    """Warn of values that are legal, and probably not meant, as far as they may be looked at."""
+) -> bool:
+    """Warn of values that are legal, and probably not meant, as far as they may be looked at.
+
+    Returns whether the arguments look swapped.
+    """
     if plan.check is True:
         warn_of_suspicions(backend, plan, problem, logits, taken)
     elif label_values.are_scores(plan, taken.labels) and label_values.are_probabilities(
@@ -111,10 +124,12 @@ def _warn_of_values(
         by_keras = _caller() == _KERAS
         text = messages.rows_of_scores(by_keras=by_keras)
         warn(swapped(LossInputWarning, text, instead=messages.SWAP_IN_KERAS if by_keras else ""))
+        return True
     elif plan.label_kind == "dense" and label_values.has_several_ones(
         plan, taken.labels, taken.sample_weight
     ):
         warn_of("several", problem, plan, taken.labels)
+    return False
 
 
 def _refuse_labels_first() -> None:

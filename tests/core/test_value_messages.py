@@ -15,6 +15,7 @@ from unified_loss import (
     OptionError,
     SingleClassWarning,
     cross_entropy,
+    explain,
 )
 
 OPTIONS = {
@@ -490,6 +491,16 @@ def test_warning_of_swapped_dense_arguments() -> None:
     assert found.message.fixes
     assert np.isfinite(cross_entropy(logits, rows))
     assert np.isfinite(cross_entropy(logits, rows - 0.1))  # negative rows alone may be meant
+
+
+def test_swapped_dense_arguments_are_told_each_time() -> None:
+    """R17: a cell that is run again warns again, and a report never depends on earlier calls."""
+    logits, rows = scores(3, 17) - 5, np.eye(17)[[0, 2, 1]]  # no call like it came before
+    for _ in range(2):
+        assert explain(rows, logits).warnings
+        assert warning_of(rows, logits).message.cause == "arguments_swapped"
+    assert np.isfinite(cross_entropy(logits, rows))
+    assert explain(rows, logits).warnings
 
 
 def test_warning_of_nothing_but_ignored_labels() -> None:

@@ -290,17 +290,17 @@ def test_other_names_and_places_are_answered() -> None:
     """R8: of a call: an `OptionError` that is a `TypeError`, with the right call."""
     outputs, labels = outputs_of(2, 4, 5), torch.zeros(2, 4, dtype=torch.int64)
     for options, told in (
-        ({"ignore_index": -100}, "goes into the labels, where -100"),
+        ({"ignore_index": 0}, "goes into the labels, where -100"),
         ({"label_smoothing": 0.1}, r"goes into CausalLMLoss\(label_smoothing=...\)"),
         ({"weight": torch.ones(5)}, r"class_weight= goes into CausalLMLoss\(class_weight=...\)"),
         ({"normalizer": 3}, "goes into num_items_in_batch="),
-        ({"shift_labels": labels}, "the second argument: labels.* where they are predicted"),
+        ({"shift_labels": labels}, r"goes into ClassificationLoss\(\)\(logits, labels\)"),
         ({"vocab_size": 5}, "no option"),
         ({"reduction": "sum"}, "it takes outputs, labels, num_items_in_batch"),
     ):
         with pytest.raises(ArgumentError, match=told) as info:
             CausalLMLoss()(outputs, labels, **options)
-        assert "CausalLMLoss()(outputs, labels, num_items_in_batch=...)" in str(info.value.fixes)
+        assert "CausalLMLoss()(outputs, labels)" in str(info.value.fixes)
     calls: dict[str, Any] = {
         "first argument: outputs": lambda: CausalLMLoss()(input=outputs, target=labels),
         "one of which is missing": lambda: CausalLMLoss()(outputs),
@@ -312,6 +312,10 @@ def test_other_names_and_places_are_answered() -> None:
     for told, call in calls.items():
         with pytest.raises(ArgumentError, match=told):
             call()
+    for number in ("mean", True, ...):
+        with pytest.raises(OptionError, match="num_items_in_batch must be a number of labels"):
+            CausalLMLoss()(outputs, labels, num_items_in_batch=number)
+    assert CausalLMLoss()(outputs, labels, ignore_index=-100) == CausalLMLoss()(outputs, labels)
     parameters = inspect.signature(CausalLMLoss()).parameters
     assert list(parameters) == ["outputs", "labels", "num_items_in_batch"]
 

@@ -95,7 +95,7 @@ def _check_head(head: Head, softcap: Any, options: Options) -> None:
 def _of_arrays(backend: Backend, arrays: Operands, options: Options) -> Report:
     with _recorded() as caught:
         try:
-            call = prepare(backend, arrays, options)
+            call = prepare(backend, arrays, options, afresh=True)
             route = call.route
         except LossInputError as error:
             return _refused(_problem_if_any(backend, arrays, options), error)

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from unified_loss import _words as words
 from unified_loss._shown import name_of
 from unified_loss.exceptions import ArgumentError, BackendError, DTypeError
-from unified_loss.integrations._outputs import refused
+from unified_loss.integrations._outputs import IGNORE_INDEX, refused
 
 ARRAYS = {"outputs": "the first argument", "labels": "the second argument"}
 MADE = {"LinearCausalLMLoss": "LinearCausalLMLoss(model)"}  # of the others: ()
-OF_LABELS = "the labels, where -100 is what does not count"
+OF_LABELS = f"the labels, where {IGNORE_INDEX} is what does not count"
 SETTLED = {"ignore_index": OF_LABELS, "mask": OF_LABELS}  # what is no option here
 NUMBER = "num_items_in_batch"
+UNSHIFTED = "ClassificationLoss"
 SIZE = "vocab_size"  # which a model gives to its loss function, and nobody else does
 
 
@@ -47,6 +48,8 @@ def received(
     what is its ``loss_function`` with the logits, the labels, ``vocab_size`` and more by name.
     """
     (outputs, labels, number), rest = given, dict(foreign)
+    if rest.get("ignore_index") == IGNORE_INDEX:  # as it is here in any case
+        del rest["ignore_index"]
     if outputs is ...:
         outputs = rest.pop("logits", ...)
     if not isinstance(outputs, Tensor):
@@ -97,6 +100,8 @@ def _misplaced(
     start = made(loss)[:-1]
     of_class = words.written(start if start[-1] == "(" else f"{start}, ", options)
     elsewhere = {**of_class, **SETTLED, "normalizer": f"{NUMBER}=, the number of labels"}
+    if loss.__name__ != UNSHIFTED:
+        elsewhere["shift_labels"] = f"{UNSHIFTED}()(logits, labels), which shifts no labels"
     error = words.refused(loss.__name__, {NUMBER: None}, extra, rest, ARRAYS, elsewhere)
     return refused(ArgumentError, str(error), *_right(loss))
 
@@ -144,7 +149,7 @@ def _no_outputs(outputs: Any, what: str = "outputs") -> Exception:
 def _right(loss: type) -> tuple[str, str]:
     """What to write, without a trainer and with one."""
     call = made(loss)
-    return f"{call}(outputs, labels, {NUMBER}=...)", f"Trainer(compute_loss_func={call})"
+    return f"{call}(outputs, labels)", f"Trainer(compute_loss_func={call})"
 
 
 def _dtype(tensor: Tensor) -> str:

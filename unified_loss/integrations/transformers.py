@@ -382,6 +382,9 @@ def _normalizer(labels: Tensor, logits: Tensor, num_items: Tensor | int | None) 
     """The number of labels that the sum of a step is divided by, or 1 if there are none."""
     items = labels.ne(IGNORE_INDEX) if num_items is None else num_items
     if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number
+        if isinstance(items, bool | str) or items is ...:
+            message = f"num_items_in_batch must be a number of labels, but is {items!r}."
+            raise refused(OptionError, message, "leave it out: it is counted then")
         items = torch.full((), items)
     # Under `DataParallel`, Trainer repeats the number for each replica, and multiplies the
     # loss by that of replicas.

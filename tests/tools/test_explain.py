@@ -186,7 +186,7 @@ FACTS = {
         (200_000,),
         {},
         "memory",
-        ("at most about 8.99 MB of arrays beside the arguments: 2 float32 arrays of 524,288 "
+        ("at most about 8.9 MB of arrays beside the arguments: 2 float32 arrays of 513,020 "
          "logits, and a few numbers an example. A gradient, if asked for, is another 160 MB."),
     ),
 }  # fmt: skip
@@ -204,7 +204,7 @@ def test_threads_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each thread has its own blocks."""
     monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", "4")
     text = dict(explain((200_000, 20), (200_000,)).facts)["memory"]
-    assert "3 float32 arrays of 131,072 logits in each of 4 threads" in text
+    assert "3 float32 arrays of 125,020 logits in each of 4 threads" in text
 
 
 def test_attributes() -> None:

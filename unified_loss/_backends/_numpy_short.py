@@ -16,7 +16,27 @@ from unified_loss._blocks import LONG
 from unified_loss._types import Array, Operands, Plan
 
 FEW_CLASSES = 64
+FAR = 16
 ONE = 1.0
+
+
+def along_rows(ufunc: Any, x: Array, axis: int) -> Array:
+    """A sum or a maximum along an axis, which stays.
+
+    Where an axis comes after it, NumPy takes one entry of each row after the other: short pieces
+    of memory, and sums that lose digits. Entries that are far apart go first, a few at a time.
+    """
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    if math.prod(after) > 1 and x.shape[axis] > FEW_CLASSES:
+        there = (slice(None),) * axis
+        while x.shape[axis] > FAR:
+            near = x.shape[axis] // FAR
+            whole, rest = (
+                x[(*there, part)] for part in (slice(FAR * near), slice(FAR * near, None))
+            )
+            found = ufunc.reduce(whole.reshape(*before, FAR, near, *after), axis)
+            x = np.concatenate([found, rest], axis)
+    return ufunc.reduce(x, axis, keepdims=True)
 
 
 class Short(NamedTuple):
@@ -95,23 +115,27 @@ def serves(plan: Plan) -> bool:
 def short(plan: Plan, operands: Operands, *, with_gradient: bool) -> Short | None:
     """The loss, and its gradient; None if that takes care."""
     x, labels, class_weight, *_ = operands
-    layout = _layout_of(plan, x)
-    side_by_side = layout.side_by_side
+    is_few = plan.num_classes < FEW_CLASSES
+    side_by_side = is_few or _lie_side_by_side(plan, x)
+    layout = Layout(x.shape, plan.axis, plan.axis + 1 == plan.ndim, side_by_side)
     along = 0 if side_by_side else 1
-    rows = layout.matrix(x)
+    sums = np.add.reduce if is_few else _sums
+    f = layout.matrix(x)
     if side_by_side:
-        rows = np.ascontiguousarray(rows)
-    f = np.subtract(rows, np.maximum.reduce(rows, along, keepdims=True), order="C")
+        f = np.array(f, order="C")
+        f -= np.maximum.reduce(f, 0) if is_few else along_rows(np.maximum, f, 0)
+    else:
+        f = np.subtract(f, np.maximum.reduce(f, 1, keepdims=True), order="C")
     w = None if class_weight is None else class_weight.astype(x.dtype, copy=False)
     told = _of_ids(plan, layout, f, labels, w) if plan.label_kind == "index" else None
-    told = told or _of_rows(layout, f, labels, w)
+    told = told or _of_rows(layout, f, labels, w, sums)
     coefficients = _coefficients(plan, told, w)
     a, b, c = coefficients
     q = None
     if c is not None:
-        q = np.add.reduce(f, along) if w is None else w @ f if side_by_side else f @ w
+        q = sums(f, along) if w is None else w @ f if side_by_side else f @ w
     e = np.exp(f, out=f)
-    s = np.add.reduce(e, along)
+    s = sums(e, along)
     unit = np.log(s)
     if a is b:
         unit -= told.p
@@ -148,13 +172,13 @@ def bare(plan: Plan, operands: Operands) -> Short | None:
     return Short(x.dtype.type(loss / ids.size if plan.reduction == "mean" else loss), None, p, s)
 
 
-def _layout_of(plan: Plan, x: Array) -> Layout:
-    """Side by side where classes are few, and where examples are neighbors in memory."""
-    is_last = plan.axis + 1 == plan.ndim
-    side_by_side = plan.num_classes < FEW_CLASSES
-    if FEW_CLASSES <= plan.num_classes <= LONG and not is_last:
-        side_by_side = math.prod(x.shape[plan.axis + 1 :]) >= FEW_CLASSES
-    return Layout(x.shape, plan.axis, is_last, side_by_side)
+def _sums(x: Array, along: int) -> Array:
+    return along_rows(np.add, x, along).squeeze(along)
+
+
+def _lie_side_by_side(plan: Plan, x: Array) -> bool:
+    """Whether rows of many classes lie side by side in memory, as pixels do."""
+    return plan.num_classes <= LONG and math.prod(x.shape[plan.axis + 1 :]) >= FEW_CLASSES
 
 
 def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:
@@ -172,16 +196,16 @@ def _of_ids(plan: Plan, layout: Layout, f: Array, labels: Array, w: Array | None
     return Told(f[places], mass, total, count, places, None)
 
 
-def _of_rows(layout: Layout, f: Array, labels: Array, w: Array | None) -> Told:
+def _of_rows(layout: Layout, f: Array, labels: Array, w: Array | None, sums: Any) -> Told:
     """Where rows have no mass, nothing counts them: they may be nothing but zeros."""
     along = 0 if layout.side_by_side else 1
     k = np.asarray(layout.matrix(labels), f.dtype, order="C")
-    mass = total = np.add.reduce(k, along)
+    mass = total = sums(k, along)
     if w is not None:
         k = k * layout.of_classes(w)
-        mass = np.add.reduce(k, along)
+        mass = sums(k, along)
     count = mass.size if mass.all() else None
-    p = np.add.reduce(k * f, 0) if layout.side_by_side else np.vecdot(k, f)
+    p = sums(k * f, 0) if layout.side_by_side else np.vecdot(k, f)
     return Told(p, mass, total, count, None, k)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from unified_loss import _host as host
 from unified_loss._backend import Backend, LinearRoute, Route
 from unified_loss._backends._array_ops import ArrayOps
-from unified_loss._backends._numpy_short import FEW_CLASSES, bare, serves, short
-from unified_loss._blocks import LONG, Walk, walk_loss, walk_loss_and_gradient, walk_sums
+from unified_loss._backends._numpy_short import FEW_CLASSES, along_rows, bare, serves, short
+from unified_loss._blocks import Walk, walk_loss, walk_loss_and_gradient, walk_sums
 from unified_loss._examples import Examples
 from unified_loss._linear import _eager as eager
 from unified_loss._linear import _two_steps as two_steps
@@ -50,24 +50,6 @@ def _quietly(share: Callable[[], None]) -> None:
         share()
 
 
-def _along_rows(ufunc: Any, x: Array, axis: int) -> Array:
-    """A sum or a maximum along an axis.
-
-    Where an axis comes after it, NumPy takes one entry of each row after the other: short pieces
-    of memory, and sums that lose digits. Entries that are far apart go first, as many as remain.
-    """
-    number, after = x.shape[axis], math.prod(x.shape[axis + 1 :])
-    if after == 1 or number <= FEW_CLASSES or (number <= LONG and after >= LONG):
-        return ufunc.reduce(x, axis, keepdims=True)
-    near = math.isqrt(number)
-    far = number // near
-    there = (slice(None),) * axis
-    whole = x[(*there, slice(far * near))]
-    found = ufunc.reduce(whole.reshape(*x.shape[:axis], far, near, *x.shape[axis + 1 :]), axis)
-    rest = x[(*there, slice(far * near, None))]
-    return ufunc.reduce(np.concatenate([found, rest], axis), axis, keepdims=True)
-
-
 class NumpyOps(ArrayOps):
     """`Ops` on NumPy; totals are accumulated in float64."""
 
@@ -83,12 +65,13 @@ class NumpyOps(ArrayOps):
         return x.sum(dtype=np.float64).astype(x.dtype)
 
     def max(self, x: Array, axis: int) -> Array:
-        return _along_rows(np.maximum, x, axis)
+        return along_rows(np.maximum, x, axis)
 
     def sum(self, x: Array, axis: int) -> Array:
-        if x.shape[axis] > LONG and not x.flags.c_contiguous:  # or it may add one by one
-            x = np.ascontiguousarray(x)
-        return _along_rows(np.add, x, axis)
+        is_last = math.prod(x.shape[axis + 1 :]) == 1
+        if is_last and x.strides[axis] > x.itemsize and x.shape[axis] > FEW_CLASSES:
+            x = np.ascontiguousarray(x)  # or it adds one by one
+        return along_rows(np.add, x, axis)
 
     def number(self, x: Array) -> Array:
         return np.int64(np.count_nonzero(x))

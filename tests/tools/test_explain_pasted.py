@@ -167,6 +167,33 @@ def test_sizes_may_have_a_sign_between_them(text: str) -> None:
     assert str(explain(text, (448,))) == str(explain((448, 10), (448,)))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("torch.Size([448, 10]) torch.Size([448])", "torch float32[448, 10]"),
+        ("(448, 10) (448,)", "numpy float32[448, 10]"),
+        ("[448, 10], [448]", "numpy float32[448, 10]"),
+        ("TensorShape([448, 10]), TensorShape([448])", "tensorflow float32[448, 10]"),
+    ],
+)
+def test_two_shapes_are_those_of_logits_and_labels(text: str, told: str) -> None:
+    """R25: as ``print(logits.shape, labels.shape)`` prints them."""
+    call = call_in(text)
+    logits, labels = (texts.shaped("logits", one) for one in (call.logits, call.labels))
+    assert (logits.shape, labels.shape) == ((448, 10), (448,))
+    assert logits.library == (None if "numpy" in told else told.split(maxsplit=1)[0])
+    assert call_in("(448, 10)") is None
+
+
+def test_numbers_with_commas_are_no_sizes_by_themselves() -> None:
+    """R25: 1,000 is one size beside a sign, and elsewhere neither one nor 1 and 0."""
+    assert texts.shaped("logits", "1,000 x 10").shape == (1000, 10)
+    assert texts.shaped("logits", "TensorShape([1000, 10])").shape == (1000, 10)
+    for text in ("1,000", "[1,000]", "(1,000, 10)"):
+        with pytest.raises(OptionError):
+            texts.shaped("logits", text)
+
+
 def test_a_size_of_torch_speaks_of_torch() -> None:
     """As text does that is printed of it; `framework` wins. Nothing takes it for an array."""
     torch = pytest.importorskip("torch")

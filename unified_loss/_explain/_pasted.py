@@ -93,6 +93,8 @@ NAMED = {
     )
     for name, words in NAMES.items()
 }
+_SHAPE = rf"(?:(?:torch\.Size|TensorShape)\()?((?![\d]){SIZES})\)?"
+PAIR = re.compile(rf"\s*{_SHAPE}(?:\s*,\s*|\s+){_SHAPE}\s*")
 DENSE = r"must be broadcastable|must have the same shape\."  # of a loss for rows of probabilities
 # Whose words they are, where neither a name nor a print tells it.
 WORDS = {
@@ -104,10 +106,20 @@ WORDS = {
 
 def call_in(text: str) -> Call | None:
     """The call that a text tells of, None if it is a shape; `OptionError` if it is neither."""
-    called = _of_facts(text) or _of_message(text) or _of_label(text) or _of_names(text)
+    readings = (_of_pair, _of_facts, _of_message, _of_label, _of_names)
+    called = next(filter(None, (reading(text) for reading in readings)), None)
     if called is None:
         texts.shaped(FACTS[0], text, texts.NO_SIZES)
     return called
+
+
+def _of_pair(text: str) -> Call | None:
+    """What ``print(logits.shape, labels.shape)`` prints."""
+    found = PAIR.fullmatch(text)
+    if found is None:
+        return None
+    library = next((texts.PRINTS[kind] for kind in texts.PRINTS if kind in text), "")
+    return _call(library, *found.groups())
 
 
 def _of_facts(text: str) -> Call | None:

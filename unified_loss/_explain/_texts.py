@@ -27,8 +27,11 @@ CALLED = re.compile(
     r"\s*(?:[a-zA-Z_][\w.]*(?:\[[\"'\w]+\])?[\w.]*\s*[:=]"
     r"|(?:logits|labels|hidden|weight|bias)\s)(?=\s*\S)"
 )
-NOUN = re.compile(r"(?i)\s*(?:an?\s+)?(?:tensor|array)?\s*(?:of|with)?\s*(?:shape|size)\b\s*[:=]?")
+NOUN = re.compile(
+    r"(?i)\s*(?:an?\s+)?(?:(?:tensor|array)\s+)?(?:(?:of|with)\s+)?(?:shape|size)\b\s*[:=]?"
+)
 TIMES = re.compile(r"(?<=[\d?])\s*[x\u00d7*]\s*(?=[\d?])")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")  # beside signs between sizes
 # What libraries print: Tensor(shape=(32, 10), dtype=float32), torch.Size([32, 10]) and their like.
 PRINTED = re.compile(r"(?s)(?P<kind>.*?)shape=[\[(](?P<sizes>[^\[\]()]*)[\])](?P<rest>.*)")
 DTYPE = re.compile(r"dtype=[\"'<]*(?:(?:dtype|class)\W+)?(?:\w+\.)*(\w+)")
@@ -47,7 +50,7 @@ NEAR = 0.8  # a letter or two
 WORD, FEW = re.compile(r"[a-zA-Z]{2,}"), 3  # more words are no shape
 PAGE = "what other libraries say is on the page docs/messages.md, with its causes"
 ALONE = f"{PAGE}; explain reads the sizes in a message that is given alone: explain(message)"
-NO_SIZES = f"{PAGE}; this one does not tell the sizes of both: give those of your arrays"
+NO_SIZES = f"{PAGE}; this one does not tell which sizes are whose: give those of your arrays"
 
 
 class Shaped(NamedTuple):
@@ -96,7 +99,7 @@ def _bare(text: str) -> str:
     for around in (CALLED, NOUN):
         found = around.match(text)
         text = text[found.end() :] if found is not None else text
-    return TIMES.sub(",", text)
+    return TIMES.sub(",", THOUSANDS.sub("", text)) if TIMES.search(text) else text
 
 
 def _full_name(dtype: str) -> str:
@@ -132,7 +135,8 @@ def _size(size: Any) -> Size:
     if size is None or (isinstance(size, str) and size in UNKNOWN):
         return None
     if isinstance(size, str):
-        return int(size) if size.isdecimal() and len(size) < DIGITS else -1
+        is_size = size.isdecimal() and len(size) < DIGITS and str(int(size)) == size
+        return int(size) if is_size else -1
     found = rules.integer(size)
     return -1 if found is None else found
 

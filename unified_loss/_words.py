@@ -10,89 +10,25 @@ from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Any, TypeVar
 
-from unified_loss._offered import hinted
+from unified_loss import _offered as offered
+from unified_loss import _vocabulary as vocabulary
+from unified_loss._offered import Offer, Told, hinted
+from unified_loss._vocabulary import AXIS, LAYER, OF_ARRAYS
 from unified_loss.exceptions import ArgumentError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+__all__ = [
+    "OF_ARRAYS",
+    "is_known",
+    "looks_like_outputs",
+    "plain",
+    "public",
+    "refused",
+    "written",
+]
+
 ARRAYS = {"logits": "the first argument", "labels": "the second argument"}
-FIRST = "the first argument: logits"
-SECOND = "the second argument: labels, class ids or rows of probabilities"
-ORDER = "(logits come first here, labels second)"
-AVERAGE = 'reduction="mean", "sum" or "none"'
-EACH = "sample_weight=, a weight for each example; a boolean one is a mask, True where it counts"
-OF_CLASSES = "class_weight=, a weight for each class"
-DIVISOR = (
-    "normalizer=, what the mean is divided by; the Trainer of transformers that passes it wants "
-    "compute_loss_func=CausalLMLoss() of unified_loss.integrations.transformers"
-)
-COUNTED = "no option: the logits tell the number of classes"
-
-AXIS, LAYER = "axis", "hidden"  # what a call has instead of the other
-
-# The word of another library: ours, and what differs; several where it may mean either.
-WORDS: dict[str, str | tuple[str, ...]] = {
-    "input": FIRST,
-    "inputs": FIRST,
-    "preds": FIRST,
-    "y_pred": f"{FIRST}, not probabilities {ORDER}",
-    "output": FIRST,
-    "outputs": FIRST,
-    "pooled_logits": FIRST,
-    "target": SECOND,
-    "targets": SECOND,
-    "y_true": f"{SECOND} {ORDER}",
-    "shift_labels": f"{SECOND}, which stand where they are predicted",
-    "weight": (OF_CLASSES, EACH),
-    "weights": EACH,
-    "linear_weight": "weight=, a row for each class",
-    "linear_bias": "bias=, a number for each class",
-    "class_weights": OF_CLASSES,
-    "sample_weights": EACH,
-    "mask": EACH,
-    "where": EACH,
-    "pos_weight": "class_weight=; a weight of positive examples alone is one of a binary loss",
-    "dim": "axis=, the axis of the classes",
-    "class_dim": "axis=, the axis of the classes",
-    "from_logits": "no option, and needs no word: the loss takes logits, always",
-    "ignore_class": "ignore_index=",
-    "ignore_label": "ignore_index=",
-    "size_average": f"{AVERAGE}; True is the mean, False the sum",
-    "reduce": f"{AVERAGE}; False is none",
-    "normalize": f"{AVERAGE}; True is the mean, False the sum",
-    "smoothing": "label_smoothing=",
-    "label_smoothing_factor": "label_smoothing=",
-    "lse_square_scale": "z_loss=",
-    "num_items_in_batch": DIVISOR,
-    "avg_factor": "normalizer=, what the mean is divided by",
-    "num_classes": COUNTED,
-    "vocab_size": COUNTED,
-    "name": "no option of a function",
-}
-# The same of an option that is turned off, where that differs.
-OFF = {
-    "from_logits": (
-        "no option: the loss takes logits, so delete it together with the last softmax, or take "
-        "the logarithm of the probabilities"
-    ),
-}
-# Of calls that begin with another array, named here: what is said of arrays instead.
-PLACES = {
-    LAYER: {
-        FIRST: "the first argument: hidden, what enters the last layer",
-        "the second argument: labels": "the third argument: labels",
-        ORDER: "(hidden comes first here, labels third)",
-    },
-    "outputs": {FIRST: "the first argument: outputs, what the model returned, or its logits"},
-    "y_true": {
-        FIRST: "the second argument: y_pred, the logits",
-        "the second argument: labels": "the first argument: y_true",
-        ORDER: "(labels come first here)",
-    },
-}
-NAMES = {"logits": FIRST, "labels": SECOND, **WORDS}  # with ours, where a call has others
-OF_ARRAYS = {name for name, told in NAMES.items() if str(told).startswith((FIRST, SECOND))}
-OURS = frozenset(re.findall(r"(\w+)=", " ".join(map(str, WORDS.values()))))
 
 
 def refused(
@@ -127,10 +63,10 @@ def refused(
 def plain(function: FunctionT) -> FunctionT:
     """A function whose signature, as `help` and `inspect` show it, has no ``*extra, **foreign``."""
     code = function.__code__
-    flags = code.co_flags & ~0x0C  # CO_VARARGS and CO_VARKEYWORDS
-    told = FunctionType(
-        code.replace(co_flags=flags), {}, function.__name__, None, function.__closure__
+    shown = code.replace(
+        co_flags=code.co_flags & ~0x0C,  # CO_VARARGS and CO_VARKEYWORDS
     )
+    told = FunctionType(shown, {}, function.__name__, None, function.__closure__)
     told.__kwdefaults__ = function.__kwdefaults__
     told.__doc__, told.__qualname__ = function.__doc__, function.__qualname__
     told.__module__ = function.__module__
@@ -160,35 +96,72 @@ def written(call: str, options: Iterable[str]) -> dict[str, str]:
 
 def is_known(name: str) -> bool:
     """Whether a name is a word of a loss, and not of something else that a call hands on."""
-    return name in NAMES or name in OURS
+    return name in vocabulary.NAMES or name in vocabulary.OURS
 
 
 def _unknown(
     caller: str, name: str, value: Any, known: tuple[str, ...], elsewhere: Mapping[str, str]
-) -> str:
+) -> Told:
     first = f"{caller} has no argument {name!r}"
     if name in elsewhere:
-        return f"{first}: it goes into {elsewhere[name]}."
-    told = OFF[name] if value is False and name in OFF else NAMES.get(name, ())
-    words = (told,) if isinstance(told, str) else told
-    meant = {one: re.findall(r"(\w+)=", one) for one in words}
+        return _answered(first, f"it goes into {elsewhere[name]}")
+    meant = {one: re.findall(r"(\w+)=", one) for one in _meanings(name, value)}
     if LAYER in known and (name == AXIS or any(AXIS in ours for ours in meant.values())):
-        return f"{first}: the rows of weight are the classes."
-    here = {one: ours for one, ours in meant.items() if not ours or {*ours} & {*known, *elsewhere}}
+        return _answered(first, "the rows of weight are the classes")
+    here = {one: ours for one, ours in meant.items() if {*ours} <= {*known, *elsewhere}}
     if here:
-        ours = itertools.chain(*here.values())
+        ours = [*itertools.chain(*here.values())]
         places = [f" {one}= goes into {elsewhere[one]}." for one in ours if one in elsewhere]
-        answer = ", or ".join(here)
-        place = next((place for place in PLACES if place in known), "")
-        for one, other in PLACES.get(place, {}).items():
-            answer = answer.replace(one, other)
-        return f"{first}: here it is {answer}.{''.join(places[:1])}"
+        place = next((place for place in vocabulary.PLACES if place in known), "")
+        others = vocabulary.PLACES.get(place, {})
+        answers = [_spoken(one, others) for one in here]
+        offers = [_renamed(one, name, known, is_one=len(answers) == 1) for one in answers]
+        text = f"{first}: here it is {', or '.join(answers)}.{''.join(places[:1])}"
+        return offered.told(text, *offers, cause=offered.WORD)
+    absent = [one for one in (name, *itertools.chain(*meant.values())) if one in vocabulary.WITHOUT]
+    if absent:
+        return _answered(first, vocabulary.WITHOUT[absent[0]], "here it is ")
     from difflib import get_close_matches
 
     is_ours = is_known(name)  # of other losses
     close = () if is_ours else get_close_matches(name, known, 1)
     guess = f", perhaps {close[0]!r} is meant" if close else ""
-    return f"{first}{guess}; it takes {_listed(known)}."
+    offers = [_named(close[0], name, f"{close[0]} is meant")] if close else []
+    return offered.told(f"{first}{guess}; it takes {_listed(known)}.", *offers)
+
+
+def _meanings(name: str, value: Any) -> tuple[str, ...]:
+    """What a word of another library may be here."""
+    is_off = value is False and name in vocabulary.OFF
+    words = vocabulary.NAMES | vocabulary.OTHERS
+    found = vocabulary.OFF[name] if is_off else words.get(name, ())
+    return (found,) if isinstance(found, str) else found
+
+
+def _answered(first: str, answer: str, lead: str = "") -> Told:
+    return offered.told(f"{first}: {lead}{answer}.", Offer(answer), cause=offered.WORD)
+
+
+def _spoken(text: str, others: Mapping[str, str]) -> str:
+    for one, other in others.items():
+        text = text.replace(one, other)
+    return text
+
+
+def _renamed(answer: str, name: str, known: tuple[str, ...], *, is_one: bool) -> Offer:
+    """The code of an answer that is a name of ours, for a value that is the same here."""
+    ours, sign, meaning = answer.partition("=, ")
+    if not sign or ours not in known or ":" in meaning:
+        return Offer(answer)
+    meaning = meaning.partition(";")[0]
+    return _named(ours, name, None if is_one else f"it is {meaning}")
+
+
+def _named(ours: str, name: str, condition: str | None) -> Offer:
+    code = f"{ours} = {name}; del {name}"
+    if condition is None:
+        return Offer(f"name it {ours}", code, "same meaning")
+    return offered.on_condition(condition, f"name it {ours}", code)
 
 
 def _of_position(

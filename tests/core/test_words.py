@@ -17,7 +17,7 @@ from unified_loss import (
     explain,
     linear_cross_entropy,
 )
-from unified_loss._words import WORDS
+from unified_loss._vocabulary import OTHERS, WORDS
 
 LOGITS = np.array([[1, 2, 4], [0, 3, 1]], np.float32)
 LABELS = np.array([2, 0])
@@ -80,10 +80,90 @@ def test_an_option_that_is_off_is_answered_as_such() -> None:
         cross_entropy(LOGITS, LABELS, from_logits=False)  # type: ignore[call-overload]
 
 
+VALUES: dict[str, Any] = {
+    "class_weight": [1.0, 2.0, 1.0],
+    "sample_weight": [1.0, 2.0],
+    "axis": 1,
+    "ignore_index": 0,
+    "label_smoothing": 0.1,
+    "z_loss": 0.1,
+    "normalizer": 2.0,
+    "check": True,
+    "bias": [0.0, 1.0, 2.0],
+    "softcap": 2.0,
+    "hidden": LOGITS,
+    "weight": np.eye(3),
+}
+
+
+@pytest.mark.parametrize("word", {**WORDS, **OTHERS})
+def test_every_word_has_an_answer_and_its_fixes(word: str) -> None:
+    """R8, R25: what is a name of ours alone comes with the code that gives the value this name."""
+    for function, arrays in (
+        (cross_entropy, {"logits": LOGITS, "labels": LABELS}),
+        (linear_cross_entropy, {"hidden": LOGITS, "weight": np.eye(3), "labels": LABELS}),
+    ):
+        if word in arrays:
+            continue  # of the layer
+        with pytest.raises(ArgumentError, match=f"has no argument '{word}': ") as caught:
+            function(**arrays, **{word: 1})
+        error = caught.value
+        assert error.cause == "word_of_another_library"
+        assert error.fixes
+        for fix in error.fixes:
+            if not fix.code:
+                assert fix.text in str(error)
+                continue
+            ours = fix.code.partition(" = ")[0]
+            assert f"{ours}=" in str(error)
+            if ours == "class_group":
+                continue  # which needs processes
+            others = {name: one for name, one in arrays.items() if name != ours}
+            made = fix.apply(**others, **{word: VALUES[ours]})
+            assert word not in made
+            wanted = function(**others, **{ours: VALUES[ours]})
+            np.testing.assert_array_equal(function(**made), wanted)
+
+
+def test_words_of_options_that_only_some_losses_have() -> None:
+    """R8, R28: what to do where there are logits."""
+    for word in ("softcap", "logit_softcapping", "final_logit_softcapping"):
+        with pytest.raises(ArgumentError, match=r"tanh\(logits / softcap\)"):
+            cross_entropy(LOGITS, LABELS, **{word: 30.0})  # type: ignore[call-overload]
+    for word in ("hidden_states", "lm_head", "linear_weight"):
+        with pytest.raises(ArgumentError, match="one of linear_cross_entropy"):
+            cross_entropy(LOGITS, LABELS, **{word: LOGITS})  # type: ignore[call-overload]
+    with pytest.raises(ArgumentError, match="rows of weight tell the number of classes"):
+        linear_cross_entropy(LOGITS, LOGITS, LABELS, num_classes=2)  # type: ignore[call-arg]
+
+
+def test_a_misspelt_word_has_the_name_that_is_near() -> None:
+    """R8, R25: as a guess."""
+    with pytest.raises(ArgumentError, match="perhaps 'class_weight' is meant") as caught:
+        cross_entropy(LOGITS, LABELS, class_weigth=np.ones(3))  # type: ignore[call-overload]
+    (fix,) = caught.value.fixes
+    assert (caught.value.cause, fix.kind) == (None, "conditional")
+    assert cross_entropy(**fix.apply(LOGITS, LABELS, class_weigth=np.ones(3))) > 0
+    with pytest.raises(ArgumentError, match="has no class_weigth"):
+        fix.apply(LOGITS, LABELS)
+
+
+def test_the_focal_loss_that_is_told_is_one() -> None:
+    """R8: the code in the answer, by the definition."""
+    with pytest.raises(ArgumentError, match="focal") as caught:
+        cross_entropy(LOGITS, LABELS, gamma=2)  # type: ignore[call-overload]
+    code = str(caught.value).partition('"none": ')[2].removesuffix(".")
+    losses = cross_entropy(LOGITS, LABELS, reduction="none")
+    found = eval(code, {"losses": losses, "gamma": 2, "exp": np.exp})  # noqa: S307 (our own text)
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    p = p[np.arange(2), LABELS]
+    np.testing.assert_allclose(found, -((1 - p) ** 2) * np.log(p), rtol=1e-5)
+
+
 def test_words_are_not_ours() -> None:
     """R8: no foreign word shadows an argument, but for the weight of a layer."""
     for function in FUNCTIONS:
-        shadowed = WORDS.keys() & inspect.signature(function).parameters.keys()
+        shadowed = (WORDS | OTHERS).keys() & inspect.signature(function).parameters.keys()
         assert shadowed == ({"weight"} if function is explain else set())
 
 
@@ -221,7 +301,7 @@ def test_options_of_a_class_are_told_from_those_of_its_calls() -> None:
     ):
         with pytest.raises(ArgumentError, match=re.escape(told)):
             linear_cross_entropy(LOGITS, LOGITS, LABELS, **{word: 1})
-    with pytest.raises(ArgumentError, match="'linear_bias'; it takes logits, labels"):
+    with pytest.raises(ArgumentError, match="'linear_bias': here it is no option where there are"):
         cross_entropy(LOGITS, LABELS, linear_bias=1)  # type: ignore[call-overload]
     for word in ("axis", "dim"):
         with pytest.raises(ArgumentError, match="the rows of weight are the classes"):

@@ -26,7 +26,7 @@ from unified_loss import (
 )
 from unified_loss._diagnosis._objects import OBJECT_CAUSES
 from unified_loss._diagnosis._table import CAUSES
-from unified_loss._words import WORDS
+from unified_loss._vocabulary import WORDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -18,7 +18,7 @@ from unified_loss.exceptions import AmbiguousAxisError, ArgumentError, LossInput
 
 HEAD = Head._fields
 ARGUMENTS = {*Operands._fields, *HEAD}
-OPTIONS = {*Options._fields}
+OPTIONS = {*Options._fields, "softcap"}
 CLAIMS = "cast", "argmax", "one_hot", "exp"  # operations that say what labels are
 
 
@@ -73,11 +73,14 @@ class Fix:
             message = f"this fix is no code that changes the arguments of the call: {self.text}."
             raise LossInputError(message)
         arguments = {"logits": logits, "labels": labels, **options}
-        if "hidden" in options:
+        names = [node for node in ast.walk(ast.parse(self.code)) if isinstance(node, ast.Name)]
+        read, made, renamed = (
+            {name.id for name in names if isinstance(name.ctx, use)}
+            for use in (ast.Load, ast.Store, ast.Del)
+        )
+        if "hidden" in options.keys() | made:
             del arguments["logits"]
-        names = (node for node in ast.walk(ast.parse(self.code)) if isinstance(node, ast.Name))
-        read = {name.id for name in names if isinstance(name.ctx, ast.Load)} & ARGUMENTS
-        needed = (arguments.keys() - options.keys()) | read
+        needed = (arguments.keys() - options.keys()) | read & ARGUMENTS | renamed
         missing = sorted(name for name in needed if arguments.get(name) is None)
         if missing:
             message = (

@@ -9,7 +9,7 @@ hint_cause(
     offered.WORD,
     "a word of another library",
     "An argument, or a value of one, as another library calls it.",
-    example='np.zeros((2, 3)), [0, 2], reduction="average"',
+    example="np.zeros((2, 3)), [0, 2], weight=[1.0, 2.0, 1.0]",
 )
 hint_cause(
     offered.OTHER_KIND,

@@ -80,9 +80,11 @@ CLASS_IDS = "np.unique(labels, return_inverse=True)[1]"  # of class names
 WHOLE = "these are the names of the whole data set"
 
 
-def _unmasked_rows(name: str) -> str:
-    """Code that gives no weight to examples with an entry that is masked."""
-    return f"{name}, sample_weight = {name}.data, ~np.ma.getmaskarray({name}).any(-1)"
+def _unmasked_rows(name: str, what: str) -> Offer:
+    """No weight for examples with an entry that is masked; without a call there is no axis."""
+    condition = f"{what}, classes are on the last axis, and there is no other sample_weight"
+    code = f"{name}, sample_weight = {name}.data, ~np.ma.getmaskarray({name}).any(-1)"
+    return on_condition(condition, "give them no weight", code)
 
 
 def _unmasked_weight(name: str) -> Offer:
@@ -93,18 +95,16 @@ def _unmasked_weight(name: str) -> Offer:
 UNMASKED = {
     ("logits", True): (
         on_condition("classes are masked", "fill them", "logits = logits.filled(-np.inf)"),
-        on_condition("examples are masked", "give them no weight", _unmasked_rows("logits")),
+        _unmasked_rows("logits", "examples are masked"),
     ),
-    ("labels", True): (
-        on_condition("rows are masked", "give them no weight", _unmasked_rows("labels")),
-    ),
+    ("labels", True): (_unmasked_rows("labels", "rows are masked"),),
     ("labels", False): (  # an unsigned integer of few bits would make a class of -100
         on_condition(
             "these are class ids and ignore_index is -100, its default",
             "mark them with it",
             "labels = np.where(np.ma.getmaskarray(labels), -100, labels.data.astype(int))",
         ),
-        on_condition("these are rows", "give them no weight", _unmasked_rows("labels")),
+        _unmasked_rows("labels", "these are rows"),
     ),
     **{
         (name, is_floating): (_unmasked_weight(name),)

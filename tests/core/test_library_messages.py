@@ -41,7 +41,8 @@ CASES = {
         BackendError,
         "logits must be an ordinary dense array, not numpy.ma.MaskedArray: its mask would be lost.",
         "  hint: if classes are masked, fill them: logits = logits.filled(-np.inf)",
-        "  hint: if examples are masked, give them no weight: logits, sample_weight = logits.data, "
+        "  hint: if examples are masked, classes are on the last axis, and there is no other "
+        "sample_weight, give them no weight: logits, sample_weight = logits.data, "
         "~np.ma.getmaskarray(logits).any(-1)",
         call=(np.ma.masked_array(scores(2, 3)), [0, 1]),
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from tests.helpers.differentiation import hessian
 from tests.helpers.jax_cases import CASES, EVERYTHING, JAX, loss_in, problem_of
 from tests.helpers.problems import sample
 from tests.helpers.reference import central_differences, evaluate
-from unified_loss import cross_entropy
+from tests.linear.cases import HEAD, assert_all_near, linear
+from unified_loss import cross_entropy, linear_cross_entropy
+from unified_loss._linear import _walks as walks
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -25,6 +28,7 @@ def _selected(installed: list[Any]) -> None:
         pytest.skip("jax is not under test")
 
 
+WALK: dict[str, Any] = {"bias": True, "softcap": 2.5, "class_weight": True, "label_smoothing": 0.25}
 TRANSFORMS: dict[str, Callable[..., Any]] = {
     "eager": lambda f: f,
     "jit": jax.jit,
@@ -111,6 +115,28 @@ def test_weights_and_dense_labels_have_gradients(kind: Any, rng: Generator) -> N
                 derivative(function, places)(*arguments), truth, strict=True
             ):
                 np.testing.assert_allclose(slope, expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_linear_walk_has_derivatives(kind: Any, rng: Generator) -> None:
+    """R22, R31: backward, and forward through it, of blocks that are made again."""
+    case = linear(rng, kind, batch=(6,), classes=10, **WALK)
+    head = {name: jnp.asarray(case.arrays[name], "float32") for name in HEAD}
+
+    def loss(head: dict[str, Any]) -> Any:
+        return linear_cross_entropy(**case.arrays | head, **case.options)
+
+    with mock.patch.multiple(walks, TWO_STEPS=0, TILE=18, CLASSES_AT_LEAST=1):
+        slopes, change = jax.jvp(jax.grad(loss), (head,), (head,))
+        forward = jax.jvp(loss, (head,), (head,))[1]
+    assert_all_near([slopes[name] for name in HEAD], case, "float32")
+    along = sum((slopes[name] * head[name]).sum() for name in HEAD)
+    np.testing.assert_allclose(forward, along, 1e-4)
+    step = {name: 1.01 * head[name] for name in HEAD}, {name: 0.99 * head[name] for name in HEAD}
+    ahead, behind = (jax.grad(loss)(each) for each in step)  # in two steps
+    for name in HEAD:
+        expected = (ahead[name] - behind[name]) / 0.02
+        np.testing.assert_allclose(change[name], expected, 2e-2, 2e-3, err_msg=name)
 
 
 def test_normalizer_may_be_traced(rng: Generator) -> None:

@@ -250,12 +250,7 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
     given, ids, dropped = primals
     found, top = statistics(layout, given, ids, dropped)
     changes = Given(*(None if isinstance(one, SymbolicZero) else one for one in tangents[0]))
-    m = lax.stop_gradient(found.m)
-    dead = None
-    if dropped is not None:
-        dead = dropped & ~jnp.isfinite(lax.stop_gradient(found.l) + m)
-    if layout.is_part:
-        dead = either(dead, lax.stop_gradient(found.l) == -INFINITY)
+    m, dead = lax.stop_gradient(found.m), _dead(layout, found, dropped)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(hidden: Array, dh: Any, t: Any, dt: Any, l: Array, block: Any, change: Any) -> Any:
@@ -281,19 +276,28 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
                 dq = dq + _sum(dw[None] * _quiet(_muted(ones, f), dead))
         return dl, dp, dq
 
-    def step(carry: Any, blocks: Any) -> Any:
-        block, change = blocks
-        more = body(given.hidden, changes.hidden, given.t, changes.t, found.l, block, change)
-        return jax.tree.map(jnp.add, carry, more), None
+    def walk(changes: Given) -> Any:
+        def step(carry: Any, blocks: Any) -> Any:
+            block, change = blocks
+            more = body(given.hidden, changes.hidden, given.t, changes.t, found.l, block, change)
+            return jax.tree.map(jnp.add, carry, more), None
 
-    zero = _nothing(given)
-    start = (zero, zero if layout.has_p else None, zero if layout.has_q else None)
-    slopes = [None if part is None else layout.cut(part)
-              for part in (changes.weight, changes.bias, changes.w)]  # fmt: skip
-    block_changes = (jnp.arange(layout.blocks), *slopes)
-    (dl, dp, dq), _ = lax.scan(step, start, (_blocks(layout, given), block_changes))
+        zero = _nothing(given)
+        start = (zero, zero if layout.has_p else None, zero if layout.has_q else None)
+        parts = (_blocks(layout, each) for each in (given, changes))
+        return lax.scan(step, start, tuple(parts))[0]
+
+    # The walk is linear; to be turned, a scan has to know, which until JAX 0.10 only jvp told it.
+    _, (dl, dp, dq) = jax.jvp(walk, (jax.tree.map(jnp.zeros_like, changes),), (changes,))
     change = Statistics(jnp.zeros_like(found.m), dl, dp, dq)
     return (found, top), (change, None if top is None else jnp.zeros_like(top))
+
+
+def _dead(layout: Layout, found: Statistics, dropped: Array | None) -> Array | None:
+    """Rows without a slope."""
+    m, l = (lax.stop_gradient(part) for part in found[:2])
+    dead = None if dropped is None else dropped & ~jnp.isfinite(l + m)
+    return either(dead, l == -INFINITY) if layout.is_part else dead
 
 
 def _blocks(layout: Layout, given: Given) -> Any:

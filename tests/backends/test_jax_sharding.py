@@ -21,8 +21,8 @@ def test_jax_on_eight_devices(installed: list[Any]) -> None:
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "jax"]
     helpers = Path(__file__).parents[1] / "helpers"
-    modules = ("jax_on_eight_devices.py", "jax_groups.py", "jax_linear_groups.py")
-    tests = [str(helpers / name) for name in modules]
+    modules = ("jax_on_eight_devices", "jax_groups", "jax_linear_groups", "jax_linear_layouts")
+    tests = [str(helpers / f"{name}.py") for name in modules]
     done = subprocess.run(
         [*command, *tests],
         env=environment,

@@ -4,9 +4,12 @@ The statistics over all classes are one function, whose derivative is a scan lik
 a body is made again for the backward. So nothing of the logits' size is kept, in any derivative.
 
 Where there are several devices the blocks are strided: the k-th of K holds the classes k, k + K,
-k + 2 K and so on. An axis that a mesh splits stays split so; blocks of neighbors would be gathered.
+k + 2 K and so on, of each of as many equal parts of the classes as a mesh may split them into. An
+axis that is split stays so; blocks of neighbors, or uneven ones, would be gathered. Nor are rows
+laid out in one axis there, as a batch can be split along any.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,6 +55,7 @@ class Layout(NamedTuple):
     has_q: bool
     has_top: bool = False
     is_part: bool = False  # of the classes: there may be none that is not masked
+    parts: int = 1  # equal ones of the classes, of each of which a strided block has as many
 
     @property
     def is_padded(self) -> bool:
@@ -60,29 +64,36 @@ class Layout(NamedTuple):
 
     def cut(self, x: Array) -> Array:
         """Rows of classes as blocks of them, one below the other."""
-        missing = self.blocks * self.size - self.classes
-        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
-        if self.strided:
-            return jnp.moveaxis(x.reshape(self.size, self.blocks, *x.shape[1:]), 1, 0)
-        return x.reshape(self.blocks, self.size, *x.shape[1:])
+        dealt = jnp.moveaxis(self._dealt(x, 0), 2 if self.strided else 1, 0)
+        return dealt.reshape(self.blocks, self.size, *x.shape[1:])
 
     def columns(self, x: Array, block: Array) -> Array:
         """The columns of a block, where all columns are those of the classes."""
-        missing = self.blocks * self.size - self.classes
-        x = jnp.pad(x, [(0, 0), (0, missing)]) if missing else x
-        if self.strided:
-            return lax.dynamic_index_in_dim(
-                x.reshape(-1, self.size, self.blocks), block, 2, keepdims=False
-            )
-        return lax.dynamic_index_in_dim(
-            x.reshape(-1, self.blocks, self.size), block, 1, keepdims=False
-        )
+        axis = x.ndim - 1
+        dealt = self._dealt(x, axis)
+        dealt = lax.dynamic_index_in_dim(dealt, block, axis + 1 + self.strided, keepdims=False)
+        return dealt.reshape(*x.shape[:-1], self.size)
 
     def ids(self, block: Array, like: Array, dtype: Any) -> Array:
-        """The class ids of a block, along the rows of `like`."""
-        place = lax.broadcasted_iota(dtype, like.shape, 1)
+        """The class ids of a block, in one row of `like`; C where there is no class."""
+        place = lax.broadcasted_iota(dtype, (1,) * (like.ndim - 1) + like.shape[-1:], like.ndim - 1)
         block = block.astype(dtype)
-        return place * self.blocks + block if self.strided else block * self.size + place
+        if not self.strided:
+            return block * self.size + place
+        own, each = self.size // self.parts, self.classes // self.parts
+        inside = place % own * self.blocks + block
+        return jnp.where(inside < each, place // own * each + inside, self.classes)
+
+    def _dealt(self, x: Array, axis: int) -> Array:
+        """The axis of classes as three: of parts, and of blocks before or behind their places."""
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        x = x.reshape(*before, self.parts, self.classes // self.parts, *after)
+        missing = (self.blocks * self.size - self.classes) // self.parts
+        if missing:
+            x = jnp.pad(x, [(0, missing if i == axis + 1 else 0) for i in range(x.ndim)])
+        own = self.size // self.parts
+        pair = (own, self.blocks) if self.strided else (self.blocks, own)
+        return x.reshape(*before, self.parts, *pair, *after)
 
 
 def layout_of(form: Form, head: Head) -> Layout | None:
@@ -90,26 +101,29 @@ def layout_of(form: Form, head: Head) -> Layout | None:
     hidden, weight, _ = head
     plan, classes = form.plan, weight.shape[0]
     is_part, is_known = plan.class_group is not None, isinstance(classes, int)
+    devices = 1 if is_part else len(jax.devices())
     rows = [size if isinstance(size, int) else None for size in hidden.shape[:-1]]
     number = walks.TILE_ROWS if None in rows else walks.sizes_of(head)[0]
     features = weight.shape[1] if isinstance(weight.shape[1], int) else 0
-    size, blocks = classes, 1
+    size, blocks, parts = classes, 1, 1
     if is_known and walks.tour_of(form, number, classes, features, in_one_pass=False) is not None:
-        size = walks.classes_of_all_rows(number)
-        least = -(-classes // size)
-        even = (blocks for blocks in range(least, UNEVEN * least + 1) if classes % blocks == 0)
+        parts = math.gcd(classes, devices)
+        least = min(-(-classes // walks.classes_of_all_rows(number)), classes // parts)
+        even = (n for n in range(least, UNEVEN * least + 1) if classes // parts % n == 0)
         blocks = next(even, least)
+        size = parts * -(-classes // (parts * blocks))
     elif not is_part:
         return None
     return Layout(
         blocks=blocks,
-        size=-(-classes // blocks) if blocks > 1 else classes,
+        size=size,
         classes=classes,
-        strided=len(jax.devices()) > 1 and not is_part,
+        strided=devices > 1,
         softcap=form.softcap,
         has_p=plan.label_smoothing != 1,
         has_q=plan.label_smoothing != 0,
         is_part=is_part,
+        parts=parts,
     )
 
 
@@ -125,7 +139,7 @@ def route(form: Form, head: Head) -> LinearRoute:
 
 def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Array:
     """The loss, differentiable in every argument."""
-    flat, examples, known = _seen(ops, walks.flattened(ops, form, head, operands))
+    flat, examples, known = _seen(ops, _laid_out(ops, layout, form, head, operands))
     plan = flat.plan
     found, _ = _statistics_of(layout, flat, examples, known)
     examples, divisor, settled = judged(ops, plan, examples, known, found)
@@ -135,7 +149,7 @@ def loss_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> 
 
 def sums_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> Totals:
     """What `Totals` holds, differentiable as the loss is."""
-    flat, examples, known = _seen(ops, walks.flattened(ops, form, head, operands))
+    flat, examples, known = _seen(ops, _laid_out(ops, layout, form, head, operands))
     plan, own = flat.plan, plan_of_own(flat.plan)
     first, has_top = layout, plan.label_kind == "dense"
     if own is not plan:
@@ -148,18 +162,21 @@ def sums_of(ops: Any, layout: Layout, form: Form, head: Head, operands: Any) -> 
     return added_up(ops, plan, examples, settled, terms.p, hit)
 
 
+def _laid_out(ops: Any, layout: Layout, form: Form, head: Head, operands: Operands) -> walks.Flat:
+    """A call with one axis of examples, or with all of them where a mesh may split any."""
+    if layout.strided:
+        return walks.Flat(form, head, operands, tuple(head.hidden.shape[:-1]))
+    return walks.flattened(ops, form, head, operands)
+
+
 def _seen(ops: Any, flat: walks.Flat) -> tuple[walks.Flat, Examples, Operands]:
     """A call in the compute dtype, its examples, and what those come from."""
-    plan = flat.plan
-    hidden, weight, bias = in_compute_dtype(ops, plan, flat.head)
-    hidden = with_whole_features(hidden)
-    bias, w = (beside_rows(hidden, one) for one in (bias, flat.operands.class_weight))
-    flat = flat._replace(operands=flat.operands._replace(class_weight=w))
-    known = flat.operands._replace(logits=hollow_of(flat.form, Head(hidden, weight, bias)))
-    plan, hidden, known = without_garbage(ops, plan, hidden, known)
-    form = flat.form._replace(plan=plan)
+    head = in_compute_dtype(ops, flat.plan, flat.head)
+    known = flat.operands._replace(logits=hollow_of(flat.form, head))
+    plan, hidden, known = without_garbage(ops, flat.plan, head.hidden, known)
     examples, _ = examples_and_divisor(ops, plan, known)
-    return flat._replace(form=form, head=Head(hidden, weight, bias)), examples, known
+    form, head = flat.form._replace(plan=plan), head._replace(hidden=hidden)
+    return flat._replace(form=form, head=head), examples, known
 
 
 def hollow_of(form: Form, head: Head) -> Array:
@@ -171,7 +188,7 @@ def hollow_of(form: Form, head: Head) -> Array:
     row = jnp.zeros((), hidden.dtype)
     if bias is not None and form.softcap is None:  # below which no logit is infinite
         row = whole(lax.stop_gradient(bias))  # beside labels that are split in any way
-    return jnp.broadcast_to(row, (hidden.shape[0], weight.shape[0]))
+    return jnp.broadcast_to(row, (*hidden.shape[:-1], weight.shape[0]))
 
 
 def _statistics_of(
@@ -212,11 +229,11 @@ def statistics(
         nothing if layout.has_q else None,
         nothing - INFINITY if layout.has_top and t is not None else None,
     )
-    largest = None if sums.top is None else jnp.max(t, 1, keepdims=True)
+    largest = None if sums.top is None else jnp.max(t, -1, keepdims=True)
 
     def add(sums: Sums, block: Any) -> tuple[Sums, None]:
-        x, hit, k, w, valid = _tile(layout, hidden, t, ids, block)
-        highest = jnp.max(x, 1, keepdims=True)
+        x, hit, k, w, valid = _tile(layout, t, ids, *_together(hidden, block))
+        highest = jnp.max(x, -1, keepdims=True)
         m = jnp.maximum(sums.m, highest)
         shift = jnp.where(m == -INFINITY, 0.0, m)
         f = x - shift
@@ -235,10 +252,10 @@ def statistics(
         top = sums.top
         if top is not None:
             is_top = t_of(layout, t, block) == largest
-            top = jnp.maximum(top, jnp.max(jnp.where(is_top, x, -INFINITY), 1, keepdims=True))
+            top = jnp.maximum(top, jnp.max(jnp.where(is_top, x, -INFINITY), -1, keepdims=True))
         return Sums(m, s, p, q, mass, total, top), None
 
-    sums, _ = lax.scan(add, sums, _blocks(layout, given))
+    sums, _ = lax.scan(add, sums, _blocks(layout, given, hidden.ndim))
     l = jnp.log(sums.s)
     m = jnp.where(sums.m == -INFINITY, 0.0, sums.m)
     p = sums.p - m if ids is not None else sums.p
@@ -254,9 +271,11 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
 
     @partial(jax.checkpoint, prevent_cse=False)
     def body(hidden: Array, dh: Any, t: Any, dt: Any, l: Array, block: Any, change: Any) -> Any:
-        x, hit, k, w, valid = _tile(layout, hidden, t, ids, block)
+        hidden, block = _together(hidden, block)
+        x, hit, k, w, valid = _tile(layout, t, ids, hidden, block)
         _, weight, *_ = block
         _, dweight, dbias, dw = change
+        dweight = beside_rows(hidden, dweight)
         f = x - m
         e = jnp.exp(f - l)
         e = e if dead is None else jnp.where(dead, 0.0, e)
@@ -273,7 +292,7 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
             ones = _class_weights(x, w, valid)
             dq = _sum(ones * dx)
             if dw is not None:
-                dq = dq + _sum(dw[None] * _quiet(_muted(ones, f), dead))
+                dq = dq + _sum(dw * _quiet(_muted(ones, f), dead))
         return dl, dp, dq
 
     def walk(changes: Given) -> Any:
@@ -284,7 +303,7 @@ def _statistics_jvp(layout: Layout, primals: Any, tangents: Any) -> Any:
 
         zero = _nothing(given)
         start = (zero, zero if layout.has_p else None, zero if layout.has_q else None)
-        parts = (_blocks(layout, each) for each in (given, changes))
+        parts = (_blocks(layout, each, given.hidden.ndim) for each in (given, changes))
         return lax.scan(step, start, tuple(parts))[0]
 
     # The walk is linear; to be turned, a scan has to know, which until JAX 0.10 only jvp told it.
@@ -300,17 +319,29 @@ def _dead(layout: Layout, found: Statistics, dropped: Array | None) -> Array | N
     return either(dead, l == -INFINITY) if layout.is_part else dead
 
 
-def _blocks(layout: Layout, given: Given) -> Any:
-    """What the scan goes through: the number of a block, and its rows of weight and vectors."""
-    parts = given.weight, given.bias, given.w
-    cut = (None if part is None else layout.cut(part) for part in parts)
-    return (jnp.arange(layout.blocks), *cut)
+def _blocks(layout: Layout, given: Given, ndim: int) -> Any:
+    """What the scan goes through: the number of a block, its rows of weight, and its vectors.
+
+    These run along the last of so many axes.
+    """
+    weight, bias, w = (
+        None if part is None else layout.cut(part) for part in (given.weight, given.bias, given.w)
+    )
+    rows = (v if v is None else jnp.expand_dims(v, tuple(range(1, ndim))) for v in (bias, w))
+    return (jnp.arange(layout.blocks), weight, *rows)
 
 
-def _tile(layout: Layout, hidden: Array, t: Any, ids: Any, block: Any) -> Any:
+def _together(hidden: Array, block: Any) -> tuple[Array, Any]:
+    """Hidden and a block, as they can be multiplied on a mesh."""
+    number, weight, *vectors = block
+    hidden, weight = with_whole_features(hidden, beside_rows(hidden, weight))
+    return hidden, (number, weight, *vectors)
+
+
+def _tile(layout: Layout, t: Any, ids: Any, hidden: Array, block: Any) -> Any:
     """The logits of a block, where the labels are, K, class weights, and where classes are."""
     number, weight, bias, w = block
-    u = hidden @ beside_rows(hidden, weight).T
+    u = _products(hidden, weight)
     u = u if bias is None else u + bias
     x = u if layout.softcap is None else layout.softcap * jnp.tanh(u / layout.softcap)
     hit = k = valid = None
@@ -319,7 +350,6 @@ def _tile(layout: Layout, hidden: Array, t: Any, ids: Any, block: Any) -> Any:
     if layout.is_padded:
         valid = layout.ids(number, x, jnp.int32) < layout.classes
         x = jnp.where(valid, x, -INFINITY)
-    w = None if w is None else w[None]
     if t is not None:
         k = t_of(layout, t, block)
         k = k if w is None else w * k
@@ -333,14 +363,12 @@ def t_of(layout: Layout, t: Any, block: Any) -> Any:
 
 def _change_of_logits(layout: Layout, x: Array, given: Any, changes: Any) -> Array:
     """How the logits of a block change; what does not change costs no product."""
-    hidden = given[0]
-    weight, dweight = (beside_rows(hidden, one) for one in (given[1], changes[1]))
-    dh, _, dbias = changes
+    (hidden, weight), (dh, dweight, dbias) = given, changes
     dx = jnp.zeros((), x.dtype)
     if dh is not None:
-        dx = dx + dh @ weight.T
+        dx = dx + _products(dh, weight)
     if dweight is not None:
-        dx = dx + hidden @ dweight.T
+        dx = dx + _products(hidden, dweight)
     if dbias is not None:
         dx = dx + dbias
     if layout.softcap is not None:
@@ -348,9 +376,18 @@ def _change_of_logits(layout: Layout, x: Array, given: Any, changes: Any) -> Arr
     return jnp.broadcast_to(dx, x.shape)
 
 
+def _products(rows: Array, classes: Array) -> Array:
+    """The product of each row and each class, whose features are last in both.
+
+    A matrix that is turned first would be another one to a partitioner, and be gathered apart from
+    the one that gradients take.
+    """
+    return lax.dot_general(rows, classes, (((rows.ndim - 1,), (1,)), ((), ())))
+
+
 def _class_weights(x: Array, w: Array | None, valid: Array | None) -> Array:
-    ones = jnp.ones_like(x[:1]) if w is None else w
-    return ones if valid is None else jnp.where(valid[:1], ones, 0.0)
+    ones = jnp.ones((1,) * (x.ndim - 1) + x.shape[-1:], x.dtype) if w is None else w
+    return ones if valid is None else jnp.where(valid, ones, 0.0)
 
 
 def _product_change(t: Any, w: Any, dt: Any, dw: Any) -> Any:
@@ -359,7 +396,7 @@ def _product_change(t: Any, w: Any, dt: Any, dw: Any) -> Any:
     if dt is not None:
         change = dt if w is None else w * dt
     if dw is not None:
-        more = t * dw[None]
+        more = t * dw
         change = more if change is None else change + more
     return change
 
@@ -367,12 +404,12 @@ def _product_change(t: Any, w: Any, dt: Any, dw: Any) -> Any:
 def _nothing(given: Given) -> Array:
     """Zeros, one a row, that vary over the devices as the logits do."""
     hidden, weight, *_ = given
-    is_there = jnp.any(hidden == hidden, 1, keepdims=True) | jnp.any(weight == weight)  # noqa: PLR0124
+    is_there = jnp.any(hidden == hidden, -1, keepdims=True) | jnp.any(weight == weight)  # noqa: PLR0124
     return is_there.astype(hidden.dtype) * 0
 
 
 def _sum(x: Array) -> Array:
-    return jnp.sum(x, 1, keepdims=True)
+    return jnp.sum(x, -1, keepdims=True)
 
 
 def _times(coefficient: Array, moved: Array) -> Array:

@@ -15,14 +15,7 @@ from unified_loss._backends import _jax_linear as linear
 from unified_loss._backends import _jax_linear_split as linear_split
 from unified_loss._backends._array_ops import ArrayOps
 from unified_loss._backends._jax_groups import group_of, refuse_replicas
-from unified_loss._backends._jax_operands import (
-    agreeing,
-    beside_rows,
-    layout,
-    placed_like,
-    split,
-    with_whole_features,
-)
+from unified_loss._backends._jax_operands import agreeing, beside_rows, joined, layout, split
 from unified_loss._linear import _two_steps as two_steps
 from unified_loss._ops import Factors
 from unified_loss._split_classes import Part, local_sums, loss_and_gradient_of, loss_of
@@ -156,24 +149,22 @@ def _loss_and_gradient(plan: Plan, operands: Operands) -> tuple[Array, Array]:
     return _never_minus_zero(value), gradient
 
 
-def _joinable(head: Head, operands: Operands) -> tuple[Head, Operands]:
-    """The arguments of two steps, whose product an explicit mesh can hold."""
-    hidden = with_whole_features(head.hidden)
-    weight, bias, w = (
-        beside_rows(hidden, part) for part in (head.weight, head.bias, operands.class_weight)
-    )
-    return Head(hidden, weight, bias), operands._replace(class_weight=w)
+def _with_logits(form: Form, head: Head, operands: Operands) -> tuple[Plan, Operands]:
+    """The call of the logits, the product that an explicit mesh can hold."""
+    head, operands = joined(form.plan, head, operands, head.weight.shape[0])
+    head = head._replace(weight=beside_rows(head.hidden, head.weight))
+    plan, operands = two_steps.with_logits(OPS, form, head, operands)
+    return plan, agreeing(plan, operands)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _linear_loss(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Array:
-    if layout is not None and layout.is_part:
+    if layout is None:
+        return _never_minus_zero(loss_of(OPS, *_with_logits(form, head, operands)))
+    if layout.is_part:
         return _never_minus_zero(linear_split.loss_of(OPS, layout, form, head, operands))
-    if layout is not None:
-        return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
-    head, operands = _joinable(head, operands)
-    plan, operands = two_steps.with_logits(OPS, form, head, operands)
-    return _never_minus_zero(loss_of(OPS, plan, agreeing(plan, operands)))
+    head, operands = joined(form.plan, head, operands, layout.size)
+    return _never_minus_zero(linear.loss_of(OPS, layout, form, head, operands))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -183,26 +174,21 @@ def _linear_loss_and_gradients(
     if layout is not None and layout.is_part:
         value, slopes = linear_split.loss_and_gradients_of(OPS, layout, form, head, operands)
         return _never_minus_zero(value), slopes
-    if layout is not None:
 
-        def loss(head: Head) -> Array:
-            return _linear_loss(form, layout, head, operands)
+    def loss(head: Head) -> Array:
+        return _linear_loss(form, layout, head, operands)
 
-        value, pull = jax.vjp(loss, head)
-        return value, pull(jnp.ones_like(value))[0]
-    near, operands = _joinable(head, operands)
-    plan, operands = two_steps.with_logits(OPS, form, near, operands)
-    value, slope = loss_and_gradient_of(OPS, plan, agreeing(plan, operands))
-    slopes = two_steps.gradients_of(OPS, form, near, operands, slope)
-    return _never_minus_zero(value), Head._make(map(placed_like, slopes, head))
+    value, pull = jax.vjp(loss, head)
+    return value, pull(jnp.ones_like(value))[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _linear_sums(form: Form, layout: linear.Layout | None, head: Head, operands: Operands) -> Sums:
     if layout is None:
-        head, operands = _joinable(head, operands)
-        return _sums(*two_steps.with_logits(OPS, form, head, operands))
-    loss, *others = linear.sums_of(OPS, layout, form, head, operands)
+        loss, *others = sums_of(OPS, *_with_logits(form, head, operands))
+    else:
+        head, operands = joined(form.plan, head, operands, layout.size)
+        loss, *others = linear.sums_of(OPS, layout, form, head, operands)
     return (_never_minus_zero(loss), *others)
 
 

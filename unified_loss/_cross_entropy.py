@@ -212,6 +212,10 @@ def cross_entropy(
     >>> print(f"{cross_entropy(logits, np.array([[1, 0, 0], [0.5, 0, 0.5]])):.4f}")
     0.9076
     """
+    if logits is ...:
+        logits = foreign.pop("logits", ...)
+    if labels is ...:
+        labels = foreign.pop("labels", ...)
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(cross_entropy.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
@@ -295,6 +299,10 @@ def cross_entropy_with_grad(
     >>> print(gradient)
     [[ 0.25  0.25 -0.75  0.25]]
     """
+    if logits is ...:
+        logits = foreign.pop("logits", ...)
+    if labels is ...:
+        labels = foreign.pop("labels", ...)
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(cross_entropy_with_grad.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, normalizer)
@@ -350,6 +358,6 @@ def _prepare() -> Any:
 
 
 for _function in (cross_entropy, cross_entropy_with_grad):
-    words.public(_function)
+    words.public(words.by_place(_function, 2))
 
 _DEFAULTS: dict[str, Any] = cross_entropy.__kwdefaults__ or {}

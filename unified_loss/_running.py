@@ -148,6 +148,10 @@ class RunningCrossEntropy:
             If there are no values yet, as while tracing: there, take `cross_entropy_totals`, and
             `merge` what the program returns.
         """
+        if logits is ...:
+            logits = foreign.pop("logits", ...)
+        if labels is ...:
+            labels = foreign.pop("labels", ...)
         if logits is ... or labels is ... or extra or foreign:
             options = RunningCrossEntropy.update.__kwdefaults__ or {}
             made = words.written(f"{type(self).__name__}(", _OPTIONS)
@@ -156,7 +160,7 @@ class RunningCrossEntropy:
         arrays = Operands(logits, labels, self._class_weight, sample_weight, None)
         self._take(logits, run("deliver", arrays, self._options), "cross_entropy_totals")
 
-    words.plain(update)
+    words.plain(words.by_place(update, 3))
 
     def update_linear(
         self,
@@ -198,6 +202,12 @@ class RunningCrossEntropy:
         >>> print(f"{running.compute().perplexity:.4f}")
         1.3820
         """
+        if hidden is ...:
+            hidden = foreign.pop("hidden", ...)
+        if weight is ...:
+            weight = foreign.pop("weight", ...)
+        if labels is ...:
+            labels = foreign.pop("labels", ...)
         if hidden is ... or weight is ... or labels is ... or extra or foreign:
             options = RunningCrossEntropy.update_linear.__kwdefaults__ or {}
             name = self.update_linear.__name__
@@ -208,7 +218,7 @@ class RunningCrossEntropy:
         sent = run_linear("linear_deliver", head, arrays, self._options, softcap)
         self._take(hidden, sent, "linear_cross_entropy_totals")
 
-    words.plain(update_linear)
+    words.plain(words.by_place(update_linear, 4))
 
     def merge(self, other: "RunningCrossEntropy | Totals") -> None:
         """Add what another one has seen, or the totals of a program; `other` stays as it is.

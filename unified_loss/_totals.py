@@ -178,6 +178,10 @@ def cross_entropy_totals(
     >>> int(totals.count)
     2
     """
+    if logits is ...:
+        logits = foreign.pop("logits", ...)
+    if labels is ...:
+        labels = foreign.pop("labels", ...)
     if logits is ... or labels is ... or extra or foreign:
         raise words.refused(cross_entropy_totals.__name__, _DEFAULTS, extra, foreign)
     arrays = Operands(logits, labels, class_weight, sample_weight, None)
@@ -248,6 +252,12 @@ def linear_cross_entropy_totals(
     >>> print(f"{totals.loss / totals.mass:.4f}, {totals.correct / totals.weight:.1f}")
     1.3236, 0.5
     """
+    if hidden is ...:
+        hidden = foreign.pop("hidden", ...)
+    if weight is ...:
+        weight = foreign.pop("weight", ...)
+    if labels is ...:
+        labels = foreign.pop("labels", ...)
     if hidden is ... or weight is ... or labels is ... or extra or foreign:
         name = linear_cross_entropy_totals.__name__
         raise words.refused(name, _LINEAR_DEFAULTS, extra, foreign, LINEAR_ARRAYS)
@@ -256,8 +266,8 @@ def linear_cross_entropy_totals(
     return Totals(*run_linear("linear_sums", Head(hidden, weight, bias), arrays, options, softcap))
 
 
-for _function in (cross_entropy_totals, linear_cross_entropy_totals):
-    words.public(_function)
+words.public(words.by_place(cross_entropy_totals, 2))
+words.public(words.by_place(linear_cross_entropy_totals, 3))
 
 _DEFAULTS: dict[str, Any] = cross_entropy_totals.__kwdefaults__ or {}
 _LINEAR_DEFAULTS: dict[str, Any] = linear_cross_entropy_totals.__kwdefaults__ or {}

@@ -138,6 +138,15 @@ WITHOUT = {
     LAYER: "one of linear_cross_entropy(hidden, weight, labels), which has no logits",
     "weight": "one of linear_cross_entropy(hidden, weight, labels), which has no logits",
 }
+# Arrays that are given by place and by name: what people mean by the name.
+TWICE = {
+    "weight": "of other losses it is class_weight=, one for each class, or sample_weight=",
+    "logits": f"write both by place, or both by name {ORDER}",
+    "labels": (
+        "a list of all classes is no option: labels are ids, numbers from 0, and the logits tell "
+        "how many classes there are"
+    ),
+}
 NAMES = {"logits": FIRST, "labels": SECOND, **WORDS}  # with ours, where a call has others
 OF_ARRAYS = {name for name, told in NAMES.items() if str(told).startswith((FIRST, SECOND))}
 OURS = frozenset(re.findall(r"(\w+)=", " ".join(map(str, WORDS.values()))))

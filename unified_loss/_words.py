@@ -20,6 +20,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 __all__ = [
     "OF_ARRAYS",
+    "by_place",
     "is_known",
     "looks_like_outputs",
     "plain",
@@ -49,6 +50,8 @@ def refused(
         call = f"the call, and a class is made before it is called: {made}"
         elsewhere = {**dict.fromkeys(OF_ARRAYS, call), **elsewhere}
     for name, value in foreign.items() if not (made and extra) else ():
+        if name in arrays:
+            return ArgumentError(_twice(caller, name, arrays[name]))
         return ArgumentError(_unknown(caller, name, value, (*arrays, *options), elsewhere))
     if not extra:
         given = " and ".join(f"{name} ({where})" for name, where in arrays.items())
@@ -60,11 +63,22 @@ def refused(
     )
 
 
+def by_place(function: FunctionT, number: int) -> FunctionT:
+    """A function whose first arguments come by place; by name they are among its ``**foreign``.
+
+    There it takes those that have no place. Of one that has come by both, Python would say that
+    and no more, before the function is called.
+    """
+    function.__code__ = function.__code__.replace(co_posonlyargcount=number)
+    return function
+
+
 def plain(function: FunctionT) -> FunctionT:
     """A function whose signature, as `help` and `inspect` show it, has no ``*extra, **foreign``."""
     code = function.__code__
     shown = code.replace(
         co_flags=code.co_flags & ~0x0C,  # CO_VARARGS and CO_VARKEYWORDS
+        co_posonlyargcount=0,
     )
     told = FunctionType(shown, {}, function.__name__, None, function.__closure__)
     told.__kwdefaults__ = function.__kwdefaults__
@@ -128,6 +142,13 @@ def _unknown(
     guess = f", perhaps {close[0]!r} is meant" if close else ""
     offers = [_named(close[0], name, f"{close[0]} is meant")] if close else []
     return offered.told(f"{first}{guess}; it takes {_listed(known)}.", *offers)
+
+
+def _twice(caller: str, name: str, place: str) -> Told:
+    """The text of an array that is given by its place and by its name."""
+    text = f"{caller} has {name!r} twice, as {place} and by name."
+    meant = vocabulary.TWICE.get(name)
+    return hinted(text, *([] if meant is None else [meant]), cause=offered.WORD)
 
 
 def _meanings(name: str, value: Any) -> tuple[str, ...]:

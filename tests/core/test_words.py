@@ -1,5 +1,6 @@
 """Words of other libraries: each is answered with ours."""
 
+import functools
 import inspect
 import re
 from typing import Any
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 
 import unified_loss
+from tests.helpers.backends import Backend
 from unified_loss import (
     ArgumentError,
     OptionError,
     RunningCrossEntropy,
     cross_entropy,
+    cross_entropy_totals,
     cross_entropy_with_grad,
     explain,
     linear_cross_entropy,
+    linear_cross_entropy_totals,
+    linear_cross_entropy_with_grad,
 )
 from unified_loss._vocabulary import OTHERS, WORDS
 
@@ -104,7 +109,7 @@ def test_every_word_has_an_answer_and_its_fixes(word: str) -> None:
         (linear_cross_entropy, {"hidden": LOGITS, "weight": np.eye(3), "labels": LABELS}),
     ):
         if word in arrays:
-            continue  # of the layer
+            continue
         with pytest.raises(ArgumentError, match=f"has no argument '{word}': ") as caught:
             function(**arrays, **{word: 1})
         error = caught.value
@@ -158,6 +163,69 @@ def test_the_focal_loss_that_is_told_is_one() -> None:
     p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
     p = p[np.arange(2), LABELS]
     np.testing.assert_allclose(found, -((1 - p) ** 2) * np.log(p), rtol=1e-5)
+
+
+EVERY = [
+    (cross_entropy, {"logits": LOGITS, "labels": LABELS}),
+    (cross_entropy_with_grad, {"logits": LOGITS, "labels": LABELS}),
+    (cross_entropy_totals, {"logits": LOGITS, "labels": LABELS}),
+    (explain, {"logits": LOGITS, "labels": LABELS}),
+    (RunningCrossEntropy().update, {"logits": LOGITS, "labels": LABELS}),
+    *(
+        (function, {"hidden": LOGITS, "weight": np.eye(3), "labels": LABELS})
+        for function in (
+            linear_cross_entropy,
+            linear_cross_entropy_with_grad,
+            linear_cross_entropy_totals,
+            RunningCrossEntropy().update_linear,
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "arrays"), EVERY)
+def test_arrays_come_by_place_or_by_name(function: Any, arrays: dict[str, Any]) -> None:
+    """Any of them that are last may have their names, and in any order."""
+    wanted = repr(function(*arrays.values()))
+    for number in range(len(arrays)):
+        places, named = [*arrays.values()][:number], [*arrays.items()][number:]
+        assert repr(function(*places, **dict(named))) == wanted
+        assert repr(function(*places, **dict(named[::-1]))) == wanted
+        assert repr(functools.partial(function, **dict(named))(*places)) == wanted
+        with pytest.raises(ArgumentError, match="one of which is missing"):
+            function(*places, **dict(named[1:]))
+
+
+@pytest.mark.parametrize(("function", "arrays"), EVERY)
+def test_an_array_that_is_given_twice_is_named(function: Any, arrays: dict[str, Any]) -> None:
+    """R8, R25: by its place and by its name, which is another library's word for something."""
+    for name in arrays:
+        with pytest.raises(ArgumentError, match=f"has '{name}' twice, as the .* by name") as caught:
+            function(*arrays.values(), **{name: [0, 1, 2]})
+        assert caught.value.cause == "word_of_another_library"
+        meant = {
+            "labels": "a list of all classes",
+            "logits": "by place",
+            "weight": "class_weight=",
+        }
+        assert meant.get(name, "by name") in str(caught.value)
+    if "logits" in arrays:  # the labels came first
+        with pytest.raises(ArgumentError, match=r"'logits' twice.*\n.*logits come first here"):
+            function(LABELS, logits=LOGITS)
+
+
+def test_arrays_come_by_name_in_programs(backend: Backend) -> None:
+    """R23: where functions are traced, too."""
+    logits, labels = backend.asarray(LOGITS), backend.asarray(LABELS)
+    wanted = backend.to_numpy(cross_entropy(logits, labels))
+    for call in (
+        lambda x, y: cross_entropy(logits=x, labels=y),
+        lambda x, y: cross_entropy(x, labels=y),
+    ):
+        is_compiled = backend.name in {"torch", "jax", "tensorflow"}
+        for function in (call, *([backend.trace(call)] if is_compiled else [])):
+            found = backend.to_numpy(function(logits, labels))
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_words_are_not_ours() -> None:

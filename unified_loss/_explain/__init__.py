@@ -91,6 +91,10 @@ def explain(
     >>> report.kernel
     'by classes, by rows with gradients'
     """
+    if logits is ...:
+        logits = foreign.pop("logits", ...)
+    if labels is ...:
+        labels = foreign.pop("labels", ...)
     ends = None
     if labels is ... and isinstance(logits, str) and not (extra or foreign):
         from unified_loss._explain._pasted import call_in
@@ -111,4 +115,4 @@ def explain(
     return examine(arrays, options, framework, Head(logits, weight, bias), softcap, ends)
 
 
-words.public(explain)
+words.public(words.by_place(explain, 2))

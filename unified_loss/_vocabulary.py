@@ -30,6 +30,10 @@ OF_TRAINER = (
     f"{DIVISOR}; the Trainer of transformers that passes it wants CausalLMLoss() of "
     "unified_loss.integrations.transformers as its compute_loss_func"
 )
+OF_MODEL = (
+    "the loss_function of a language model of transformers, which passes it, is CausalLMLoss() of "
+    "unified_loss.integrations.transformers"
+)
 OF_GROUP = "class_group=, the group whose members hold the classes"
 TOTALS = "no option: cross_entropy_totals counts the examples whose label has the largest logit"
 
@@ -71,7 +75,8 @@ OF_LOSSES: tuple[tuple[Meanings, str], ...] = (
     (CAP, "logit_softcap logits_soft_cap logit_cap soft_cap"),
     (OF_TRAINER, "num_items_in_batch"),
     (DIVISOR, "avg_factor num_items loss_normalizing_factor denominator global_batch_size"),
-    (COUNTED, "num_classes n_classes vocab_size"),
+    (COUNTED, "num_classes n_classes"),
+    (f"{COUNTED}; {OF_MODEL}", "vocab_size"),
     (OF_GROUP, "process_group tp_group dist_process_group vocab_parallel_options"),
     ("no option of a function", "name"),
 )

@@ -143,21 +143,30 @@ def _unknown(value: Any, name: str) -> str:
 
 def _offer(value: Any, name: str) -> Offer | None:
     """What to make of a value that is no array."""
-    if hasattr(type(value), "to_numpy"):
+    kind, found = type(value), None
+    if hasattr(kind, "to_numpy"):
         code = f"{name} = {name}.to_numpy()"
-        return offered.on_condition("these are floating numbers", "make an array of them", code)
-    if hasattr(type(value), "__jax_array__"):  # a parameter of Flax, a variable of Keras
-        return offered.converted(name, f"jnp.asarray({name})", "make an array of it")
-    if isinstance(value, list | tuple | int | float):
-        from unified_loss._host import is_host_data
-
-        if not is_host_data(value):
-            return offered.NUMBERS
-        code = f"{name} = np.asarray({name}, float)"
-        return offered.on_condition("these are scores", "make an array of them", code)
-    if _is_recorded(value):
-        return Offer(
+        found = offered.on_condition("these are floating numbers", "make an array of them", code)
+    elif hasattr(kind, "__jax_array__"):  # a parameter of Flax, a variable of Keras
+        found = offered.converted(name, f"jnp.asarray({name})", "make an array of it")
+    elif isinstance(value, list | tuple | int | float):
+        found = _offer_of_numbers(value, name)
+    elif _is_recorded(value):
+        found = Offer(
             'torch.fx.wrap("cross_entropy") at the top of the module that calls it, or '
             "CrossEntropyLoss of unified_loss.integrations.torch"
         )
-    return None
+    elif hasattr(kind, "predict_proba"):  # of scikit-learn
+        found = Offer("give its decision_function(X), or the logarithm of its predict_proba(X)")
+    elif callable(value) and not isinstance(value, type):
+        found = Offer("call it, and give what it returns")
+    return found
+
+
+def _offer_of_numbers(value: Any, name: str) -> Offer:
+    from unified_loss._host import is_host_data
+
+    if not is_host_data(value):
+        return offered.NUMBERS
+    code = f"{name} = np.asarray({name}, float)"
+    return offered.on_condition("these are scores", "make an array of them", code)

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 FEW = 64
 MANY = 1024
 
+# What other libraries call what there is here.
+ELSEWHERE = {
+    **dict.fromkeys(("result", "value", "get", "item"), "compute()"),
+    **dict.fromkeys(Evaluation._fields, "an attribute of what compute() returns"),
+    **dict.fromkeys(("forward", "update_state", "add", "add_batch"), "update(logits, labels)"),
+    **dict.fromkeys(("reset_state", "reset_states"), "reset()"),
+}
+
 
 class RunningCrossEntropy:
     """The loss, perplexity and accuracy of data that come in batches, as if they came at once.
@@ -266,6 +274,13 @@ class RunningCrossEntropy:
         """Forget all that was seen; the options stay."""
         self._pending.clear()
         self._seen = ExactTotals()
+
+    def __getattr__(self, name: str) -> Never:
+        """Tell what there is in place of a word of another library."""
+        told = ELSEWHERE.get(name)
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        text = text if told is None else f"{text}: here it is {told}"
+        raise AttributeError(text, name=name, obj=self)
 
     def __repr__(self) -> str:
         """Show the options that are not the defaults."""

@@ -196,6 +196,7 @@ def in_blocks(request, installed, monkeypatch) -> Any:
     else:
         from unified_loss._backends import numpy as backend
 
+        sizes |= {"SHORT": 0}
         monkeypatch.setenv("UNIFIED_LOSS_NUM_THREADS", str(HELPERS + 1))
     for constant, size in sizes.items():
         monkeypatch.setattr(backend, constant, size)

@@ -124,7 +124,7 @@ class Runner:
         return results
 
 
-NUMPY_BLOCKS = {"SMALL": 40, "TRANSPOSED_BLOCK": 40, "BLOCK": 60, "PARALLEL": 400}
+NUMPY_BLOCKS = {"SHORT": 0, "SMALL": 40, "TRANSPOSED_BLOCK": 40, "BLOCK": 60, "PARALLEL": 400}
 
 
 @contextlib.contextmanager

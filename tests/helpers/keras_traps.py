@@ -47,6 +47,22 @@ def raised(kind: type[Exception], function: Any, *arguments: Any, **options: Any
     raise AssertionError(message)
 
 
+def a_softmax_is_noticed_behind_what_moves_numbers() -> None:
+    """No layer that shapes the probabilities makes logits of them."""
+    plain = fitted(CrossEntropy())
+    for layer in (keras.layers.Reshape((3,)), keras.layers.Flatten(), keras.layers.Permute((1,))):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Input((5,)), keras.layers.Dense(3), keras.layers.Softmax(), layer]
+        model = keras.Sequential(layers)
+        model.compile(keras.optimizers.SGD(0.5), loss=CrossEntropy())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = model.fit(INPUTS, IDS, epochs=2, batch_size=8, verbose=0).history["loss"]
+        np.testing.assert_allclose(found, plain, rtol=1e-4)
+        told = [one for one in caught if issubclass(one.category, LossInputWarning)]
+        assert "softmax" in str(told[0].message)
+
+
 def a_softmax_is_noticed() -> None:
     """A model that ends in one trains on the logits before it, with a warning."""
     plain = fitted(CrossEntropy())
@@ -262,6 +278,7 @@ def warnings_name_the_line_of_fit() -> None:
 
 TRAPS = (
     a_softmax_is_noticed,
+    a_softmax_is_noticed_behind_what_moves_numbers,
     a_softmax_is_told_once,
     a_softmax_is_noticed_on_any_output,
     a_sigmoid_is_noticed,

@@ -41,6 +41,7 @@ def loss_of(library: str) -> Callable[[], list[bytes]]:
     else:
         from unified_loss._backends import numpy as backend
 
+        sizes |= {"SHORT": 0}
         os.environ["UNIFIED_LOSS_NUM_THREADS"] = str(THREADS)
     for name, size in sizes.items():
         setattr(backend, name, size)

@@ -32,6 +32,7 @@ CHECKS = (
     "bad_options_are_refused_at_once",
     "mistakes_in_batches",
     "a_softmax_is_noticed",
+    "a_softmax_is_noticed_behind_what_moves_numbers",
     "a_softmax_is_told_once",
     "a_softmax_is_noticed_on_any_output",
     "a_sigmoid_is_noticed",

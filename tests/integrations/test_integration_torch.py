@@ -15,7 +15,14 @@ from tests.helpers.accuracy import assert_accurate
 from tests.helpers.backends import Backend
 from tests.helpers.problems import Problem, sample
 from tests.helpers.torch_cases import CASES, EVERYTHING, TORCH, problem_of
-from unified_loss import BackendError, DTypeError, OptionError, ShapeError, cross_entropy
+from unified_loss import (
+    ArgumentError,
+    BackendError,
+    DTypeError,
+    OptionError,
+    ShapeError,
+    cross_entropy,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -135,6 +142,15 @@ def test_class_weights_become_a_floating_buffer(weights: Any) -> None:
     assert module.class_weight.tolist() == list(weights)
     assert dict(module.named_buffers()).keys() == {"class_weight"}
     assert not list(module.parameters())
+
+
+def test_weights_of_classes_have_their_own_name() -> None:
+    """R8: what is assigned under torch's name would do nothing."""
+    module = CrossEntropyLoss()
+    with pytest.raises(ArgumentError, match="here it is class_weight="):
+        module.weight = torch.ones(3)
+    assert not hasattr(module, "weight")
+    assert "weight" not in copy.deepcopy(module).state_dict()
 
 
 def test_class_weights_move_with_the_module() -> None:

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,6 +321,22 @@ def test_other_names_and_places_are_answered() -> None:
     assert list(parameters) == ["outputs", "labels", "num_items_in_batch"]
 
 
+def test_a_model_of_the_next_token_wants_its_labels_shifted() -> None:
+    """R17: the same warning as by `Trainer` where the model itself calls the loss."""
+    ids = torch.tensor([[7, 3, 9, 3]])
+    sizes = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8}
+    config = transformers.LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2)
+    model = transformers.LlamaForCausalLM(config)
+    model.loss_function = ClassificationLoss()
+    with pytest.warns(LossInputWarning, match="predicts the next token") as told:
+        model(input_ids=ids, labels=ids)
+    assert told[0].message.cause == "causal_shift_mismatch"
+    model.loss_function = CausalLMLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LossInputWarning)
+        model(input_ids=ids, labels=ids)
+
+
 def _never_made() -> Any:
     """A loss whose model is nowhere: what is wrong with its call is told all the same."""
     return LinearCausalLMLoss.__new__(LinearCausalLMLoss)
@@ -410,7 +427,8 @@ def test_hints_name_options_that_there_are(loss: Any) -> None:
 def test_a_trainer_is_given_the_loss_for_it(loss: Any, tmp_path: Path) -> None:
     """R8: what `Trainer` passes tells that it is one."""
     task = TASKS["language"]()._replace(loss=loss)
-    with pytest.raises(OptionError, match=r"compute_loss_func=CausalLMLoss\(\)"):
+    told = r"CausalLMLoss\(\) of unified_loss.integrations.transformers as its compute_loss_func"
+    with pytest.raises(OptionError, match=told):
         trainer_of(task, tmp_path).train()
 
 

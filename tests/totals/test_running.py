@@ -408,3 +408,19 @@ def test_evaluation_has_names() -> None:
     found = RunningCrossEntropy().compute()
     assert isinstance(found, Evaluation)
     assert found._fields == ("loss", "perplexity", "accuracy", "confidence", "count", "mass")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("result", r"compute\(\)$"),
+        ("perplexity", r"what compute\(\) returns$"),
+        ("update_state", r"update\(logits, labels\)$"),
+        ("reset_states", r"reset\(\)$"),
+        ("other", "'other'$"),
+    ],
+)
+def test_words_of_other_libraries_are_answered(word: str, told: str) -> None:
+    """R8: those of metrics of Keras and PyTorch."""
+    with pytest.raises(AttributeError, match=told):
+        getattr(RunningCrossEntropy(), word)

@@ -214,7 +214,8 @@ def class_weight_as_dict(given: Given) -> Readings:
         return
     numbers = _keys(value)
     each = list(range(len(numbers)))
-    fixes = [outside("give an array of one weight per class, in the order of the class ids")]
+    todo = "give an array of one weight per class, in the order of the class ids"
+    fixes = [outside(todo if name == "class_weight" else f"{todo}, as class_weight=")]
     if name == "class_weight" and sorted(map(str, numbers)) == sorted(map(str, each)):
         if all(rules.is_integer(number) for number in numbers):
             code = f"class_weight = [*map(class_weight.get, range({len(each)}))]"

@@ -122,7 +122,7 @@ def aligned(labels: Tensor, logits: Tensor, shift: int, virtual_tokens: int) -> 
 
 def unshifted() -> LossInputWarning:
     """The warning of labels that `ClassificationLoss` leaves where they stand, and should not."""
-    fix = "compute_loss_func=CausalLMLoss()"
+    fix = "CausalLMLoss() in its place"
     message = (
         "the outputs are those of a model that predicts the next token, and ClassificationLoss "
         f"does not shift the labels: each token would be asked to predict itself. Fix: {fix}."
@@ -138,6 +138,12 @@ def is_next_token_model(outputs: Any) -> bool:
         return False
     names = _library_names(type(outputs))
     return any(word in name for name in names for word in NEXT_TOKEN)
+
+
+def predicts_next_token(model: Any) -> bool:
+    """The same of a model that calls its loss."""
+    names = _library_names(type(model)) if isinstance(model, torch.nn.Module) else ()
+    return any(word in name for name in names for word in (*NEXT_TOKEN, "LMHead"))
 
 
 @torch.compiler.assume_constant_result  # as Dynamo cannot walk through the bases of a class

@@ -68,9 +68,11 @@ def _last_activation(y_pred: Any, model: Any, whole: Any) -> str | None:
 
 def _activation(output: Any) -> str | None:
     """The same of a symbolic output, which a layer or an operation makes."""
-    layer, _, index = output._keras_history  # noqa: SLF001 (as Keras's own models read it)
+    layer, node, index = output._keras_history  # noqa: SLF001 (as Keras's own models read it)
     if isinstance(layer, keras.Model) and layer.outputs:
         return _activation(layer.outputs[index])
+    if type(layer).__name__.lower() in MOVES:
+        return _activation(layer._inbound_nodes[node].input_tensors[0])  # noqa: SLF001 (as above)
     applied = getattr(layer, "activation", None)
     # `keras.layers.Softmax`, `keras.ops.softmax` and `keras.ops.sigmoid` are classes there.
     names = type(layer).__name__.lower(), getattr(applied, "__name__", None)
@@ -91,5 +93,7 @@ def _log_odds(probabilities: Any) -> Any:
     return ops.log(probabilities) - ops.log1p(-ops.minimum(probabilities, 1 - rest))
 
 
+# Layers and operations that leave numbers as they are, and move them.
+MOVES = {"expanddims", "flatten", "identity", "permute", "reshape", "squeeze", "transpose"}
 # Logits of which each makes the probabilities.
 INVERSES: dict[str, Callable[[Any], Any]] = {"softmax": ops.log, "sigmoid": _log_odds}

@@ -186,6 +186,13 @@ class CrossEntropyLoss(nn.Module):
 
     words.plain(forward)
 
+    def _refuse_weight(self, _: Any) -> Never:
+        """Class weights have another name here, under which torch's would do nothing."""
+        message = words.refused(type(self).__name__, OPTIONS, (), {"weight": ...})
+        raise message
+
+    weight = property(None, _refuse_weight)
+
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (as torch has it)
         """Set the mode, as that of every module, and warn where the loss is out of reach."""
         if not torch.compiler.is_compiling():

@@ -8,6 +8,7 @@ PyTorch is imported.
 import copy
 import math
 import operator
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, Never
 
@@ -26,6 +27,7 @@ from unified_loss.integrations._outputs import (
     first_logits,
     is_next_token_model,
     predicts_next,
+    predicts_next_token,
     read,
     refused,
     unshifted,
@@ -156,6 +158,10 @@ class ClassificationLoss:
             given = outputs, labels, num_items_in_batch
             given = received(type(self), OPTIONS, given, extra, foreign)
             outputs, labels, num_items_in_batch = given
+            if not isinstance(self, CausalLMLoss) and not torch.compiler.is_compiling():
+                caller = sys._getframe(1).f_locals.get("self")  # noqa: SLF001 (whose loss it is)
+                if predicts_next_token(caller):
+                    warn(unshifted())
         if labels is None:
             message = 'labels are missing: the batches of the data collator have no key "labels".'
             raise refused(LossInputError, message, 'name the column of the labels "labels"')

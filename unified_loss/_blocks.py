@@ -257,10 +257,7 @@ def walk_loss_and_gradient(
     if is_guess:
         _, divisor = with_divisor(ops, field.plan, field.operands, examples._replace(dropped=None))
     slope = _room(field, into)
-    own = factor
-    if factor is not None and plan.reduction == "none":
-        own = factor.reshape(field.row_shape)
-    loss, kept = _walk(field, examples, divisor, Scale(own, divisor), slope)
+    loss, kept = _walk(field, examples, divisor, _scale(field, factor, divisor), slope)
     loss = _in_shape(plan, operands, loss)
     if is_guess and kept.careful:
         return loss, walk_gradient(ops, walk, plan, operands, kept, factor)
@@ -326,6 +323,13 @@ def _in_shape(plan: Plan, operands: Operands, loss: Array) -> Array:
     return loss.reshape(without(tuple(operands.logits.shape), plan.axis))
 
 
+def _scale(field: Field, factor: Array | None, divisor: Any) -> Scale:
+    """What the gradient is multiplied by, as the loss has it, and divided by."""
+    if factor is not None and field.plan.reduction == "none":
+        factor = factor.reshape(field.row_shape)
+    return Scale(factor, divisor)
+
+
 def _room(field: Field, into: Array | None) -> Array:
     """Where the gradient goes."""
     if into is None:
@@ -354,9 +358,7 @@ def walk_gradient(
         slope[...] = 0
         return slope.reshape(shape)
     examples, divisor = _known_again(field, kept)
-    if factor is not None and plan.reduction == "none":
-        factor = factor.reshape(field.row_shape)
-    scale = Scale(factor, divisor)
+    scale = _scale(field, factor, divisor)
 
     def of_careful_block(x: Array, cut: Cut) -> Array:
         mine = field.examples(cut, x, examples)

@@ -151,12 +151,8 @@ def linear_cross_entropy(
     >>> print(f"{linear_cross_entropy(hidden, weight, np.array([0, 1]), softcap=0.5):.4f}")
     0.7436
     """
-    if hidden is ...:
-        hidden = foreign.pop("hidden", ...)
-    if weight is ...:
-        weight = foreign.pop("weight", ...)
-    if labels is ...:
-        labels = foreign.pop("labels", ...)
+    if hidden is ... or weight is ... or labels is ...:
+        hidden, weight, labels = words.by_name(foreign, hidden=hidden, weight=weight, labels=labels)
     if hidden is ... or weight is ... or labels is ... or extra or foreign:
         raise words.refused(linear_cross_entropy.__name__, _DEFAULTS, extra, foreign, ARRAYS)
     arrays = Operands(None, labels, class_weight, sample_weight, normalizer)
@@ -249,12 +245,8 @@ def linear_cross_entropy_with_grad(
      [-0.75 -1.5 ]
      [ 0.25  0.5 ]]
     """
-    if hidden is ...:
-        hidden = foreign.pop("hidden", ...)
-    if weight is ...:
-        weight = foreign.pop("weight", ...)
-    if labels is ...:
-        labels = foreign.pop("labels", ...)
+    if hidden is ... or weight is ... or labels is ...:
+        hidden, weight, labels = words.by_name(foreign, hidden=hidden, weight=weight, labels=labels)
     if hidden is ... or weight is ... or labels is ... or extra or foreign:
         name = linear_cross_entropy_with_grad.__name__
         raise words.refused(name, _DEFAULTS, extra, foreign, ARRAYS)

@@ -210,12 +210,10 @@ class RunningCrossEntropy:
         >>> print(f"{running.compute().perplexity:.4f}")
         1.3820
         """
-        if hidden is ...:
-            hidden = foreign.pop("hidden", ...)
-        if weight is ...:
-            weight = foreign.pop("weight", ...)
-        if labels is ...:
-            labels = foreign.pop("labels", ...)
+        if hidden is ... or weight is ... or labels is ...:
+            hidden, weight, labels = words.by_name(
+                foreign, hidden=hidden, weight=weight, labels=labels
+            )
         if hidden is ... or weight is ... or labels is ... or extra or foreign:
             options = RunningCrossEntropy.update_linear.__kwdefaults__ or {}
             name = self.update_linear.__name__

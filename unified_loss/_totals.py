@@ -252,12 +252,8 @@ def linear_cross_entropy_totals(
     >>> print(f"{totals.loss / totals.mass:.4f}, {totals.correct / totals.weight:.1f}")
     1.3236, 0.5
     """
-    if hidden is ...:
-        hidden = foreign.pop("hidden", ...)
-    if weight is ...:
-        weight = foreign.pop("weight", ...)
-    if labels is ...:
-        labels = foreign.pop("labels", ...)
+    if hidden is ... or weight is ... or labels is ...:
+        hidden, weight, labels = words.by_name(foreign, hidden=hidden, weight=weight, labels=labels)
     if hidden is ... or weight is ... or labels is ... or extra or foreign:
         name = linear_cross_entropy_totals.__name__
         raise words.refused(name, _LINEAR_DEFAULTS, extra, foreign, LINEAR_ARRAYS)

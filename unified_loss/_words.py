@@ -73,6 +73,11 @@ def by_place(function: FunctionT, number: int) -> FunctionT:
     return function
 
 
+def by_name(foreign: dict[str, Any], **given: Any) -> list[Any]:
+    """Arrays by place, or those that came by name instead, which are taken out of the others."""
+    return [foreign.pop(name, ...) if one is ... else one for name, one in given.items()]
+
+
 def plain(function: FunctionT) -> FunctionT:
     """A function whose signature, as `help` and `inspect` show it, has no ``*extra, **foreign``."""
     code = function.__code__

@@ -37,12 +37,13 @@ help:  ## List the targets
 demo: .venv-demo/.installed  ## Train on handwritten digits with NumPy alone
 	.venv-demo/bin/python -m unified_loss demo
 
-test: .venv/.installed  ## Run the whole test suite with every backend, and measure coverage
+test: .venv/.installed test-fused  ## Run the whole test suite with every backend, and measure coverage
 	@echo "The whole suite takes some 30 minutes on two cores; make test WORKERS=8 runs eight files at a time"
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MODES) --cov --cov-report term $(PYTEST_FLAGS)
 
+# Triton and TensorFlow cannot be in one process. Flags may select nothing here, which is no failure.
 test-fused: .venv-fused/.installed  ## Run the kernels for accelerators through Triton's interpreter, and compile them
-	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch $(PYTEST_FLAGS) tests/backends/test_fused.py
+	.venv-fused/bin/python -m pytest -n $(WORKERS) --backend torch $(PYTEST_FLAGS) tests/backends/test_fused.py || [ $$? -eq 5 ]
 
 test-oldest: .venv-oldest/.installed  ## Test every backend with the oldest releases that are allowed
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MODES) $(PYTEST_FLAGS) $(wildcard $(OLDEST:%=tests/*/test_%.py))
@@ -79,7 +80,7 @@ dist: .venv-dist/.installed  ## Build sdist and wheel, and try each in an empty 
 		.venv-empty/bin/python -I -m unified_loss doctor; \
 	done
 
-release-check: lint typing docs dist test-fused test-oldest  ## All that a release needs, with every Python at hand
+release-check: lint typing docs dist test-oldest  ## All that a release needs, with every Python at hand
 	set -e; for python in $(PYTHONS); do \
 		command -v $$python > /dev/null || continue; \
 		$$python -c '' 2> /dev/null || continue; \

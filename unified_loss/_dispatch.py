@@ -54,7 +54,7 @@ LOADERS: dict[str, Callable[[], Backend]] = {
     "tensorflow": _tensorflow,
 }
 # Of each library the oldest release that is supported: what `pyproject.toml` asks for.
-OLDEST = {"numpy": "2.0", "torch": "2.13", "jax": "0.8", "tensorflow": "2.20"}
+OLDEST = {"numpy": "2.0", "torch": "2.6", "jax": "0.8", "tensorflow": "2.20"}
 ARRAY_API_LIBRARIES = ("array_api_strict", "cupy", "dask", "mlx")
 
 ALIASES = {"jaxlib": "jax"}  # the package of concrete JAX arrays

@@ -261,7 +261,7 @@ def _is_silent(ops: Ops, plan: Plan, t: Array, examples: Examples) -> Array:
     if w is not None and plan.label_smoothing:
         share = plan.label_smoothing / ops.cast_size(examples.num_classes, plan.compute_dtype)
         share = share * examples.label_total
-        counts = ((1 - plan.label_smoothing) * t != -share) & (w != 0)
+        counts = ~((1 - plan.label_smoothing) * t == -share) & (w != 0)  # see `DTensorOps.pick`
         return ~ops.any(counts, axis) & (examples.label_mass == 0)
     terms = (1 - plan.label_smoothing) * t if plan.label_smoothing else examples.weighted_labels
     # All are 0 if none is above and their sum is.

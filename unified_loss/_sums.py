@@ -65,7 +65,7 @@ def added_up(
     confidence = ops.where(lost, NAN, ops.exp(-l))
     nll = l - u if plan.label_kind == "index" else examples.label_total * l - u
     if plan.label_kind == "index" and not isinstance(examples.label_mass, float):
-        lost = lost | (examples.label_mass != examples.label_mass)  # NaN of what is no class id
+        lost = lost | ~(examples.label_mass == examples.label_mass)  # NaN of what is no class id
     nll = ops.where(lost, NAN, nll)
     correct = ops.where(lost, NAN, ops.cast(hit, plan.compute_dtype))
 

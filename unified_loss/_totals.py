@@ -111,7 +111,7 @@ class Totals(NamedTuple):
 
 def start(totals: Totals) -> tuple[Backend | None, Any]:
     """Totals on their way to the host: what a backend receives later, or numbers without one."""
-    if all(isinstance(number, int | float) for number in totals):
+    if all(isinstance(number, (int, float)) for number in totals):
         return None, list(totals)
     shape = tuple(totals.loss.shape)
     if shape:

@@ -69,7 +69,12 @@ def by_place(function: FunctionT, number: int) -> FunctionT:
     There it takes those that have no place. Of one that has come by both, Python would say that
     and no more, before the function is called.
     """
-    function.__code__ = function.__code__.replace(co_posonlyargcount=number)
+    code = function.__code__
+    # With names of their own: Dynamo of torch 2.9 refuses the name of a place among the others.
+    names = [f"_{name}" for name in code.co_varnames[:number]]
+    function.__code__ = code.replace(
+        co_posonlyargcount=number, co_varnames=(*names, *code.co_varnames[number:])
+    )
     return function
 
 
@@ -81,9 +86,12 @@ def by_name(foreign: dict[str, Any], **given: Any) -> list[Any]:
 def plain(function: FunctionT) -> FunctionT:
     """A function whose signature, as `help` and `inspect` show it, has no ``*extra, **foreign``."""
     code = function.__code__
+    places = code.co_posonlyargcount
+    names = [name.removeprefix("_") for name in code.co_varnames[:places]]
     shown = code.replace(
         co_flags=code.co_flags & ~0x0C,  # CO_VARARGS and CO_VARKEYWORDS
         co_posonlyargcount=0,
+        co_varnames=(*names, *code.co_varnames[places:]),
     )
     told = FunctionType(shown, {}, function.__name__, None, function.__closure__)
     told.__kwdefaults__ = function.__kwdefaults__

@@ -5,7 +5,7 @@ import pytest
 
 from tests.backends.test_numpy_blocks import OPTIONS, SHAPES, sample
 from tests.helpers.remote_arrays import RemoteArray, home, sizes_made
-from unified_loss import cross_entropy, cross_entropy_totals, cross_entropy_with_grad
+from unified_loss import cross_entropy, cross_entropy_totals, cross_entropy_with_grad, explain
 from unified_loss._backends import _array_ops as library
 
 BLOCK = 1000  # more than there are examples
@@ -40,6 +40,16 @@ def test_only_the_gradient_is_large(shape, axis, option, rng):
     np.testing.assert_allclose(home(loss), truth, rtol=1e-5)
     np.testing.assert_allclose(home(slope), slopes, rtol=1e-5, atol=3e-7)
     assert home(slope).dtype == np.float32
+
+
+def test_explain_tells_the_blocks(rng):
+    """R25: the route that the call takes, and the memory of a block."""
+    _, (large, _) = call((700, 10), 1, "plain", rng)
+    report = explain(*large)
+    assert report.kernel == "row statistics (array API), in blocks"
+    assert f"of {BLOCK:,} logits" in dict(report.facts)["memory"]
+    _, (small, _) = call((7, 10), 1, "plain", rng)
+    assert explain(*small).kernel == "row statistics (array API)"
 
 
 @pytest.mark.parametrize("option", ["plain", "dense", "all"])

@@ -12,6 +12,8 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, GROUPS = SETTINGS["project"], SETTINGS["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
 FRAMEWORKS = [name for name in EXTRAS if name != "demo"]
+# Oldest releases that come with gigabytes of CUDA, and are tested by hand before a release.
+BY_HAND = {"torch": Version("2.6.0")}
 
 
 def bounds() -> list[Requirement]:
@@ -36,6 +38,6 @@ def pythons() -> list[str]:
 
 def table() -> list[tuple[str, str, str]]:
     """A package, and the oldest and the newest release of it that is tested."""
-    oldest, newest = pins("constraints-oldest.txt"), pins("constraints.txt")
+    oldest, newest = pins("constraints-oldest.txt") | BY_HAND, pins("constraints.txt")
     names = dict.fromkeys(bound.name for bound in bounds())
     return [(name, str(oldest[name]), str(newest[name])) for name in names]

@@ -27,7 +27,7 @@ def loss_in(
     arrays = TORCH.place(problem, dtype)
 
     def loss(*values: Any) -> Any:
-        given = arrays | dict(zip(names, values, strict=True))
+        given = {**arrays, **dict(zip(names, values, strict=True))}
         return cross_entropy(**given, **problem.options | options)
 
     return loss, [TORCH.asarray(problem.arrays[name], dtype) for name in names]

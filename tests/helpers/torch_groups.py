@@ -291,7 +291,7 @@ def split_under_compilers() -> None:
         part = own(call, next(parts_of(problem.num_classes)), 1) | {"class_group": group}
 
         def loss(logits: Any, part: Call = part, options: Call = problem.options) -> Any:
-            return cross_entropy(**part | {"logits": logits}, **options)
+            return cross_entropy(**{**part, "logits": logits}, **options)
 
         def again(logits: Any, loss: Any = loss) -> Any:
             return torch.utils.checkpoint.checkpoint(loss, logits, use_reentrant=False)

@@ -342,7 +342,7 @@ def linear_under_compilers() -> None:
     wanted = own(truth, classes, is_dense=False)
 
     def loss(hidden: Any, weight: Any) -> Any:
-        return linear_cross_entropy(**part | {"hidden": hidden, "weight": weight}, **case.options)
+        return linear_cross_entropy(**{**part, "hidden": hidden, "weight": weight}, **case.options)
 
     def both(hidden: Any, weight: Any) -> Any:
         given = part | {"hidden": hidden, "weight": weight}

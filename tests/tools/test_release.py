@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import unified_loss
-from tests.helpers.releases import ROOT, bounds, pins
+from tests.helpers.releases import BY_HAND, ROOT, bounds, pins
 
 
 @pytest.mark.parametrize("bound", bounds(), ids=str)
@@ -15,7 +15,8 @@ def test_oldest_pins_are_the_lower_bounds(bound: Requirement) -> None:
     """R2: `make test-oldest` tests what pyproject.toml allows, to the patch release."""
     (lowest,) = bound.specifier
     assert lowest.operator == ">="
-    assert pins("constraints-oldest.txt")[bound.name] == Version(lowest.version)
+    tested = pins("constraints-oldest.txt") | BY_HAND
+    assert tested[bound.name] == Version(lowest.version)
 
 
 @pytest.mark.parametrize("bound", bounds(), ids=str)

@@ -278,23 +278,31 @@ class CupyOps(ArrayOps):
     goes_by_tiles = True
     reads_values = False  # and of `BlockOps` it has what is asked for then
 
+    @staticmethod
+    def walk(size: int) -> Walk | None:
+        """The blocks for so many logits; None: all at once."""
+        return WALK if size > WALK.size else None
+
     def loss(self, plan: Plan, operands: Operands) -> Array:
-        if operands.logits.size <= WALK.size:
+        walk = self.walk(operands.logits.size)
+        if walk is None:
             return super().loss(plan, operands)
         ops: Any = self
-        return walk_loss(ops, WALK, plan, operands)[0]
+        return walk_loss(ops, walk, plan, operands)[0]
 
     def loss_and_gradient(self, plan: Plan, operands: Operands) -> tuple[Array, Array]:
-        if operands.logits.size <= WALK.size:
+        walk = self.walk(operands.logits.size)
+        if walk is None:
             return super().loss_and_gradient(plan, operands)
         ops: Any = self
-        return walk_loss_and_gradient(ops, WALK, plan, operands)
+        return walk_loss_and_gradient(ops, walk, plan, operands)
 
     def sums(self, plan: Plan, operands: Operands) -> Sums:
-        if operands.logits.size <= WALK.size:
+        walk = self.walk(operands.logits.size)
+        if walk is None:
             return super().sums(plan, operands)
         ops: Any = self
-        return walk_sums(ops, WALK, plan, operands)
+        return walk_sums(ops, walk, plan, operands)
 
     def empty(self, shape: Shape, dtype: str, like: Array) -> Array:
         device = array_api_compat.device(like)

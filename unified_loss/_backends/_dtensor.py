@@ -145,7 +145,8 @@ class DTensorOps(TorchOps):
 
     def pick(self, x: Array, ids: Array, axis: int) -> Array:
         """By comparison; a gather along a sharded axis would gather the logits first."""
-        return self.sum(x.masked_fill(ids != self.classes(x, axis), 0.0), axis)
+        others = ~(ids == self.classes(x, axis))  # torch 2.9 has no rule for !=
+        return self.sum(x.masked_fill(others, 0.0), axis)
 
     def pick_class(self, weights: Array, ids: Array) -> Array:
         weights = self.along(weights, self._classes, self._axis)

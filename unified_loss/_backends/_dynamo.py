@@ -22,6 +22,7 @@ from unified_loss._sums import sums_of
 from unified_loss._types import Array, Head, Operands, Options, Shape, Size, Spec
 from unified_loss.exceptions import BackendError, ShapeError
 
+_NUMBERS = (int, float)  # `int | float` is a type that Dynamo of torch 2.9 cannot wrap
 ENTRIES = {"loss": loss_of, "loss_and_gradient": loss_and_gradient_of, "sums": sums_of}
 
 
@@ -63,7 +64,7 @@ def _open(  # pragma: no cover (Dynamo reads this, and runs it elsewhere)
 ) -> Any:
     """A number that is another one in each step, and so no constant."""
     # Bounds of `rules.HELD`, written out: Dynamo takes a number from elsewhere for an input.
-    if isinstance(normalizer, int | float) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
+    if isinstance(normalizer, _NUMBERS) and 2.0**-150 < normalizer < 2.0**128 - 2.0**103:
         return normalizer * torch.ones((), dtype=_wide(like.dtype), device=like.device)
     return normalizer
 

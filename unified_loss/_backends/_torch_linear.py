@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from unified_loss import _messages as messages
 from unified_loss._backend import Backend, LinearRoute
 from unified_loss._backends import _torch_blocks as blocks
+from unified_loss._backends._torch_compat import is_compiling
 from unified_loss._backends._torch_ops import (
     DTYPES,
     GRAPH_OPS,
@@ -398,7 +399,7 @@ def sums_of_tiles(flat: walks.Flat, examples: Examples, highest: Array | None = 
 
 def _again(function: Callable[..., Sums]) -> Callable[..., Sums]:
     """The function, run again for its backward where torch can do that."""
-    if is_transformed() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_transformed() or is_compiling() or not torch.is_grad_enabled():
         return function
 
     def run(*arguments: Any) -> Sums:

@@ -8,7 +8,7 @@ import torch
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
-from unified_loss._backends._torch_compat import is_exporting
+from unified_loss._backends._torch_compat import is_compiling, is_exporting
 from unified_loss._ops import INFINITY, Factors, LinearOps
 from unified_loss._shapes import kept, without
 from unified_loss._types import Array, Plan, Shape
@@ -34,7 +34,7 @@ def is_distributed(array: Array) -> bool:
 
 def is_watched() -> bool:
     """Whether anything but autograd's backward has an eye on the operations that run."""
-    return is_recorded() or torch.compiler.is_compiling()
+    return is_recorded() or is_compiling()
 
 
 def is_recorded() -> bool:

@@ -8,6 +8,7 @@ from torch._C import _functorch
 from torch.distributed.device_mesh import DeviceMesh
 
 from unified_loss import _messages as messages
+from unified_loss._backends._torch_compat import is_compiling
 from unified_loss._backends._torch_ops import TorchOps, is_transformed
 from unified_loss._ops import INFINITY
 from unified_loss._split_classes import Part, Sums, local_sums, without_broken
@@ -97,7 +98,7 @@ def _like(flat: Array, parts: list[Array]) -> list[Array]:
 def _reduced(flat: Array, operation: str, group: Any) -> Array:
     """The sum or the maximum over the members of a new tensor, which is given away."""
     refuse_mapped(flat, "logits")
-    if torch.compiler.is_compiling():
+    if is_compiling():
         functions = torch.ops._c10d_functional  # noqa: SLF001 (what a graph can hold)
         return functions.wait_tensor(functions.all_reduce(flat, operation, group.group_name))
     distributed.all_reduce(flat, getattr(distributed.ReduceOp, operation.upper()), group=group)

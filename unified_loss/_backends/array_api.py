@@ -41,6 +41,9 @@ def _ops(array: Array) -> ArrayOps:
     return OPS.get(package_of(type(array)), OtherOps)(xp)
 
 
+_ROWS = Route("row statistics (array API)")
+
+
 class ArrayApiBackend(Backend):
     """Any library with an array-API namespace."""
 
@@ -100,8 +103,14 @@ class ArrayApiBackend(Backend):
     def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
         return _ops(logits).from_numpy(host.cast(values, dtype), logits)
 
+    def device(self, logits: Array) -> str:
+        """The library, which knows where its arrays are."""
+        return package_of(type(logits))
+
     def route(self, plan: Plan, size: int) -> Route:
-        return Route("row statistics (array API)")
+        walk_of = getattr(OPS.get(plan.device), "walk", None)
+        walk = None if walk_of is None else walk_of(size)
+        return _ROWS if walk is None else Route(_ROWS.name + ", in blocks", walk=walk)
 
     def loss(self, plan: Plan, operands: Operands) -> Array:
         ops = _ops(operands.logits)

@@ -16,7 +16,7 @@ from unified_loss._backends import _torch_fused as fused
 from unified_loss._backends import _torch_linear as linear
 from unified_loss._backends import _torch_pair as pair
 from unified_loss._backends import _torch_softmax as softmax
-from unified_loss._backends._torch_compat import guard_or_true, statically_known_true
+from unified_loss._backends._torch_compat import guard_or_true, is_compiling, statically_known_true
 from unified_loss._backends._torch_native import has_native_loss, native_loss
 from unified_loss._backends._torch_ops import (
     DTYPES,
@@ -102,7 +102,7 @@ def run(kernel: Callable[..., Any], ops: TorchOps, plan: Plan, operands: Operand
         from unified_loss._backends import _torch_split
 
         ops = _torch_split.OPS
-    elif torch.compiler.is_compiling():
+    elif is_compiling():
         ops = GRAPH_OPS
     return kernel(ops, plan, operands)
 
@@ -293,7 +293,7 @@ class TorchBackend(Backend):
         return f"{name}.to(logits.device)"
 
     def read(self, array: Array, *, wait: bool) -> Any | None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
+        if is_compiling() or torch.jit.is_tracing() or get_proxy_mode() is not None:
             return None
         if wait and is_distributed(array):
             array = array.full_tensor()
@@ -389,7 +389,7 @@ class TorchBackend(Backend):
     def send(self, numbers: tuple[Array, ...]) -> Any | None:
         if is_distributed(numbers[0]):
             numbers = tuple(number.full_tensor() for number in numbers)
-        if torch.compiler.is_compiling() or not _has_own_values(numbers[0]) or numbers[0].is_meta:
+        if is_compiling() or not _has_own_values(numbers[0]) or numbers[0].is_meta:
             return None
         return _Sent(numbers)
 

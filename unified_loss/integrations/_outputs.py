@@ -67,7 +67,7 @@ def predicts_next(outputs: Any) -> bool:
     language_model = getattr(outputs, "language_model_outputs", None)  # in a BLIP-2
     if language_model is not None:
         return predicts_next(language_model)
-    if isinstance(outputs, tuple | list):
+    if isinstance(outputs, (tuple, list)):
         if len(_tensors(outputs)) > 1:
             raise _without_names()
         return True

@@ -75,9 +75,10 @@ def refuse_other_kinds(loss: type, outputs: Any, labels: Any) -> None:
     """
     if not isinstance(labels, Tensor):
         raise _no_labels(loss, outputs, labels)
-    if isinstance(outputs, Tensor | Mapping):
+    if isinstance(outputs, (Tensor, Mapping)):
         return
-    if not isinstance(outputs, tuple | list) or not any(isinstance(one, Tensor) for one in outputs):
+    is_row = isinstance(outputs, (tuple, list))  # Dynamo of torch 2.9 cannot read `tuple | list`
+    if not is_row or not any(isinstance(one, Tensor) for one in outputs):
         raise _no_outputs(outputs)
 
 
@@ -121,7 +122,7 @@ def _no_labels(loss: type, outputs: Any, labels: Any) -> Exception:
     text = f"labels must be a tensor of class ids, but are of type {kind}"
     if isinstance(labels, Mapping) and "labels" in labels:
         return refused(ArgumentError, f"{text}.", f'{made(loss)}(outputs, inputs["labels"])')
-    holds = labels if isinstance(labels, tuple | list) else ()
+    holds = labels if isinstance(labels, (tuple, list)) else ()
     if not isinstance(labels, Mapping) and not any(isinstance(one, Tensor) for one in holds):
         return refused(BackendError, f"{text}.", "labels = torch.as_tensor(labels)")
     if isinstance(outputs, Tensor) and not outputs.is_floating_point():

@@ -191,8 +191,14 @@ class ClassificationLoss:
 
     def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
         """Return the loss of labels that stand where they are predicted."""
-        loss: Tensor = self.loss.to(logits.device)(logits, labels, normalizer=normalizer)
+        loss: Tensor = self.loss_beside(logits)(logits, labels, normalizer=normalizer)
         return loss
+
+    def loss_beside(self, logits: Tensor) -> CrossEntropyLoss:
+        """Return the module of the options, with its class weights where the logits are."""
+        # Asked first, since Dynamo of torch 2.9 cannot move a module.
+        is_there = self.loss.class_weight is None or self.loss.class_weight.device == logits.device
+        return self.loss if is_there else self.loss.to(logits.device)
 
     def row_sums(self, logits: Any, labels: Tensor) -> Tensor:
         """Return for each row the sum of its losses and the number of its labels, shape (N, 2).
@@ -206,7 +212,7 @@ class ClassificationLoss:
             raise refused(LossInputError, message, fix)
         logits = first_logits(logits)
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
-        each = copy.copy(self.loss.to(logits.device))
+        each = copy.copy(self.loss_beside(logits))
         each.reduction = "none"
         losses = each(logits, labels)
         dense = labels.shape == logits.shape
@@ -360,7 +366,7 @@ class LinearCausalLMLoss(CausalLMLoss):
 
     def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
         """Return the loss of hidden states, and labels that stand where they are predicted."""
-        head, loss = self.head, self.loss.to(logits.device)
+        head, loss = self.head, self.loss_beside(logits)
         value: Tensor = linear_cross_entropy(
             logits,
             head.layer.weight,
@@ -388,7 +394,7 @@ def _normalizer(labels: Tensor, logits: Tensor, num_items: Tensor | int | None) 
     """The number of labels that the sum of a step is divided by, or 1 if there are none."""
     items = labels.ne(IGNORE_INDEX) if num_items is None else num_items
     if not isinstance(items, Tensor):  # `as_tensor` would compile again for each number
-        if isinstance(items, bool | str) or items is ...:
+        if isinstance(items, (bool, str)) or items is ...:
             message = f"num_items_in_batch must be a number of labels, but is {items!r}."
             raise refused(OptionError, message, "leave it out: it is counted then")
         items = torch.full((), items)

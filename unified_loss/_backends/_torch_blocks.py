@@ -15,6 +15,7 @@ import torch
 from torch._C import _functorch
 
 from unified_loss._backends._torch_ops import DTYPES, TorchOps, is_watched
+from unified_loss._backends._torch_products import Room, product
 from unified_loss._blocks import (
     LONG,
     Walk,
@@ -105,14 +106,10 @@ class TorchBlockOps(TorchOps):
         return x[places]
 
     def scratch(self, size: int, dtype: str, like: Array) -> Any:
-        return torch.empty(size, dtype=DTYPES[dtype], device=like.device)
+        return Room(size, DTYPES[dtype], like.device)
 
     def affine_into(self, scratch: Any, hidden: Array, weight: Array, bias: Array | None) -> Array:
-        shape = len(hidden), len(weight)
-        found: Array = scratch[: math.prod(shape)].view(shape)
-        if bias is None:
-            return torch.mm(hidden, weight.t(), out=found)
-        return torch.addmm(bias, hidden, weight.t(), out=found)
+        return product(hidden, weight, bias, scratch)
 
     def subtracted(self, x: Array, b: Array) -> Array:
         return x.sub_(b)
@@ -124,10 +121,10 @@ class TorchBlockOps(TorchOps):
         return x.div_(softcap).tanh_().mul_(softcap)
 
     def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
-        if isinstance(place, slice):
-            total[place].addmm_(a, b)
+        if isinstance(place, slice) and len(a) >= a.shape[1]:
+            total[place].addmm_(a, b)  # of more numbers than are added up for each of them
         else:
-            total[place] += torch.mm(a, b)
+            total[place] += product(a, b.t())
 
     def is_finite(self, x: Array) -> bool:
         return math.isfinite(x.sum().item())

@@ -219,13 +219,29 @@ def sums_of_tiles(field: Field) -> Sums:
         hidden = field.hidden(rows)
         sums: dict[int, Sums] = {}
         for classes in field.tour.tiles(field.flat.sizes[1]):
-            x = field.logits(scratch, hidden, classes)
-            field.share(rows.stop - rows.start, partial(_add, field, sums, x, rows, classes))
+            _add_tile(field, scratch, sums, hidden, rows, classes)
         found += (sums[number] for number in sorted(sums))
     if not found:  # no rows, or no classes
         zero = ops.zeros((field.number, 1), field.dtype, field.flat.head.hidden)
         found = [nothing(plan, zero, has_top=field.highest is not None)]
     return Sums(*(_joined(ops, parts) for parts in zip(*found, strict=True)))
+
+
+# What is done to a tile or a block is a function of its own, so that its logits are gone before
+# the next ones are made.
+
+
+def _add_tile(
+    field: Field,
+    scratch: Any,
+    sums: dict[int, Sums],
+    hidden: Array,
+    rows: slice,
+    classes: slice,
+) -> None:
+    """Add what a tile holds to the sums of its rows."""
+    x = field.logits(scratch, hidden, classes)
+    field.share(rows.stop - rows.start, partial(_add, field, sums, x, rows, classes))
 
 
 def _add(
@@ -285,21 +301,43 @@ def gradients_of(
         share = None
         if wanted.weight:
             share = ops.zeros((classes.stop - classes.start, features), field.dtype, weight)
+        parts = total._replace(weight=share, bias=total.bias[classes] if wanted.bias else None)
         for rows in field.tour.blocks(field.number):
             hidden = field.hidden(rows)
-            x = field.logits(scratch, hidden, classes)
-
-            fill = partial(_fill, field, statistics, slopes, x, rows, classes)
-            field.share(rows.stop - rows.start, fill)
-            if share is not None:
-                ops.add_product(share, slice(None), ops.transposed(x), hidden)
-            if wanted.hidden:
-                ops.add_product(total.hidden, field.place(rows), x, weight)
-            if wanted.bias:
-                total.bias[classes] += ops.sum_of_rows(x)
+            fill = partial(_fill, field, statistics, slopes)
+            _add_gradients_of_tile(field, scratch, fill, hidden, weight, parts, rows, classes)
         if share is not None:
             total.weight[classes, :] = ops.cast_like(share, total.weight)
     return _returned(field, total)
+
+
+def _add_gradients_of_tile(
+    field: Field,
+    scratch: Any,
+    fill: Callable[..., None],
+    hidden: Array,
+    weight: Array,
+    parts: Head,
+    rows: slice,
+    classes: slice,
+) -> None:
+    """Add the gradients of a tile, in whose logits' place `fill` puts theirs, to `parts`."""
+    x = field.logits(scratch, hidden, classes)
+    field.share(rows.stop - rows.start, partial(fill, x, rows, classes))
+    _add_products(field, parts, x, hidden, weight, rows)
+
+
+def _add_products(
+    field: Field, total: Any, x: Array, hidden: Array, weight: Array, rows: slice
+) -> None:
+    """Add the gradients in hidden states, weight and bias that come of those in logits, `x`."""
+    ops = field.ops
+    if total.weight is not None:
+        ops.add_product(total.weight, slice(None), ops.transposed(x), hidden)
+    if total.hidden is not None:
+        ops.add_product(total.hidden, field.place(rows), x, weight)
+    if total.bias is not None:
+        total.bias[...] += ops.sum_of_rows(x)
 
 
 def _fill(
@@ -357,45 +395,47 @@ def _returned(field: Field, total: Head) -> Head:
 def loss_and_gradients_in_one_pass(field: Field, wanted: Wanted) -> tuple[Array, Head]:
     """The loss, one number, and the gradients, by rows of whole logits."""
     ops: Any = field.ops
-    flat, softcap = field.flat, field.flat.form.softcap
+    flat = field.flat
     plan = flat.plan._replace(axis=1, reduction="sum", normalizer=False)
     factor = None if field.divisor is None else 1 / field.divisor
     if isinstance(factor, float):
         factor = ops.as_number(factor, field.dtype, flat.head.hidden)
-    total: Any = _totals(field, wanted)
-    value = None
+    total = _totals(field, wanted)
     scratch = field.scratch()
-    every = slice(0, flat.sizes[1])
-    operands = flat.operands
+    value = None
     for rows in field.tour.blocks(field.number):
-        hidden = field.hidden(rows)
-        x = field.logits(scratch, hidden, every)
-        if softcap is not None:
-            field.share(x.shape[0], partial(_cap, field, x))
-        weight = operands.sample_weight
-        some = Operands(
-            x,
-            field.rows(operands.labels, rows),
-            operands.class_weight,
-            None if weight is None else field.rows(weight, rows),
-            None,
-        )
-        # What is read of a block is read before its gradient takes its place.
-        into = x if softcap is None else None
-        loss, g = walk_loss_and_gradient(ops, field.walk, plan, some, factor, into)
+        loss = _loss_of_block(field, scratch, plan, factor, total, rows)
         value = loss if value is None else value + loss
-        if softcap is not None:
-            _through_cap(field, x, g, softcap)
-        if wanted.weight:
-            ops.add_product(total.weight, slice(None), ops.transposed(g), hidden)
-        if wanted.hidden:
-            ops.add_product(total.hidden, field.place(rows), g, flat.head.weight)
-        if wanted.bias:
-            total.bias[...] += ops.sum_of_rows(g)
     if value is None:
         value = ops.as_number(0.0, field.dtype, flat.head.hidden)
     value = value if field.divisor is None else value / field.divisor
     return value + 0.0, _returned(field, total)
+
+
+def _loss_of_block(
+    field: Field, scratch: Any, plan: Plan, factor: Array | None, total: Head, rows: slice
+) -> Array:
+    """The sum of the losses of a block, whose gradients are added to the total."""
+    ops, softcap, operands = field.ops, field.flat.form.softcap, field.flat.operands
+    hidden = field.hidden(rows)
+    x = field.logits(scratch, hidden, slice(0, field.flat.sizes[1]))
+    if softcap is not None:
+        field.share(x.shape[0], partial(_cap, field, x))
+    weight = operands.sample_weight
+    some = Operands(
+        x,
+        field.rows(operands.labels, rows),
+        operands.class_weight,
+        None if weight is None else field.rows(weight, rows),
+        None,
+    )
+    # What is read of a block is read before its gradient takes its place.
+    into = x if softcap is None else None
+    loss, g = walk_loss_and_gradient(ops, field.walk, plan, some, factor, into)
+    if softcap is not None:
+        _through_cap(field, x, g, softcap)
+    _add_products(field, total, g, hidden, field.flat.head.weight, rows)
+    return loss
 
 
 def _cap(field: Field, x: Array, _: int, part: slice) -> None:

@@ -269,6 +269,21 @@ def test_any_number_of_threads_gives_the_same_bits(small_blocks, set_threads, ki
         assert all(map(torch.equal, result, results[0]))
 
 
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("shape", [(3, 700_000), (30, 70_000)])
+def test_any_number_of_threads_gives_a_loss_the_same_bits(set_threads, monkeypatch, shape, kind):
+    """R21: also where an operation of torch is large enough for its threads to share it."""
+    monkeypatch.setattr(blocks, "KEPT", 0)
+    torch.manual_seed(0)
+    logits = torch.randn(shape)
+    labels = torch.arange(len(logits)) if kind == "index" else torch.softmax(-logits, 1)
+    found = []
+    for number in (1, 2, 3):
+        set_threads(number)
+        found.append(cross_entropy(logits, labels, label_smoothing=0.1, reduction="none"))
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
 def test_threads_are_restored_after_an_error(small_blocks, set_threads, monkeypatch, rng):
     """R26: a block that fails leaves torch's threads and modes as they were."""
     problem = sample(rng, batch=(50,), classes=9)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.backends import BACKENDS
-from unified_loss import _blocks, cross_entropy, cross_entropy_with_grad
+from unified_loss import _blocks, cross_entropy_with_grad
 from unified_loss import _threads as threads
 
 HELPERS = 5

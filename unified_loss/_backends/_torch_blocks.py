@@ -202,16 +202,17 @@ def loss(walk: Walk | None, plan: Plan, operands: Operands) -> Array:
         return _loss_at_once(plan, operands)
     if torch.is_grad_enabled() and operands.logits.requires_grad:
         return _Loss.apply(walk, plan, *operands)
-    return walk_loss(_ops_of(plan, operands.logits), _of_loss(walk), plan, operands)[0]
+    return walk_loss(_ops_of(plan, operands.logits), _of_loss(walk, plan), plan, operands)[0]
 
 
-def _of_loss(walk: Walk) -> Walk:
+def _of_loss(walk: Walk, plan: Plan) -> Walk:
     """The walk for the loss alone, of so few operations a block that torch's threads share them.
 
     Those spin for a while behind any operation, and threads of ours would wait for the cores:
     9000 x 2990 behind a product on two cores take 9 ms in place of 12. A gradient takes as long.
+    Of a block of one row they would share the sum, whose bits their number would change.
     """
-    if walk.transposed or walk is IN_ONE_BLOCK:
+    if walk.transposed or walk is IN_ONE_BLOCK or 2 * plan.num_classes > walk.size:
         return walk
     return walk._replace(threads=1, around=_unrecorded)
 

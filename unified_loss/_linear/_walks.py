@@ -17,11 +17,12 @@ from unified_loss._ops import LinearOps
 from unified_loss._types import Array, Form, Head, Operands, Plan, Shape
 
 # Up to TWO_STEPS logits the two steps are as fast, and small. A block of rows has ROWS_AT_LEAST of
-# them, or ROW_BLOCK logits: fewer rows make products slow. A tile has TILE logits, TILE_ROWS of
-# the examples. With few features the products are cheap, and a tile that stays in cache wins.
+# them, or ROW_BLOCK logits: fewer rows make products slow, more take memory and no less time. A
+# tile has TILE logits, TILE_ROWS of the examples. With few features the products are cheap, and a
+# tile that stays in cache wins.
 TWO_STEPS = 2**21
-ROWS_AT_LEAST = 256
-ROW_BLOCK = 2**23
+ROWS_AT_LEAST = 176
+ROW_BLOCK = 11 * 2**19
 TILE = 2**22
 TILE_ROWS = 2**11
 FEW_FEATURES = 128

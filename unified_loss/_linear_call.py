@@ -65,7 +65,9 @@ def prepare(
         diagnose(error, problem, hidden, taken.labels)
         raise
     if key is not None:
-        plans.remember(key, judged, problem)
+        # The route of the logits' loss, where they are made.
+        in_two_steps = backend.linear_route(Form(judged, cap), known).alone is None
+        plans.remember(key, judged, problem, backend if in_two_steps else None)
     if plan.class_group is not None:
         pass  # the values here are parts of those to look at
     elif plan.check is True:
@@ -90,7 +92,7 @@ def _key_of(
     outlines = [backend.outline(part) for part in (weight, bias) if part is not None]
     if None in outlines or not (softcap is None or type(softcap) in {int, float}):
         return None
-    key = plans.key_of(backend, arrays._replace(logits=hidden), options)
+    key = plans.key_of(backend, Operands(hidden, *arrays[1:]), options)
     return None if key is None else (key, *outlines, softcap, type(softcap))
 
 

@@ -270,7 +270,7 @@ def test_any_number_of_threads_gives_the_same_bits(small_blocks, set_threads, ki
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
-@pytest.mark.parametrize("shape", [(3, 700_000), (30, 70_000)])
+@pytest.mark.parametrize("shape", [(3, 700_000), (29, 70_000), (105, 20_000)])
 def test_any_number_of_threads_gives_a_loss_the_same_bits(set_threads, monkeypatch, shape, kind):
     """R21: also where an operation of torch is large enough for its threads to share it."""
     monkeypatch.setattr(blocks, "KEPT", 0)

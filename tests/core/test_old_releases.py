@@ -65,7 +65,11 @@ names = "guard_or_false", "guard_or_true", "has_static_value"
 hidden = [getattr(where, name) for name in names]
 for name in names:
     delattr(where, name)
+session = torch.compiler._compile_session_context
+del torch.compiler._compile_session_context
 import unified_loss._backends._torch_compat as compat
+torch.compiler._compile_session_context = session
+assert compat.is_compiling is not torch.compiler.is_compiling
 for name, value in zip(names, hidden):
     setattr(where, name, value)
     assert getattr(compat, name) is not value

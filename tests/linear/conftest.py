@@ -2,7 +2,14 @@
 
 import pytest
 
+from unified_loss import _plan
 from unified_loss._linear import _walks as walks
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Familiar calls know their route, which other thresholds do not change."""
+    monkeypatch.setattr(_plan, "_SEEN", {})
 
 
 @pytest.fixture(params=["two_steps", "rows", "classes"])

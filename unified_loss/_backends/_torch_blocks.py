@@ -121,8 +121,8 @@ class TorchBlockOps(TorchOps):
         return x.div_(softcap).tanh_().mul_(softcap)
 
     def add_product(self, total: Array, place: Any, a: Array, b: Array) -> None:
-        if isinstance(place, slice) and len(a) >= a.shape[1]:
-            total[place].addmm_(a, b)  # of more numbers than are added up for each of them
+        if isinstance(place, slice) and not a.is_contiguous():
+            total[place].addmm_(a, b)  # the gradient of a weight, which is too large to make twice
         else:
             total[place] += product(a, b.t())
 
@@ -163,6 +163,7 @@ TRANSPOSED_BLOCK = 2**17
 BLOCK = 2**19
 SHARED_BLOCK = 2**21
 PARALLEL = 2**20
+SHARED = 2**15  # torch's own threshold (GRAIN_SIZE)
 
 
 def walk_for(plan: Plan, size: int) -> Walk | None:
@@ -210,9 +211,9 @@ def _of_loss(walk: Walk, plan: Plan) -> Walk:
 
     Those spin for a while behind any operation, and threads of ours would wait for the cores:
     9000 x 2990 behind a product on two cores take 9 ms in place of 12. A gradient takes as long.
-    Of a block of one row they would share the sum, whose bits their number would change.
+    In a block of one row they would share a sum of SHARED numbers, and so change its bits.
     """
-    if walk.transposed or walk is IN_ONE_BLOCK or 2 * plan.num_classes > walk.size:
+    if walk.transposed or walk is IN_ONE_BLOCK or plan.num_classes >= SHARED:
         return walk
     return walk._replace(threads=1, around=_unrecorded)
 

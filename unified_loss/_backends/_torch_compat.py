@@ -1,6 +1,6 @@
 """The names that torch came to have after 2.6, and what says the same there.
 
-They are asked for when the backend loads, where a release that has neither is a `BackendError` with
+They are asked for when the backend loads, where a release that is too old is a `BackendError` with
 the release to take, and not first by a program that is being compiled.
 """
 
@@ -20,6 +20,14 @@ __all__ = [
 
 try:
     from torch.compiler import is_exporting
+except ImportError:
+
+    def is_exporting() -> bool:
+        """Whether `torch.export` traces, which alone sets the flag in such a release."""
+        return torch.compiler._is_compiling_flag  # noqa: SLF001 (see above)
+
+
+try:
     from torch.fx.experimental.symbolic_shapes import (
         guard_or_false,
         guard_or_true,
@@ -31,10 +39,6 @@ except ImportError:
     def has_static_value(_: int | torch.SymInt) -> bool:
         """False: Dynamo can read nothing there that tells, and the axis is found without it."""
         return False
-
-    def is_exporting() -> bool:
-        """Whether `torch.export` traces, which alone sets the flag that it has in all releases."""
-        return torch.compiler._is_compiling_flag  # noqa: SLF001 (see above)
 
     def guard_or_false(found: Any) -> bool:
         """What is found, under a guard; False where only data can tell."""
@@ -51,10 +55,11 @@ except ImportError:
             return True
 
 
-if hasattr(torch.compiler, "_compile_session_context"):
+if hasattr(torch.compiler, "_compile_session_context"):  # 2.13 has it, 2.9 has not
     from torch.compiler import is_compiling
 else:
-    # There the flag is for exports alone, and Python that runs on fake tensors does not see it.
+    # There exports alone set the flag, and Python that runs on fake tensors for the graph of
+    # another compiler would reduce over processes, say, while that is traced.
     from torch._guards import TracingContext
 
     def is_compiling() -> bool:

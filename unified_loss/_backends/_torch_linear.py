@@ -48,6 +48,9 @@ _ORDINARY = frozenset({torch.Tensor, torch.nn.Parameter})
 
 def loss(backend: Backend, form: Form, head: Head, operands: Operands) -> Array:
     """The loss, differentiable."""
+    if form.plan.route is not None and _is_one_product(form, head):
+        logits = torch.nn.functional.linear(*head)
+        return backend.loss(form.plan, Operands(logits, *operands[1:]))
     head, operands = _on_one_mesh(form, head, operands)
     with as_given(head):
         is_ordinary = _is_ordinary(form, head, operands)
@@ -135,6 +138,19 @@ def traced_loss_and_gradients(
         plan, operands = two_steps.with_logits(GRAPH_OPS, form, head, operands)
         value, slope = run(loss_and_gradient_of, GRAPH_OPS, plan, operands)
         return value, two_steps.gradients_of(GRAPH_OPS, form, head, operands, slope)
+
+
+def _is_one_product(form: Form, head: Head) -> bool:
+    """Whether nothing but a product makes the logits of a familiar call in two steps.
+
+    Nothing is cast, capped or dropped, nor would autocast cast it.
+    """
+    plan, (hidden, weight, bias) = form.plan, head
+    if form.softcap is not None or two_steps.can_drop(plan):
+        return False
+    dtype = DTYPES[plan.compute_dtype]
+    is_cast = not hidden.dtype == weight.dtype == (dtype if bias is None else bias.dtype) == dtype
+    return not (is_cast or torch.is_autocast_enabled(hidden.device.type))
 
 
 def as_given(head: Head) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
 """Products of matrices by oneDNN, which torch has beside MKL and gives to compiled graphs.
 
-Torch's own `mm` of float32 is MKL's, which on processors that are not Intel's takes up to twice the
-time: 256 x 768 times 768 x 32000 on two cores of an AMD EPYC takes 74 ms, by oneDNN 32.
+Torch's own `mm` of float32 is MKL's where there is MKL, which on processors that are not Intel's
+takes up to twice the time: 256 x 768 times 768 x 32000 on two cores of an AMD EPYC takes 74 ms, by
+oneDNN 32. Others were not measured.
 """
 
 import math
@@ -31,16 +32,25 @@ class Room:
 
 def product(a: Array, b: Array, bias: Array | None = None, room: Room | None = None) -> Array:
     """`a` times the transpose of `b`, and a bias."""
-    is_float = a.dtype == torch.float32 and a.is_cpu
-    if is_float and len(a) * b.numel() > FEW and torch.backends.mkldnn.enabled:
-        multiply = _onednn()
-        if multiply is not None:
-            found: Array = multiply(a, b, bias, "none", [], "")
-            return found
+    multiply = _onednn() if _is_dense(a, b) and len(a) * b.numel() > FEW else None
+    if multiply is not None:
+        found: Array = multiply(a, b, None, "none", [], "")
+        return found if bias is None else found.add_(bias)  # it would not ask for a bias's strides
     out = None if room is None else room.of(len(a), len(b))
     if bias is None:
         return torch.mm(a, b.t(), out=out)
     return torch.addmm(bias, a, b.t(), out=out)
+
+
+def _is_dense(a: Array, b: Array) -> bool:
+    """Whether oneDNN has a kernel for it; other layouts it copies, or takes a number at a time."""
+    return (
+        a.dtype == torch.float32
+        and a.is_cpu
+        and a.is_contiguous()
+        and (b.is_contiguous() or b.t().is_contiguous())
+        and torch.backends.mkldnn.enabled
+    )
 
 
 @cache

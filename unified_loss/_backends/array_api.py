@@ -103,13 +103,13 @@ class ArrayApiBackend(Backend):
     def from_host(self, values: Any, logits: Array, dtype: str) -> Array:
         return _ops(logits).from_numpy(host.cast(values, dtype), logits)
 
-    def device(self, logits: Array) -> str:
-        """The library, which knows where its arrays are."""
-        return package_of(type(logits))
+    def device(self, logits: Array) -> str | None:
+        """CuPy, whose arrays are on an accelerator; the others are taken to be on the processor."""
+        library = package_of(type(logits))
+        return library if library == "cupy" else None
 
     def route(self, plan: Plan, size: int) -> Route:
-        walk_of = getattr(OPS.get(plan.device), "walk", None)
-        walk = None if walk_of is None else walk_of(size)
+        walk = CupyOps.walk(size) if plan.device == "cupy" else None
         return _ROWS if walk is None else Route(_ROWS.name + ", in blocks", walk=walk)
 
     def loss(self, plan: Plan, operands: Operands) -> Array:

@@ -191,11 +191,11 @@ class ClassificationLoss:
 
     def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
         """Return the loss of labels that stand where they are predicted."""
-        loss: Tensor = self.loss_beside(logits)(logits, labels, normalizer=normalizer)
+        loss: Tensor = self._loss_beside(logits)(logits, labels, normalizer=normalizer)
         return loss
 
-    def loss_beside(self, logits: Tensor) -> CrossEntropyLoss:
-        """Return the module of the options, with its class weights where the logits are."""
+    def _loss_beside(self, logits: Tensor) -> CrossEntropyLoss:
+        """Move the class weights to where the logits are, and return their module."""
         # Asked first, since Dynamo of torch 2.9 cannot move a module.
         is_there = self.loss.class_weight is None or self.loss.class_weight.device == logits.device
         return self.loss if is_there else self.loss.to(logits.device)
@@ -212,7 +212,7 @@ class ClassificationLoss:
             raise refused(LossInputError, message, fix)
         logits = first_logits(logits)
         labels = aligned(labels, logits, self.shift, self.virtual_tokens)
-        each = copy.copy(self.loss_beside(logits))
+        each = copy.copy(self._loss_beside(logits))
         each.reduction = "none"
         losses = each(logits, labels)
         dense = labels.shape == logits.shape
@@ -366,7 +366,7 @@ class LinearCausalLMLoss(CausalLMLoss):
 
     def part(self, logits: Tensor, labels: Tensor, normalizer: Tensor) -> Tensor:
         """Return the loss of hidden states, and labels that stand where they are predicted."""
-        head, loss = self.head, self.loss_beside(logits)
+        head, loss = self.head, self._loss_beside(logits)
         value: Tensor = linear_cross_entropy(
             logits,
             head.layer.weight,

@@ -396,3 +396,24 @@ def test_checkpoints_of_torch_load() -> None:
 def test_the_error_is_public() -> None:
     """R25: who catches `TypeError` for a wrong name goes on doing so."""
     assert issubclass(unified_loss.ArgumentError, OptionError | TypeError)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *FUNCTIONS,
+        cross_entropy_totals,
+        linear_cross_entropy,
+        linear_cross_entropy_totals,
+        linear_cross_entropy_with_grad,
+        RunningCrossEntropy.update,
+        RunningCrossEntropy.update_linear,
+    ],
+)
+def test_what_comes_by_place_is_captured_by_nothing(function: Any) -> None:
+    """Its code has other names, and of a captured one Python keeps the name in two places."""
+    code = function.__code__
+    assert code.co_posonlyargcount
+    assert not code.co_cellvars
+    names = code.co_varnames[: code.co_posonlyargcount]
+    assert not set(names) & set(inspect.signature(function).parameters)

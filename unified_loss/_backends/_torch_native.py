@@ -74,14 +74,11 @@ def _leaves_nan(logits: Array, labels: Array, ignored: int) -> bool:
     if not torch.is_grad_enabled():
         return False
     x = logits.detach()
-    if x.numel() <= _FEW and OPS.is_finite(x):
-        return False
-    is_ignored = labels == ignored
-    if not is_ignored.any():
+    if x.numel() > _FEW and not (labels == ignored).any():
         return False
     if OPS.is_finite(x):  # one sum, where rows would be picked out first
         return False
-    return not OPS.is_finite(x.movedim(1, -1)[is_ignored])
+    return not OPS.is_finite(x.movedim(1, -1)[labels == ignored])
 
 
 def _mass_of_ids(plan: Plan, labels: Array, weight: Array | None, like: Array) -> Array | None:

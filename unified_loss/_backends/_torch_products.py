@@ -32,7 +32,7 @@ class Room:
 
 def product(a: Array, b: Array, bias: Array | None = None, room: Room | None = None) -> Array:
     """`a` times the transpose of `b`, and a bias."""
-    multiply = _onednn() if _is_dense(a, b) and len(a) * b.numel() > FEW else None
+    multiply = _onednn() if len(a) * b.numel() > FEW and _is_dense(a, b) else None
     if multiply is not None:
         found: Array = multiply(a, b, None, "none", [], "")
         return found if bias is None else found.add_(bias)  # it would not ask for a bias's strides

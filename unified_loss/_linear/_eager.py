@@ -295,16 +295,16 @@ def gradients_of(
     slopes = slopes_of(ops, flat.plan, field.examples, statistics)
     slopes = scaled(slopes, factor, field.divisor)
     total: Any = _totals(field, wanted)
+    fill = partial(_fill, field, statistics, slopes)
     scratch = field.scratch()
     for classes in field.tour.tiles(classes_):
         weight = ops.cast(flat.head.weight[classes, :], field.dtype)
         share = None
         if wanted.weight:
             share = ops.zeros((classes.stop - classes.start, features), field.dtype, weight)
-        parts = total._replace(weight=share, bias=total.bias[classes] if wanted.bias else None)
+        parts = total._replace(weight=share)
         for rows in field.tour.blocks(field.number):
             hidden = field.hidden(rows)
-            fill = partial(_fill, field, statistics, slopes)
             _add_gradients_of_tile(field, scratch, fill, hidden, weight, parts, rows, classes)
         if share is not None:
             total.weight[classes, :] = ops.cast_like(share, total.weight)
@@ -324,20 +324,29 @@ def _add_gradients_of_tile(
     """Add the gradients of a tile, in whose logits' place `fill` puts theirs, to `parts`."""
     x = field.logits(scratch, hidden, classes)
     field.share(rows.stop - rows.start, partial(fill, x, rows, classes))
-    _add_products(field, parts, x, hidden, weight, rows)
+    _add_products(field, parts, x, hidden, weight, rows, classes)
 
 
 def _add_products(
-    field: Field, total: Any, x: Array, hidden: Array, weight: Array, rows: slice
+    field: Field,
+    total: Any,
+    x: Array,
+    hidden: Array,
+    weight: Array,
+    rows: slice,
+    classes: slice,
 ) -> None:
-    """Add the gradients in hidden states, weight and bias that come of those in logits, `x`."""
+    """Add the gradients in hidden states, weight and bias that come of those in logits, `x`.
+
+    The total of the weight is that of the classes, the others are those of all.
+    """
     ops = field.ops
     if total.weight is not None:
         ops.add_product(total.weight, slice(None), ops.transposed(x), hidden)
     if total.hidden is not None:
         ops.add_product(total.hidden, field.place(rows), x, weight)
     if total.bias is not None:
-        total.bias[...] += ops.sum_of_rows(x)
+        total.bias[classes] += ops.sum_of_rows(x)
 
 
 def _fill(
@@ -417,8 +426,8 @@ def _loss_of_block(
 ) -> Array:
     """The sum of the losses of a block, whose gradients are added to the total."""
     ops, softcap, operands = field.ops, field.flat.form.softcap, field.flat.operands
-    hidden = field.hidden(rows)
-    x = field.logits(scratch, hidden, slice(0, field.flat.sizes[1]))
+    hidden, every = field.hidden(rows), slice(0, field.flat.sizes[1])
+    x = field.logits(scratch, hidden, every)
     if softcap is not None:
         field.share(x.shape[0], partial(_cap, field, x))
     weight = operands.sample_weight
@@ -434,7 +443,7 @@ def _loss_of_block(
     loss, g = walk_loss_and_gradient(ops, field.walk, plan, some, factor, into)
     if softcap is not None:
         _through_cap(field, x, g, softcap)
-    _add_products(field, total, g, hidden, field.flat.head.weight, rows)
+    _add_products(field, total, g, hidden, field.flat.head.weight, rows, every)
     return loss
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.backends import BACKENDS, Backend, use
+from unified_loss import _plan
 
 common = {"deadline": None, "print_blob": True}
 common["suppress_health_check"] = [hypothesis.HealthCheck.too_slow]
@@ -159,6 +160,12 @@ def rng() -> np.random.Generator:
 def installed(request: pytest.FixtureRequest) -> list[Backend]:
     """All backends under test."""
     return selected(request.config)
+
+
+@pytest.fixture
+def nothing_is_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call is remembered: familiar ones know their route, which other settings do not change."""
+    monkeypatch.setattr(_plan, "_SEEN", {})
 
 
 @pytest.fixture

@@ -12,21 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.plans import plan
-from unified_loss import OptionError, _plan, cross_entropy, explain
+from unified_loss import OptionError, cross_entropy, explain
 
 torch = pytest.importorskip("torch")
 
 from unified_loss._backends import torch as backend  # noqa: E402 (needs torch)
 
-pytestmark = pytest.mark.usefixtures("torch_is_under_test")
+pytestmark = pytest.mark.usefixtures("torch_is_under_test", "nothing_is_familiar")
 
 TESTS = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_familiar(monkeypatch):
-    """Familiar calls know their route, which the setting of a running process does not change."""
-    monkeypatch.setattr(_plan, "_SEEN", {})
 
 
 # Every call of these is served by the fused kernels.

@@ -29,9 +29,7 @@ PADDED = np.array([2, -100, 0, -100], np.int32)
 WEIGHTS = np.array([0.5, 2, 1, 3], np.float32)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_familiar(monkeypatch):
-    monkeypatch.setattr(_plan, "_SEEN", {})
+pytestmark = pytest.mark.usefixtures("nothing_is_familiar")
 
 
 @pytest.fixture(params=dispatch.LOADERS)

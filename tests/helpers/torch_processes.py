@@ -127,7 +127,7 @@ def only_numbers_of_rows_move() -> None:
         for mesh, places in layouts(1, 0):
             logits = distribute_tensor(arrays["logits"], mesh, places).requires_grad_()
             with Traffic() as traffic:
-                cross_entropy(**{**arrays, "logits": logits}, **problem.options).backward()
+                cross_entropy(**arrays | {"logits": logits}, **problem.options).backward()
             assert traffic.names <= {"all_reduce"}, traffic.names
             assert traffic.largest <= 8
             assert traffic.names or places == [Replicate()]
@@ -224,7 +224,7 @@ def losses_stay_where_their_rows_are() -> None:
     mesh = mesh_of(distributed.get_world_size())
     for axis, wanted in ((0, Shard(0)), (1, Replicate()), (2, Shard(1))):
         logits = distribute_tensor(arrays["logits"], mesh, [Shard(axis)]).requires_grad_()
-        losses = cross_entropy(**{**arrays, "logits": logits}, **problem.options)
+        losses = cross_entropy(**arrays | {"logits": logits}, **problem.options)
         assert losses.placements == (wanted,)
         assert_accurate(whole(losses), problem, "float32")
         losses.sum().backward()
@@ -239,7 +239,7 @@ def second_derivatives() -> None:
         direction = torch.tensor(seeded().standard_normal(problem.logits.shape))
 
         def product(logits: Any, direction: Any, arrays: Any = arrays, p: Any = problem) -> Any:
-            loss = cross_entropy(**{**arrays, "logits": logits}, **p.options)
+            loss = cross_entropy(**arrays | {"logits": logits}, **p.options)
             (slope,) = torch.autograd.grad(loss, logits, create_graph=True)
             return torch.autograd.grad((slope * direction).sum(), logits)[0]
 
@@ -257,7 +257,7 @@ def transforms() -> None:
     problem = problem_of("everything", seeded())
     arrays = TORCH.place(problem, "float32")
 
-    def loss(logits: Any) -> Any:
+    def loss(logits: Any) -> Any:  # Dynamo of torch 2.6 does not know `|` of dicts
         return cross_entropy(**{**arrays, "logits": logits}, **problem.options)
 
     for layout in itertools.islice(layouts(1, 0), 2):

@@ -2,14 +2,12 @@
 
 import pytest
 
-from unified_loss import _plan
 from unified_loss._linear import _walks as walks
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Familiar calls know their route, which other thresholds do not change."""
-    monkeypatch.setattr(_plan, "_SEEN", {})
+def _thresholds_may_change(nothing_is_familiar: None) -> None:
+    """Each test may set its own."""
 
 
 @pytest.fixture(params=["two_steps", "rows", "classes"])
